@@ -1,0 +1,156 @@
+"""What is known of one trial: before it (`TrialSpec`), and after it (`TrialRecord`). No torch, no Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.study import DataSpec, ModelSpec, Section, TaskResources, TaskSpec, TeacherSpec, TrainingSpec
+
+SCHEMA_VERSION = 2
+
+
+def digest(value: Any) -> str:
+    """sha256 of the canonical JSON of a JSON-like value, 24 hex digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+class Seeds(Section):
+    """One seed per purpose. None depends on the strategy."""
+
+    student: int
+    """Initial parameters of the student's new layers."""
+    order: int
+    """Order and make-up of the batches."""
+    dropout: int
+    strategy: int
+    """The strategy's own parameters and draws."""
+
+
+class TrialSpec(Section):
+    """Everything that determines a trial's result, as plain data; small enough to travel to any worker."""
+
+    study: str
+    task: TaskSpec
+    strategy: str
+    """Registered name, wrappers included."""
+    label: str
+    """Name in tables."""
+    settings: dict[str, Any]
+    """The strategy's own hyper-parameters, complete."""
+    repeat: int
+    index: int
+    """Trial number within its cell; 0 is the default."""
+    purpose: Literal["search", "final"] = "search"
+    data: DataSpec
+    student: ModelSpec
+    teachers: list[TeacherSpec]
+    training: TrainingSpec
+    seeds: Seeds
+    label_budget: Literal["equal_labels", "equal_fit"]
+    protocol_version: str
+    resources: TaskResources
+    plugins: list[str] = []
+    """Absolute paths."""
+    strategy_code: str
+    data_digest: str
+    """Digest of the task's rows and roles."""
+    teacher_digests: list[str]
+
+    @property
+    def key(self) -> str:
+        """Identity. Names, paths and the number of workers do not count: they do not determine the result."""
+        content = self.model_dump(mode="json", exclude={"study", "label", "resources", "plugins"})
+        for name in ("path", "hub_name"):  # where the rows came from is said by data_digest
+            content["data"].pop(name, None)
+        content["task"].pop("files", None)
+        return digest(content)
+
+
+class Score(BaseModel):
+    """Metrics of one split, e.g. {"accuracy": 0.8, "f1": 0.7}, and the number of rows."""
+
+    model_config = ConfigDict(extra="forbid")
+    rows: int
+    metrics: dict[str, float]
+
+
+class TermWeights(BaseModel):
+    """Distribution of one term's effective weights over an epoch's samples (and teachers)."""
+
+    model_config = ConfigDict(extra="forbid")
+    mean: float
+    quantiles: list[float]
+    """At 0, 0.1, 0.25, 0.5, 0.75, 0.9, 1."""
+    teacher_right: float | None = None
+    """Mean over samples that the (mean) teacher classifies correctly; None where there are none."""
+    teacher_wrong: float | None = None
+    flipped_auroc: float | None = None
+    """AUROC of (minus the weight) as a detector of planted or injected label flips; None without flips."""
+
+
+class EpochRecord(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    epoch: int
+    train_loss: float
+    terms: dict[str, float]
+    """Mean of each unweighted term."""
+    select: dict[str, float]
+    weights: dict[str, TermWeights]
+    seconds: float
+
+
+class CostRecord(BaseModel):
+    """Passes are counted in samples: a forward pass of a batch of 32 counts 32."""
+
+    model_config = ConfigDict(extra="forbid")
+    student_forward: int = 0
+    student_backward: int = 0
+    teacher_forward: int = 0
+    train_seconds: float = 0.0
+    """Optimisation alone: no set-up, no evaluation."""
+    total_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    """On a GPU the allocator's peak; on a CPU the process's peak resident set."""
+    device: str = ""
+    precision: str = ""
+
+
+class ErrorRecord(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    kind: Literal["out_of_memory", "infrastructure", "diverged", "bug", "teacher"]
+    type: str
+    message: str
+    traceback: str = ""
+
+
+class TrialRecord(BaseModel):
+    """One finished trial. Written once, atomically, by the process that started the study."""
+
+    model_config = ConfigDict(extra="forbid")
+    schema_version: int = SCHEMA_VERSION
+    key: str
+    status: Literal["ok", "failed"]
+    spec: TrialSpec
+    objective: float | None
+    """The headline metric on `select` of the epoch that is kept; None where the trial failed."""
+    best_epoch: int | None = None
+    report: dict[str, Score] = {}
+    """Report split -> score of the kept epoch's student, read once at the end."""
+    majority: dict[str, Score] = {}
+    """Report split -> score of the predictor that always says the most frequent fit label: what a failed trial scores."""
+    teacher_report: list[dict[str, Score]] = []
+    """For each teacher, its own scores."""
+    epochs: list[EpochRecord] = []
+    cost: CostRecord = Field(default_factory=CostRecord)
+    student_parameters: int = 0
+    teacher_parameters: list[int] = []
+    error: ErrorRecord | None = None
+    finished_at: str = ""
+    """UTC, ISO 8601."""
+    environment: dict[str, str] = {}
+    """Versions of Python and the packages that determine results, platform, accelerator; no host name."""

@@ -1,0 +1,238 @@
+"""The schema of a study file. Reading one from YAML, with errors that name file and line, is `harness.study_file`'s.
+
+Every model forbids unknown keys. The string under a field documents it (`python -m harness list study`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from strategies.space import Range
+
+PROTOCOL_VERSION = "1.0"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class TaskSpec(Section):
+    """A text-classification task. GLUE's seven are built in (`harness.tasks`); a study may define its own."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    text: list[str] = Field(min_length=1, max_length=2)
+    """One or two text columns."""
+    label: str = "label"
+    labels: list[str] = Field(min_length=2)
+    """Names of the classes, in the order of their ids. A file may hold ids or names."""
+    metrics: list[Literal["accuracy", "f1", "matthews"]] = Field(default=["accuracy"], min_length=1)
+    headline: Literal["accuracy", "f1", "matthews"] | None = None
+    """The metric that selection and the leaderboard use; the first one where not given."""
+    files: dict[str, str] = {}
+    """For a task of your own: `train`, `validation` and optionally further report splits -> a .parquet, .csv, .tsv or .jsonl
+    file. Relative paths start from the study file."""
+
+    @property
+    def headline_metric(self) -> str:
+        return self.headline or self.metrics[0]
+
+    @model_validator(mode="after")
+    def _check(self) -> TaskSpec:
+        if self.headline_metric not in self.metrics:
+            raise ValueError(f"headline {self.headline!r} is not among metrics {self.metrics}")
+        if self.files and not {"train", "validation"} <= set(self.files):
+            raise ValueError(f"files needs `train` and `validation`, got {sorted(self.files)}")
+        return self
+
+
+class GeneratedSpec(Section):
+    """Size of the generated tasks (source: generated)."""
+
+    train_rows: int = Field(2000, ge=40)
+    report_rows: int = Field(500, ge=20)
+    flipped: float = Field(0.0, ge=0.0, lt=0.5)
+    """Share of training labels that are planted wrong. The mask is kept for analysis."""
+
+
+class DataSpec(Section):
+    source: Literal["hub", "directory", "generated"] = "hub"
+    path: str | None = None
+    """For `directory`: the folder with one folder per task (relative to the working directory)."""
+    hub_name: str = "nyu-mll/glue"
+    hub_revision: str | None = None
+    train_rows: int | None = Field(None, ge=20)
+    """Row cap: a seeded, stratified sample of the training split, before roles are cut."""
+    report_rows: int | None = Field(None, ge=10)
+    """Row cap of each report split."""
+    max_length: int = Field(128, ge=8)
+    """Longest token sequence; longer pairs are truncated longest-first."""
+    select_fraction: float = Field(0.1, gt=0.0, lt=0.5)
+    select_rows_at_most: int = Field(2000, ge=1)
+    meta_fraction: float = Field(0.1, gt=0.0, lt=0.5)
+    meta_rows_at_most: int = Field(2000, ge=1)
+    label_noise: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of `fit` labels that are flipped to another class. The mask is kept for analysis, never shown to a strategy."""
+    seed: int = 0
+    """For row caps, roles, generated text and label noise. The same for all repeats."""
+    generated: GeneratedSpec = GeneratedSpec()
+
+
+class ModelSpec(Section):
+    model: str | None = None
+    """Hub name, local directory, or `package:NAME/SUBDIR` for weights that an installed Python package ships."""
+    revision: str | None = None
+    config: dict[str, Any] | None = None
+    """Instead of `model`: a transformers configuration (with `model_type`), built with random weights."""
+    layers: list[int] | None = None
+    """Keep these encoder layers (counted from 0), in this order."""
+    dropout: float | None = Field(None, ge=0.0, lt=1.0)
+    """Set every dropout probability; the model's own where not given."""
+    tokenizer: str | None = None
+    """As `model`, or `words`: a word-level tokenizer made from the task's training text. Default: the model's own, or `words`
+    for a model from a config."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelSpec:
+        if (self.model is None) == (self.config is None):
+            raise ValueError("give either `model` or `config`")
+        if self.config is not None and "model_type" not in self.config:
+            raise ValueError("`config` needs `model_type`, e.g. bert")
+        return self
+
+
+class Recipe(Section):
+    """How a model is trained."""
+
+    epochs: int = Field(3, ge=1)
+    batch_size: int = Field(32, ge=1)
+    """The global batch, over all workers."""
+    learning_rate: float = Field(5e-5, gt=0.0)
+    weight_decay: float = Field(0.01, ge=0.0)
+    warmup_fraction: float = Field(0.1, ge=0.0, lt=1.0)
+    clip_norm: float = Field(1.0, gt=0.0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 autocast on GPUs that have it, else fp32."""
+    keep: Literal["best", "last"] = "best"
+    """Which epoch's parameters count: the best on `select`, or the last."""
+
+
+class TrainingSpec(Recipe):
+    temperature: float = Field(2.0, gt=0.0)
+    """Softens both distributions in the KD terms, which carry the factor T^2."""
+    meta_batch_size: int = Field(32, ge=1)
+
+
+class TeacherSpec(ModelSpec):
+    name: str = Field("teacher", pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")
+    training: Recipe = Recipe()
+    seed: int = 0
+
+
+class ModelsSpec(Section):
+    student: ModelSpec
+    teachers: list[TeacherSpec] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names(self) -> ModelsSpec:
+        names = [teacher.name for teacher in self.teachers]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two teachers share a name: {names}")
+        return self
+
+
+class StrategyEntry(Section):
+    """A strategy in a study. A bare string stands for `name`."""
+
+    name: str
+    """A registered strategy, or a wrapper around one: `shuffled(rw_kd)`."""
+    label: str | None = None
+    """How tables call it; needed where one strategy appears twice."""
+    settings: dict[str, Any] = {}
+    search: dict[str, Range] | None = None
+    """Ranges for its own settings; the strategy's default space where not given; `{}` for none."""
+    teachers: list[str] | None = None
+    """Use only these teachers, by name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def shown(self) -> str:
+        return self.label or self.name
+
+
+class SearchSpec(Section):
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    trials: int = Field(1, ge=1)
+    """Per cell, the same for every strategy. Trial 0 is always the default; 1 means: defaults only."""
+    space: dict[str, Range] = {}
+    """Shared ranges for `training` fields, e.g. learning_rate, temperature."""
+    repeats: int = Field(3, ge=1)
+    repeat: Literal["search", "winner"] = "search"
+    """search: every repeat is a search of its own (the leaderboard's rule). winner: one search, then its best configuration
+    with `repeats` seeds (cheaper, and labelled so)."""
+
+
+class TaskResources(Section):
+    workers: int = Field(1, ge=1)
+    """Ranks of one trial; 2 or more train through Ray Train."""
+    cpus_per_worker: float = Field(1, ge=0)
+    gpus_per_worker: float = Field(0, ge=0)
+    """Fractions pack several one-worker trials on a GPU."""
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> TaskResources:
+        if self.workers > 1 and self.gpus_per_worker != int(self.gpus_per_worker):
+            raise ValueError(
+                f"{self.workers} workers of one trial need whole GPUs each, got gpus_per_worker {self.gpus_per_worker}"
+            )
+        return self
+
+
+class ResourcesSpec(TaskResources):
+    engine: Literal["ray", "inline"] = "ray"
+    """inline: one trial after another in this process, without Ray."""
+    trainer: Literal["auto", "ray_train"] = "auto"
+    """auto: one-worker trials run in the warm Tune process; ray_train: all trials go through Ray Train's TorchTrainer."""
+    concurrent_trials: int | None = Field(None, ge=1)
+    """At most so many trials at once; as many as the cluster holds where not given."""
+    retries: int = Field(2, ge=0)
+    """For failures that are not the method's fault: a killed worker, a lost node."""
+    per_task: dict[str, TaskResources] = {}
+
+    def for_task(self, task: str) -> TaskResources:
+        return self.per_task.get(task, self)
+
+
+class ProtocolSpec(Section):
+    version: Literal["1.0"] = "1.0"
+    label_budget: Literal["equal_labels", "equal_fit"] = "equal_labels"
+    """equal_labels: strategies that need no meta set train on fit + meta. equal_fit: nobody trains on meta."""
+
+
+class Study(Section):
+    """One YAML file: tasks x strategies, models, data, training, search, resources, protocol."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    description: str = ""
+    tasks: list[str | TaskSpec] = Field(min_length=1)
+    strategies: list[StrategyEntry] = Field(min_length=1)
+    plugins: list[str] = []
+    """Python files that register strategies; relative paths start from the study file."""
+    data: DataSpec = DataSpec()
+    models: ModelsSpec
+    training: TrainingSpec = TrainingSpec()
+    training_per_task: dict[str, dict[str, Any]] = {}
+    """Fields of `training` that differ for a task, e.g. `rte: {epochs: 6}`."""
+    search: SearchSpec = SearchSpec()
+    resources: ResourcesSpec = ResourcesSpec()
+    protocol: ProtocolSpec = ProtocolSpec()
+    seed: int = 0
+    """With task, repeat and purpose, the root of the trials' seeds. The strategy is no part of them: strategies are paired."""
+    results: str = "results"
+    """The store is `<results>/<name>`."""
+    keep_checkpoints: bool = False

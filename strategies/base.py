@@ -1,0 +1,223 @@
+"""The contract between a loss-weighting strategy and the harness.
+
+The student's loss is
+
+    L = mean_i sum_m  weight[m, i] * term[m, i]
+
+over the samples i of a global batch and the loss terms m. A strategy returns the weights; the harness computes the terms,
+applies the weights, logs them, counts what they cost and checks that they are finite.
+
+A strategy always sees the *global* batch: with several workers the harness gathers the (small, detached) statistics of all
+ranks first and runs the strategy identically on each of them. A batch statistic is therefore right for any number of workers,
+and a strategy never talks to other ranks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from strategies.lazy import torch
+from strategies.space import Range
+
+Weights = Mapping[str, "torch.Tensor | float"]
+
+
+class Cost(StrEnum):
+    """What a step costs beside a plain KD step with cached teacher outputs."""
+
+    PLAIN = "plain"  # nothing measurable
+    LOOK_AHEAD = "look-ahead"  # extra student passes on the batch and on a meta batch
+    PER_TERM = "per-term"  # one extra backward pass per loss term
+    REPLAY = "replay"  # now and then a student forward pass over recent batches
+    LIVE_TEACHER = "live teacher"  # teacher forward passes in the step
+
+
+class Normalisation(StrEnum):
+    """What the strategy promises about its weights, for terms of label ("ce") and teacher kind."""
+
+    CONVEX = "convex"  # every weight in [0, 1]; over all terms they sum to 1 for each sample
+    ADDITIVE = "additive"  # non-negative, no fixed sum
+    BATCH = "batch"  # non-negative, and one fixed mean over the batch
+    FREE = "free"  # nothing
+
+
+class Settings(BaseModel):
+    """A strategy's hyper-parameters: subclass, give every field a default and a docstring or `Field(description=...)`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    search_space: ClassVar[dict[str, Range]] = {}
+    """The ranges a sweep tries unless the study gives others. Keys are field names."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a strategy asks of the harness. A study that cannot provide it is refused before any training."""
+
+    terms: tuple[str, ...] = ("ce", "kd")
+    """Loss terms, by name (`harness.terms`). A weight is expected for each."""
+    teachers: tuple[int, int | None] = (1, 1)
+    """Fewest and most teachers (None: any number)."""
+    meta_set: bool = False
+    """Labelled rows beside the training rows. They are taken from `fit` (see the label budget in studies/PROTOCOL.md)."""
+    look_ahead: Literal["exact", "jvp", "fd"] | None = None
+    """The engine behind `Context.look_ahead`; implies `meta_set`."""
+    look_ahead_options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments for `harness.lookahead.LookAhead`, e.g. `{"meta_kd_weight": 1.0}`."""
+    term_gramian: bool = False
+    """Inner products of the terms' batch-mean gradients, from `Context.term_gramian`."""
+    student_features: bool = False
+    """The student's pooled vector, [batch, hidden]."""
+    teacher_features: bool = False
+    """Each teacher's pooled vector."""
+    replay: bool = False
+    """`Context.replay`: the current student's logits for given training rows or for the meta set."""
+    term_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Keyword arguments for loss terms that have any."""
+
+    @property
+    def needs_meta_set(self) -> bool:
+        return self.meta_set or self.look_ahead is not None
+
+
+@dataclass(frozen=True)
+class RoleView:
+    """What a strategy may know of a set of labelled rows before training. CPU tensors, detached."""
+
+    ids: torch.Tensor  # [rows] int64
+    labels: torch.Tensor  # [rows] int64
+    teacher_logits: torch.Tensor  # [teachers, rows, classes] float32
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is known when training starts."""
+
+    classes: int
+    teachers: tuple[str, ...]
+    epochs: int
+    steps_per_epoch: int
+    temperature: float
+    fit: RoleView
+    meta: RoleView | None
+    """None unless the strategy declares `meta_set` or `look_ahead`."""
+    student_hidden_size: int
+    teacher_hidden_sizes: tuple[int, ...]
+    seed: int
+    """For the strategy's own initial parameters; the same on all ranks."""
+    device: torch.device
+
+    @property
+    def total_steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+
+class LookAheadFunction(Protocol):
+    """See `harness.lookahead`."""
+
+    def __call__(self, weights: Weights | None = None) -> dict[str, torch.Tensor]:
+        """<gradient of the meta loss, gradient of term[m, i]> for every term m and sample i: name -> [batch].
+
+        The meta gradient is taken at the current student, or, where `weights` are given, after one SGD step of the student on
+        the loss that they weigh.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """One training step, as a strategy sees it. Tensors are detached, float32, on the student's device; `batch` is global."""
+
+    step: int
+    """Optimiser steps done so far."""
+    epoch: int
+    progress: float
+    """0 at the first step, 1 after the last."""
+    learning_rate: float
+    temperature: float
+    ids: torch.Tensor  # [batch] int64
+    labels: torch.Tensor  # [batch] int64
+    student_logits: torch.Tensor  # [batch, classes]
+    teacher_logits: torch.Tensor  # [teachers, batch, classes]
+    terms: Mapping[str, torch.Tensor]  # each [batch], or [teachers, batch] for terms per teacher
+    generator: torch.Generator
+    """On the CPU; the same state on all ranks; saved in checkpoints. All randomness of a strategy comes from here."""
+    student_features: torch.Tensor | None = None  # [batch, hidden]
+    teacher_features: tuple[torch.Tensor, ...] | None = None  # per teacher [batch, hidden of that teacher]
+    look_ahead: LookAheadFunction | None = None
+    term_gramian: Callable[[], torch.Tensor] | None = None  # -> [terms, terms], in the order of `Needs.terms`
+    replay: Callable[[torch.Tensor | None], torch.Tensor] | None = None
+    """`replay(ids)` -> the current student's logits [rows, classes] for training rows; `replay(None)` for the whole meta set
+    (in the order of `Setup.meta`). Dropout off."""
+
+    @property
+    def classes(self) -> int:
+        return self.student_logits.shape[-1]
+
+
+@dataclass(frozen=True)
+class TermShape:
+    """How the loss terms of this step are to be computed."""
+
+    temperature: torch.Tensor | float  # scalar or [batch]
+    teacher_scale: float = 1.0
+    """The teacher's logits are multiplied by this in the regression term `mse_logits` (Annealing-KD's Phi)."""
+
+
+S = TypeVar("S", bound=Settings)
+
+
+class Strategy(ABC, Generic[S]):
+    """Base class. Register a subclass with `@strategies.register`; see README, "Write a strategy"."""
+
+    name: ClassVar[str]
+    family: ClassVar[str]
+    summary: ClassVar[str]
+    """One line for `python -m harness list strategies`."""
+    paper: ClassVar[str]
+    """Authors, venue, year, equation; "control" or "convention" where there is no paper."""
+    sample_wise: ClassVar[bool]
+    """Do two samples of one batch get different weights?"""
+    learned: ClassVar[bool] = False
+    """Does the strategy train something of its own? Learned strategies are run with their shuffled and batch-mean controls."""
+    cost: ClassVar[Cost] = Cost.PLAIN
+    normalisation: ClassVar[Normalisation]
+    reconstruction: ClassVar[str | None] = None
+    """What could not be read in the source, in a sentence; None where the source was read in full."""
+    Settings: ClassVar[type[Settings]] = Settings
+
+    def __init__(self, settings: S, setup: Setup) -> None:
+        self.settings = settings
+        self.setup = setup
+
+    @classmethod
+    def needs(cls, settings: S) -> Needs:
+        """What this strategy asks of the harness with these settings."""
+        return Needs()
+
+    def shape_terms(self, context: Context) -> TermShape:
+        """Called before the terms are computed (`context.terms` is empty)."""
+        return TermShape(temperature=context.temperature)
+
+    @abstractmethod
+    def weights(self, context: Context) -> Weights:
+        """A weight for every declared term: a float, a scalar tensor, [batch], or for terms per teacher [teachers, batch]."""
+
+    def after_step(self, context: Context) -> None:
+        """Called after the optimiser's step, with the context that `weights` saw."""
+
+    def end_epoch(self, epoch: int, mean_terms: Mapping[str, float]) -> None:
+        """Called after each epoch with the epoch's mean of every term over all samples (and teachers)."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `load_state_dict` needs to go on exactly; tensors and plain values only."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""

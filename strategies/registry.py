@@ -1,0 +1,186 @@
+"""Where strategies and wrappers are registered, and how a name in a study becomes one of them.
+
+Three ways in: the decorators below for the built-ins, the entry-point group `harness.strategies` for installed packages, and
+`load_plugin` for a single file that a study names. A name taken twice is an error that names both origins.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, TypeVar
+
+from strategies.base import Needs, Settings, Setup, Strategy
+
+ENTRY_POINT_GROUP = "harness.strategies"
+_NOT_STRATEGIES = {"base", "lazy", "registry", "space"}
+_strategies: dict[str, type[Strategy[Any]]] = {}
+_wrappers: dict[str, type[Wrapper]] = {}
+
+
+class UnknownStrategyError(ValueError):
+    """No strategy or wrapper of that name; the message lists what there is."""
+
+
+class Wrapper(Strategy[Settings]):
+    """A strategy made of another one: `name(inner)` in a study. Settings and needs are the inner strategy's."""
+
+    def __init__(self, settings: Settings, setup: Setup, inner: Strategy[Any]) -> None:
+        super().__init__(settings, setup)
+        self.inner = inner
+
+    def shape_terms(self, context: Any) -> Any:
+        return self.inner.shape_terms(context)
+
+    def after_step(self, context: Any) -> None:
+        self.inner.after_step(context)
+
+    def end_epoch(self, epoch: int, mean_terms: Mapping[str, float]) -> None:
+        self.inner.end_epoch(epoch, mean_terms)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.inner.load_state_dict(state)
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A resolved name: a strategy, inside any number of wrappers (outermost first)."""
+
+    name: str
+    strategy: type[Strategy[Any]]
+    wrappers: tuple[type[Wrapper], ...] = ()
+
+    def settings(self, values: Mapping[str, Any] | None = None) -> Settings:
+        """Validated hyper-parameters. Raises pydantic.ValidationError."""
+        return self.strategy.Settings.model_validate(dict(values or {}))
+
+    def needs(self, settings: Settings) -> Needs:
+        return self.strategy.needs(settings)
+
+    def create(self, settings: Settings, setup: Setup) -> Strategy[Any]:
+        made = self.strategy(settings, setup)
+        for wrapper in reversed(self.wrappers):
+            made = wrapper(settings, setup, made)
+        return made
+
+    @property
+    def origin(self) -> str:
+        """File and line of the strategy's class."""
+        return _origin(self.strategy)
+
+    @property
+    def code_digest(self) -> str:
+        """Digest of the strategy's and its wrappers' source files: changed code makes new trials."""
+        files = sorted({inspect.getsourcefile(c) or "" for c in (self.strategy, *self.wrappers)})
+        return hashlib.sha256(b"\0".join(Path(f).read_bytes() for f in files)).hexdigest()[:16]
+
+
+C = TypeVar("C", bound=type[Strategy[Any]])
+
+
+def register(cls: C) -> C:
+    """Class decorator: make a strategy available under its `name`."""
+    return _add(_strategies, "strategy", cls)
+
+
+def register_wrapper(cls: C) -> C:
+    """Class decorator: make a wrapper available as `name(...)`."""
+    return _add(_wrappers, "wrapper", cls)
+
+
+def resolve(name: str) -> Registered:
+    """The strategy that a study calls `name`, e.g. `wsl` or `shuffled(rw_kd)`. Raises UnknownStrategyError."""
+    load_builtin_strategies()
+    wrappers = []
+    inner = name.strip()
+    while match := re.fullmatch(r"(\w+)\((.*)\)", inner):
+        wrappers.append(_find(_wrappers, "wrapper", match[1]))
+        inner = match[2].strip()
+    return Registered(name, _find(_strategies, "strategy", inner), tuple(wrappers))
+
+
+def strategy_names() -> list[str]:
+    load_builtin_strategies()
+    return sorted(_strategies)
+
+
+def wrapper_names() -> list[str]:
+    load_builtin_strategies()
+    return sorted(_wrappers)
+
+
+@cache
+def load_builtin_strategies() -> None:
+    """Import every module of this package, then what installed packages declare."""
+    package = importlib.import_module("strategies")
+    for module in pkgutil.iter_modules(package.__path__):
+        if module.name not in _NOT_STRATEGIES and not module.name.startswith("_"):
+            importlib.import_module(f"strategies.{module.name}")
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        loaded = point.load()
+        if isinstance(loaded, type) and issubclass(loaded, Strategy) and loaded.name not in _strategies:
+            register(loaded)
+
+
+def load_plugin(path: str | Path) -> None:
+    """Import a Python file that registers strategies. Loading the same file again does nothing.
+
+    Raises FileNotFoundError for a missing file, and whatever the file itself raises.
+    """
+    load_builtin_strategies()
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise FileNotFoundError(f"plugin {str(path)!r}: no such file (looked for {file})")
+    module_name = "harness_plugin_" + hashlib.sha256(str(file).encode()).hexdigest()[:12]
+    if module_name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"plugin {str(path)!r} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
+
+
+def _add(table: dict[str, Any], kind: str, cls: C) -> C:
+    name = getattr(cls, "name", None)
+    if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
+        raise ValueError(f"{_origin(cls)}: a {kind} needs a class attribute `name` of letters, digits and _, got {name!r}")
+    known = table.get(name)
+    if known is not None and _origin(known) != _origin(cls):
+        raise ValueError(f"the {kind} name {name!r} is taken twice: by {_origin(known)} and by {_origin(cls)}")
+    table[name] = cls
+    return cls
+
+
+def _find(table: dict[str, Any], kind: str, name: str) -> Any:
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name, table, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise UnknownStrategyError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(sorted(table))}")
+
+
+def _origin(cls: type) -> str:
+    try:
+        return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
+    except (OSError, TypeError):
+        return f"{cls.__module__}.{cls.__qualname__}"

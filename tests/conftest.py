@@ -1,0 +1,29 @@
+"""Every test runs on one thread, offline, and with a cache of its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["MPLBACKEND"] = "Agg"
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def shared_glue() -> Path:
+    """The folder with real GLUE rows beside the project; the test is skipped where there is none."""
+    path = PROJECT.parent / "shared" / "glue"
+    if not path.is_dir():
+        pytest.skip("needs ../shared/glue")
+    return path
