@@ -59,7 +59,10 @@ class TrialSpec(Section):
     strategy_code: str
     data_digest: str
     """Digest of the task's rows and roles."""
+    student_digest: str
+    """Digest of where the student comes from: its weights' files or hub revision, or its configuration."""
     teacher_digests: list[str]
+    """In the order of `teachers`."""
 
     @property
     def key(self) -> str:

@@ -1,0 +1,94 @@
+"""A training's state at the end of an epoch, in one file. Read with `weights_only`: a checkpoint can hold no code."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.records import CostRecord, EpochRecord
+from strategies.base import Strategy
+
+FILE = "training.ckpt"
+
+
+@dataclass
+class Progress:
+    """What changes from epoch to epoch besides the model, the optimiser and the strategy."""
+
+    epoch: int = 0
+    step: int = 0
+    best_epoch: int = -1
+    best_score: float = -math.inf
+    best_parameters: dict[str, Tensor] = field(default_factory=dict)
+    records: list[EpochRecord] = field(default_factory=list)
+    cost: CostRecord = field(default_factory=CostRecord)
+
+
+def save_checkpoint(
+    directory: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    strategy: Strategy[Any],
+    generator: torch.Generator,
+    progress: Progress,
+) -> None:
+    """Write `directory/training.ckpt`, whole or not at all."""
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "strategy": strategy.state_dict(),
+        "generator": generator.get_state(),
+        "epoch": progress.epoch,
+        "step": progress.step,
+        "best_epoch": progress.best_epoch,
+        "best_score": progress.best_score,
+        "best_parameters": progress.best_parameters,
+        "records": [record.model_dump() for record in progress.records],
+        "cost": progress.cost.model_dump(),
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    unfinished = directory / (FILE + ".tmp")
+    torch.save(state, unfinished)
+    unfinished.replace(directory / FILE)
+
+
+def existing_checkpoint(directory: Path) -> Path | None:
+    """The directory, if it holds a finished checkpoint."""
+    return directory if (directory / FILE).is_file() else None
+
+
+def load_checkpoint(
+    directory: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    strategy: Strategy[Any],
+    generator: torch.Generator,
+) -> Progress:
+    """Restore what `save_checkpoint` wrote. Raises CheckpointError for a file that cannot be read whole."""
+    file = directory / FILE
+    try:
+        state = torch.load(file, map_location=next(model.parameters()).device, weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise CheckpointError(f"the checkpoint {file} cannot be read: {error}") from error
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    strategy.load_state_dict(state["strategy"])
+    generator.set_state(state["generator"].cpu())
+    return Progress(
+        epoch=state["epoch"],
+        step=state["step"],
+        best_epoch=state["best_epoch"],
+        best_score=state["best_score"],
+        best_parameters={name: tensor.cpu() for name, tensor in state["best_parameters"].items()},
+        records=[EpochRecord.model_validate(record) for record in state["records"]],
+        cost=CostRecord.model_validate(state["cost"]),
+    )
+
+
+class CheckpointError(Exception):
+    """A damaged checkpoint: the trial starts again from its beginning."""

@@ -1,0 +1,66 @@
+"""What went wrong in a trial, in a class that decides what happens next, and the record that a failed trial leaves."""
+
+from __future__ import annotations
+
+import traceback
+from datetime import UTC, datetime
+from typing import Literal
+
+from harness.errors import UserError
+from harness.prepared import PreparedTask
+from harness.records import ErrorRecord, Score, TrialRecord, TrialSpec
+
+Kind = Literal["out_of_memory", "infrastructure", "diverged", "bug", "teacher"]
+
+RETRIED: frozenset[Kind] = frozenset({"infrastructure"})
+"""A lost worker or node is not the method's fault. Anything else would only fail again."""
+
+
+class DivergedError(Exception):
+    """A loss, a weight or a score that is not a finite number."""
+
+
+class TeacherError(Exception):
+    """A teacher that the trial needs could not be made."""
+
+
+def classify(error: BaseException) -> ErrorRecord:
+    """The record of an error raised by a trial in this process."""
+    return ErrorRecord(
+        kind=_kind(error),
+        type=type(error).__name__,
+        message=str(error),
+        traceback="".join(traceback.format_exception(error)),
+    )
+
+
+def require_teachers(spec: TrialSpec, prepared: PreparedTask) -> None:
+    """Raises TeacherError where a teacher that the trial uses could not be made."""
+    for teacher in spec.teachers:
+        if (error := prepared.teacher_errors.get(teacher.name)) is not None:
+            raise TeacherError(f"teacher {teacher.name!r} of {spec.task.name} could not be made: {error.type}: {error.message}")
+
+
+def failed_record(spec: TrialSpec, error: ErrorRecord, majority: dict[str, Score]) -> TrialRecord:
+    """What the store keeps of a trial that failed for good. It scores the majority-class predictor (`PreparedTask.majority`)."""
+    return TrialRecord(
+        key=spec.key,
+        status="failed",
+        spec=spec,
+        objective=None,
+        majority=majority,
+        error=error,
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _kind(error: BaseException) -> Kind:
+    if isinstance(error, DivergedError):
+        return "diverged"
+    if isinstance(error, TeacherError):
+        return "teacher"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out_of_memory"
+    if isinstance(error, OSError) and not isinstance(error, UserError):
+        return "infrastructure"
+    return "bug"

@@ -1,0 +1,116 @@
+"""Everything that trials share, made once before them: each task's rows and roles, then the teachers and their outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.console import Console
+from harness.data.roles import Roles, cut_roles, save_roles
+from harness.data.source import load_task
+from harness.failures import classify
+from harness.majority import majority_scores
+from harness.models import model_digest
+from harness.plan import Plan
+from harness.prepared import PreparedTask
+from harness.records import ErrorRecord
+from harness.study import Study, TaskSpec
+from harness.teachers import TeacherJob, make_teacher
+
+
+class MapFunction(Protocol):
+    """Run a function on every item, in any order, here or elsewhere. An item's exception is its result."""
+
+    def __call__(
+        self, function: Callable[[TeacherJob], str], items: Iterable[TeacherJob]
+    ) -> Iterator[tuple[TeacherJob, str | BaseException]]: ...
+
+
+def serial_map(
+    function: Callable[[TeacherJob], str], items: Iterable[TeacherJob]
+) -> Iterator[tuple[TeacherJob, str | BaseException]]:
+    """One item after another, in this process."""
+    for item in items:
+        try:
+            yield item, function(item)
+        except Exception as error:  # the teacher's trials are marked with it; the other teachers go on
+            yield item, error
+
+
+def prepare(plan: Plan, cache: Path, console: Console, map_function: MapFunction = serial_map) -> dict[str, PreparedTask]:
+    """Task name -> what its trials need to know.
+
+    Data and models are checked for all tasks before the first teacher trains. Raises DataError, ModelError. A teacher whose
+    training fails is noted in `PreparedTask.teacher_errors` and does not stop the others.
+    """
+    study = plan.study
+    console.stage("reading the data")
+    tasks = plan.tasks
+    roles: dict[str, Roles] = {}
+    origins: dict[str, str] = {}
+    for task in tasks:
+        data = load_task(task, study.data, plan.base)
+        roles[task.name] = cut_roles(data, study.data, len(task.labels))
+        origins[task.name] = data.origin
+        save_roles(roles[task.name], cache)
+    student_digest = model_digest(study.models.student)
+    jobs = [job for task in tasks for job in _teacher_jobs(plan, task, roles[task.name].digest)]
+    errors = _make_teachers(jobs, cache, console, map_function)
+    return {task.name: _prepared(task, roles[task.name], origins[task.name], student_digest, jobs, errors) for task in tasks}
+
+
+def _teacher_jobs(plan: Plan, task: TaskSpec, data_digest: str) -> list[TeacherJob]:
+    study: Study = plan.study
+    return [
+        TeacherJob(
+            task=task,
+            teacher=teacher,
+            data_digest=data_digest,
+            source_digest=model_digest(teacher),
+            max_length=study.data.max_length,
+            features=plan.teacher_features,
+            cpus=study.resources.cpus_per_worker,
+        )
+        for teacher in study.models.teachers
+    ]
+
+
+def _make_teachers(jobs: list[TeacherJob], cache: Path, console: Console, map_function: MapFunction) -> dict[str, ErrorRecord]:
+    """Digest -> error of the teachers that failed."""
+    console.stage(f"preparing {len(jobs)} teachers")
+    errors: dict[str, ErrorRecord] = {}
+    # two tasks never share a digest, but a study may name one teacher twice
+    unique: dict[str, TeacherJob] = {job.digest: job for job in jobs}
+    for job, result in map_function(partial(make_teacher, cache=cache), unique.values()):
+        if isinstance(result, BaseException):
+            error = classify(result)
+            errors[job.digest] = error.model_copy(update={"kind": "teacher"})
+            console.note(f"teacher {job.teacher.name} of {job.task.name} failed: {error.type}: {error.message}")
+        else:
+            console.note(f"teacher {job.teacher.name} of {job.task.name} is ready")
+    return errors
+
+
+def _prepared(
+    task: TaskSpec,
+    roles: Roles,
+    origin: str,
+    student_digest: str,
+    jobs: list[TeacherJob],
+    errors: dict[str, ErrorRecord],
+) -> PreparedTask:
+    own = {job.teacher.name: job.digest for job in jobs if job.task.name == task.name}
+    training: Any = roles.training
+    parts = {"fit": training.fit, "meta": training.meta, "select": training.select, **roles.report}
+    return PreparedTask(
+        data_digest=roles.digest,
+        digests=roles.digests,
+        rows={role: len(rows.ids) for role, rows in parts.items()},
+        origin=origin,
+        majority=majority_scores(training, roles.report, task.metrics),
+        student_digest=student_digest,
+        teacher_digests=own,
+        teacher_errors={name: errors[digest] for name, digest in own.items() if digest in errors},
+    )

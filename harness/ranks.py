@@ -1,0 +1,86 @@
+"""What one rank of a trial knows of the others. Plain torch.distributed; whoever starts the processes is not this file's concern."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class Ranks(Protocol):
+    """All ranks must make the same calls in the same order."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def world(self) -> int: ...
+
+    def wrap(self, model: nn.Module) -> Any:
+        """The model as it is to be called in training: its gradients come out averaged over ranks."""
+        ...
+
+    def gather_rows(self, rows: Tensor, dim: int = 0) -> Tensor:
+        """The ranks' tensors joined along `dim`, in the order of ranks. They may differ in size along `dim` only."""
+        ...
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Sum each tensor over ranks, in place."""
+        ...
+
+
+class Single:
+    """The only rank."""
+
+    rank = 0
+    world = 1
+
+    def wrap(self, model: nn.Module) -> Any:
+        return model
+
+    def gather_rows(self, rows: Tensor, dim: int = 0) -> Tensor:
+        return rows
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        pass
+
+
+class ProcessGroup:
+    """The ranks of torch.distributed's default process group, which must be initialised."""
+
+    def __init__(self) -> None:
+        self.rank = dist.get_rank()
+        self.world = dist.get_world_size()
+
+    def wrap(self, model: nn.Module) -> Any:
+        device = next(model.parameters()).device
+        # a pooler or a head that this task does not reach has no gradient
+        return nn.parallel.DistributedDataParallel(
+            model, device_ids=[device] if device.type == "cuda" else None, find_unused_parameters=True
+        )
+
+    def gather_rows(self, rows: Tensor, dim: int = 0) -> Tensor:
+        rows = rows.transpose(0, dim).contiguous()
+        size = torch.tensor([rows.shape[0]], device=rows.device)
+        sizes = [torch.empty_like(size) for _ in range(self.world)]
+        dist.all_gather(sizes, size)
+        counts = [int(s) for s in sizes]
+        # gloo and NCCL both want equal shapes
+        padded = rows.new_zeros((max(counts), *rows.shape[1:]))
+        padded[: rows.shape[0]] = rows
+        parts = [torch.empty_like(padded) for _ in range(self.world)]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).transpose(0, dim)
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        if not tensors:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat)
+        offset = 0
+        for tensor in tensors:
+            tensor.copy_(flat[offset : offset + tensor.numel()].view_as(tensor))
+            offset += tensor.numel()

@@ -1,0 +1,221 @@
+"""One trial: a student trained with one strategy, and what came of it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import platform
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from harness.checkpoint import CheckpointError
+from harness.data.encode import Encoded, encode
+from harness.data.roles import load_report_rows, load_training_rows
+from harness.data.rows import FitRows, MetaRows, Rows, TrainingRows, join_rows
+from harness.evaluate import predict
+from harness.majority import majority_scores
+from harness.models import build_model, count_parameters, hidden_size, load_tokenizer, tokenizer_digest
+from harness.ranks import Ranks, Single
+from harness.records import Score, TrialRecord, TrialSpec
+from harness.tasks import compute_metrics
+from harness.teacher_outputs import TeacherOutputs
+from harness.training import EpochHook, LabelledRows, Training, steps_per_epoch
+from strategies import load_plugin, resolve
+from strategies.base import RoleView, Setup
+
+DETERMINING_PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True)
+class TrialOutcome:
+    record: TrialRecord
+    predictions: pd.DataFrame
+    """A row for each report example: split, id, label, predicted, and the probabilities p0, p1, ..."""
+
+
+def train_trial(
+    spec: TrialSpec,
+    cache: Path,
+    ranks: Ranks | None = None,
+    on_epoch: EpochHook | None = None,
+    resume_from: Path | None = None,
+) -> TrialOutcome:
+    """Train, select and score one student. `harness.prepare` has put its rows and teacher outputs into `cache`.
+
+    Every rank calls this; all get the same record. Raises DivergedError, or whatever a strategy raises.
+    """
+    started = time.perf_counter()
+    ranks = ranks or Single()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, int(spec.resources.cpus_per_worker)))
+    else:
+        torch.cuda.reset_peak_memory_stats(device)
+        torch.set_float32_matmul_precision("high")
+    for plugin in spec.plugins:
+        load_plugin(plugin)
+    registered = resolve(spec.strategy)
+    settings = registered.settings(spec.settings)
+    needs = registered.needs(settings)
+
+    training_rows = load_training_rows(cache, spec.data_digest)
+    fit_rows, meta_rows = training_parts(training_rows, needs.needs_meta_set, spec.label_budget)
+    encoder = _Encoder(spec, cache, training_rows)
+    teachers = [TeacherOutputs.load(cache, digest, features=needs.teacher_features) for digest in spec.teacher_digests]
+    fit = _labelled(encoder(fit_rows), teachers)
+    meta = None if meta_rows is None else _labelled(encoder(meta_rows), teachers)
+
+    attention = "eager" if needs.look_ahead in ("exact", "jvp") else "sdpa"
+    classes = len(spec.task.labels)
+    model = build_model(spec.student, classes, spec.seeds.student, encoder.vocabulary, attention).to(device)
+    setup = Setup(
+        classes=classes,
+        teachers=tuple(teacher.name for teacher in spec.teachers),
+        epochs=spec.training.epochs,
+        steps_per_epoch=steps_per_epoch(len(fit), spec.training.batch_size),
+        temperature=spec.training.temperature,
+        fit=_role_view(fit),
+        meta=None if meta is None else _role_view(meta),
+        student_hidden_size=hidden_size(model),
+        teacher_hidden_sizes=tuple(outputs.hidden_size for outputs in teachers),
+        seed=spec.seeds.strategy,
+        device=device,
+    )
+    training = Training(
+        model,
+        registered.create(settings, setup),
+        needs,
+        fit,
+        meta,
+        encoder(training_rows.select),
+        spec.training,
+        spec.seeds,
+        spec.task.metrics,
+        spec.task.headline_metric,
+        ranks,
+        temperature=spec.training.temperature,
+        meta_batch_size=spec.training.meta_batch_size,
+    )
+    try:
+        progress = training.run(on_epoch, resume_from)
+    except CheckpointError as error:
+        logging.getLogger("harness").warning("%s; the trial starts again from its beginning", error)
+        progress = training.run(on_epoch)
+
+    # Only now, with the student fixed, are the report rows read.
+    report_rows = load_report_rows(cache, spec.data_digest)
+    predictions = pd.concat(
+        [_predictions(split, encoder(rows, split), model, training.precision) for split, rows in report_rows.items()],
+        ignore_index=True,
+    )
+    cost = progress.cost
+    cost.peak_memory_bytes = _peak_memory(device)
+    cost.total_seconds = time.perf_counter() - started
+    record = TrialRecord(
+        key=spec.key,
+        status="ok",
+        spec=spec,
+        objective=progress.records[progress.best_epoch].select[spec.task.headline_metric],
+        best_epoch=progress.best_epoch,
+        report=score_predictions(predictions, spec.task.metrics),
+        majority=majority_scores(training_rows, report_rows, spec.task.metrics),
+        teacher_report=[outputs.report for outputs in teachers],
+        epochs=progress.records,
+        cost=cost,
+        student_parameters=count_parameters(model),
+        teacher_parameters=[outputs.parameters for outputs in teachers],
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        environment=environment(),
+    )
+    return TrialOutcome(record, predictions)
+
+
+def training_parts(rows: TrainingRows, uses_meta: bool, label_budget: str) -> tuple[FitRows, MetaRows | None]:
+    """The rows a strategy trains on, and its meta set, by the protocol's label budget.
+
+    equal_labels: who needs no meta set trains on fit + meta. equal_fit: nobody trains on meta.
+    """
+    if uses_meta:
+        return rows.fit, rows.meta
+    if label_budget == "equal_labels":
+        return join_rows(rows.fit, rows.meta), None
+    return rows.fit, None
+
+
+def score_predictions(predictions: pd.DataFrame, metrics: Sequence[str]) -> dict[str, Score]:
+    """Report split -> score."""
+    return {
+        str(split): Score(
+            rows=len(part), metrics=compute_metrics(metrics, part["label"].to_numpy(), part["predicted"].to_numpy())
+        )
+        for split, part in predictions.groupby("split", sort=False)
+    }
+
+
+def environment() -> dict[str, str]:
+    """Versions of what determines numbers."""
+    versions = {name: importlib.metadata.version(name) for name in DETERMINING_PACKAGES}
+    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {"python": platform.python_version(), **versions, "machine": platform.machine(), "accelerator": accelerator}
+
+
+class _Encoder:
+    """Tokenises the task's rows with the student's tokenizer, through the cache."""
+
+    def __init__(self, spec: TrialSpec, cache: Path, training: TrainingRows) -> None:
+        self._tokenizer = load_tokenizer(spec.student, training.texts(), cache)
+        self._digest = tokenizer_digest(self._tokenizer)
+        self._spec = spec
+        self._cache = cache
+
+    @property
+    def vocabulary(self) -> int:
+        return len(self._tokenizer)
+
+    def __call__(self, rows: Rows, role: str | None = None) -> Encoded:
+        name = role or type(rows).role
+        return encode(
+            rows, self._tokenizer, self._spec.data.max_length, self._cache, self._digest, self._spec.data_digest, name
+        )
+
+
+def _labelled(encoded: Encoded, teachers: Sequence[TeacherOutputs]) -> LabelledRows:
+    features = None
+    if teachers and all(teacher.has_features for teacher in teachers):
+        features = tuple(teacher.features(encoded.ids) for teacher in teachers)
+    return LabelledRows(encoded, np.stack([teacher.logits(encoded.ids) for teacher in teachers]), features)
+
+
+def _role_view(rows: LabelledRows) -> RoleView:
+    return RoleView(
+        ids=torch.from_numpy(np.asarray(rows.encoded.ids)),
+        labels=torch.from_numpy(np.asarray(rows.encoded.labels)),
+        teacher_logits=torch.from_numpy(rows.teacher_logits),
+    )
+
+
+def _predictions(split: str, encoded: Encoded, model: torch.nn.Module, precision: str) -> pd.DataFrame:
+    probabilities = predict(model, encoded, np.arange(len(encoded.ids)), precision).logits.softmax(-1).numpy()
+    columns: Mapping[str, object] = {
+        "split": split,
+        "id": encoded.ids,
+        "label": encoded.labels.astype(np.int16),
+        "predicted": probabilities.argmax(-1).astype(np.int16),
+    }
+    return pd.DataFrame({**columns, **{f"p{k}": probabilities[:, k] for k in range(probabilities.shape[1])}})
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
