@@ -42,7 +42,7 @@ def require_teachers(spec: TrialSpec, prepared: PreparedTask) -> None:
 
 
 def failed_record(spec: TrialSpec, error: ErrorRecord, majority: dict[str, Score]) -> TrialRecord:
-    """What the store keeps of a trial that failed for good. It scores the majority-class predictor (`PreparedTask.majority`)."""
+    """What the store keeps of a trial that failed for good; it scores the majority-class predictor."""
     return TrialRecord(
         key=spec.key,
         status="failed",

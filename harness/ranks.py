@@ -1,4 +1,4 @@
-"""What one rank of a trial knows of the others. Plain torch.distributed; whoever starts the processes is not this file's concern."""
+"""What one rank of a trial knows of the others: plain torch.distributed, whoever started the processes."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from harness.data.encode import Encoded, encode
 from harness.data.roles import load_report_rows, load_training_rows
 from harness.data.rows import Rows, TrainingRows
 from harness.evaluate import Predictions, predict
+from harness.labelled_rows import LabelledRows
 from harness.models import build_model, count_parameters, hidden_size, load_tokenizer, tokenizer_digest
 from harness.ranks import Single
 from harness.records import Score, Seeds, digest
@@ -28,7 +29,7 @@ from harness.seeds import derive_seed
 from harness.study import Section, TaskSpec, TeacherSpec
 from harness.tasks import compute_metrics
 from harness.teacher_outputs import teacher_folder
-from harness.training import LabelledRows, Training, steps_per_epoch
+from harness.training import Training, steps_per_epoch
 from strategies.base import Context, Needs, Normalisation, RoleView, Settings, Setup, Strategy, Weights
 
 

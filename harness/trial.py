@@ -22,13 +22,14 @@ from harness.data.encode import Encoded, encode
 from harness.data.roles import load_report_rows, load_training_rows
 from harness.data.rows import FitRows, MetaRows, Rows, TrainingRows, join_rows
 from harness.evaluate import predict
+from harness.labelled_rows import LabelledRows
 from harness.majority import majority_scores
 from harness.models import build_model, count_parameters, hidden_size, load_tokenizer, tokenizer_digest
 from harness.ranks import Ranks, Single
 from harness.records import Score, TrialRecord, TrialSpec
 from harness.tasks import compute_metrics
 from harness.teacher_outputs import TeacherOutputs
-from harness.training import EpochHook, LabelledRows, Training, steps_per_epoch
+from harness.training import EpochHook, Training, steps_per_epoch
 from strategies import load_plugin, resolve
 from strategies.base import RoleView, Setup
 

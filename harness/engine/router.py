@@ -1,0 +1,146 @@
+"""Which trial comes next, over all cells of a plan. Knows no Ray: an engine asks for trials and says how they ended."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+import pandas as pd
+
+from harness.console import Console
+from harness.failures import classify, failed_record, require_teachers
+from harness.plan import Cell, Plan, final_specs, trial_spec
+from harness.prepared import PreparedTask
+from harness.records import ErrorRecord, TrialRecord, TrialSpec
+from harness.search import CellSearch
+from harness.store import Store
+
+
+class _CellTrials:
+    """A cell's search, and after it its final runs."""
+
+    def __init__(self, plan: Plan, cell: Cell, prepared: Mapping[str, PreparedTask]) -> None:
+        self.cell = cell
+        self.started = 0
+        self.running: dict[str, TrialSpec] = {}
+        self.waiting: TrialSpec | None = None
+        """A trial that another cell is running at the moment."""
+        self._plan = plan
+        self._prepared = prepared
+        self._search = CellSearch.for_cell(plan, cell)
+        self._finals: deque[TrialSpec] | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self._finals is not None and not self._finals and not self.running and self.waiting is None
+
+    def ask(self) -> TrialSpec | None:
+        """The next trial; None where there is none (yet)."""
+        if self.waiting is not None:
+            spec, self.waiting = self.waiting, None
+        elif (found := self._next()) is not None:
+            spec = found
+        else:
+            return None
+        self.running[spec.key] = spec
+        return spec
+
+    def wait_for(self, spec: TrialSpec) -> None:
+        self.waiting = self.running.pop(spec.key)
+
+    def tell(self, key: str, objective: float | None) -> None:
+        spec = self.running.pop(key)
+        if spec.purpose == "search":
+            self._search.tell(spec.index, objective)
+
+    def _next(self) -> TrialSpec | None:
+        if self._finals is None:
+            asked = self._search.ask()
+            if asked is not None:
+                index, values = asked
+                return trial_spec(self._plan, self.cell, index, values, self._prepared)
+            if self.running:
+                return None
+            self._finals = deque(final_specs(self._plan, self.cell, self._prepared, self._search.best()))
+        return self._finals.popleft() if self._finals else None
+
+
+class Router:
+    """Deals out the trials of many cells so that all slots stay busy.
+
+    With one trial in flight per cell every search is reproducible bit by bit: what a cell suggests next depends on its own
+    results alone, in their order. A trial that the store holds as finished is answered from there; one that failed is run
+    again, once in a Router's life.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        cells: Sequence[Cell],
+        prepared: Mapping[str, PreparedTask],
+        store: Store,
+        console: Console,
+        in_flight: int = 1,
+    ) -> None:
+        self._cells = [_CellTrials(plan, cell, prepared) for cell in cells]
+        self._prepared = prepared
+        self._store = store
+        self._console = console
+        self._in_flight = in_flight
+        self._runner: dict[str, _CellTrials] = {}
+        """Key of a running trial -> its cell."""
+        self._failed: dict[str, TrialRecord] = {}
+
+    @property
+    def finished(self) -> bool:
+        return all(cell.finished for cell in self._cells)
+
+    def next(self) -> TrialSpec | None:
+        """A trial to run now; None where every cell waits for its results, or all is done (`finished`)."""
+        while True:
+            open_cells = [cell for cell in self._cells if len(cell.running) < self._in_flight]
+            for cell in sorted(open_cells, key=lambda cell: cell.started):
+                spec = cell.ask()
+                if spec is None:
+                    continue
+                if spec.key in self._runner:
+                    cell.wait_for(spec)
+                    continue
+                cell.started += 1
+                if (record := self._known(spec)) is not None:
+                    cell.tell(spec.key, record.objective)
+                    self._console.trial_finished(record, from_store=True)
+                    break  # the order of cells has changed
+                self._runner[spec.key] = cell
+                if (error := self._missing_teacher(spec)) is not None:
+                    self.fail(spec, error)
+                    break
+                self._console.trial_started(cell.cell.id)
+                return spec
+            else:
+                return None
+
+    def finish(self, record: TrialRecord, predictions: pd.DataFrame | None) -> None:
+        """A trial has ended for good: store it, show it, and let its cell go on."""
+        self._store.write(record, predictions)
+        if record.status == "failed":
+            self._failed[record.key] = record
+        self._runner.pop(record.key).tell(record.key, record.objective)
+        self._console.trial_finished(record, from_store=False)
+
+    def fail(self, spec: TrialSpec, error: ErrorRecord) -> None:
+        self.finish(failed_record(spec, error, self._prepared[spec.task.name].majority), None)
+
+    def running(self, key: str) -> TrialSpec:
+        return self._runner[key].running[key]
+
+    def _known(self, spec: TrialSpec) -> TrialRecord | None:
+        record = self._store.get(spec.key)
+        return record if record is not None and record.status == "ok" else self._failed.get(spec.key)
+
+    def _missing_teacher(self, spec: TrialSpec) -> ErrorRecord | None:
+        try:
+            require_teachers(spec, self._prepared[spec.task.name])
+        except Exception as error:
+            return classify(error)
+        return None

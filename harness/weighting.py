@@ -1,0 +1,222 @@
+"""The weighted loss of one batch: the terms on this rank, the strategy's view of the global batch, and its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harness.data.batch import Batch
+from harness.data.batches import MetaBatches, shard
+from harness.evaluate import predict
+from harness.labelled_rows import LabelledRows
+from harness.lookahead import LookAhead
+from harness.models import Outputs
+from harness.ranks import Ranks
+from harness.term_gramian import term_gramian
+from harness.terms import TermInputs, compute_terms
+from strategies.base import Context, LookAheadFunction, Needs, Strategy, TermShape
+
+
+class Count(Protocol):
+    """Counts the samples of a student pass beside the training step's own."""
+
+    def __call__(self, forward: int = 0, backward: int = 0) -> None: ...
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in the training a step stands."""
+
+    epoch: int
+    step: int
+    progress: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class WeightedLoss:
+    loss: Tensor
+    """This rank's share: the ranks' losses add up to the mean over the global batch."""
+    terms: dict[str, Tensor]
+    """Unweighted and detached, of the global batch."""
+    weights: dict[str, Tensor]
+    """Effective weights, in the terms' shapes."""
+    context: Context
+
+
+class Weighting:
+    """Applies one strategy to the batches of one student."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        strategy: Strategy[Any],
+        needs: Needs,
+        fit: LabelledRows,
+        meta: LabelledRows | None,
+        ranks: Ranks,
+        count: Count,
+        *,
+        temperature: float,
+        meta_batches: MetaBatches | None,
+        precision: str,
+    ) -> None:
+        self.model = model
+        self.strategy = strategy
+        self.needs = needs
+        self.fit = fit
+        self.meta = meta
+        self.ranks = ranks
+        self.temperature = temperature
+        self.meta_batches = meta_batches
+        self.precision = precision
+        self.device = next(model.parameters()).device
+        self._count = count
+        self._look_ahead = self._make_look_ahead()
+        self._row_of_id: dict[int, int] | None = None
+
+    def loss(
+        self, moment: Moment, rows: np.ndarray, batch: Batch, outputs: Outputs, generator: torch.Generator
+    ) -> WeightedLoss:
+        """The loss of the global batch `rows`, of which `batch` and `outputs` are this rank's part.
+
+        Raises ValueError for weights that do not fit the declared terms.
+        """
+        context = self._context(moment, batch, outputs, generator)
+        shape = self.strategy.shape_terms(context)
+        terms = self._terms(outputs, batch, self._local_shape(shape, rows))
+        all_terms = {name: self.ranks.gather_rows(values.detach(), dim=-1) for name, values in terms.items()}
+        context = replace(
+            context,
+            terms=all_terms,
+            look_ahead=self._look_ahead_function(moment, batch, rows),
+            term_gramian=self._gramian_function(terms, batch),
+            replay=self._replay if self.needs.replay else None,
+        )
+        weights = self._full_weights(self.strategy.weights(context), all_terms)
+        loss = torch.zeros((), device=self.device)
+        for name, values in terms.items():
+            loss = loss + (values * self._mine(weights[name], rows)).sum() / batch.global_rows
+        return WeightedLoss(loss, all_terms, weights, context)
+
+    def _context(self, moment: Moment, batch: Batch, outputs: Outputs, generator: torch.Generator) -> Context:
+        gather = self.ranks.gather_rows
+        student = None if outputs.features is None else gather(outputs.features.detach().float())
+        teachers = None
+        if self.needs.teacher_features and batch.teacher_features is not None:
+            teachers = tuple(gather(f) for f in batch.teacher_features)
+        return Context(
+            step=moment.step,
+            epoch=moment.epoch,
+            progress=moment.progress,
+            learning_rate=moment.learning_rate,
+            temperature=self.temperature,
+            ids=gather(batch.ids),
+            labels=gather(batch.labels),
+            student_logits=gather(outputs.logits.detach().float()),
+            teacher_logits=gather(batch.teacher_logits, dim=1),
+            terms={},
+            generator=generator,
+            student_features=student,
+            teacher_features=teachers,
+        )
+
+    def _terms(self, outputs: Outputs, batch: Batch, shape: TermShape) -> dict[str, Tensor]:
+        inputs = TermInputs(
+            student_logits=outputs.logits.float(),
+            teacher_logits=batch.teacher_logits,
+            labels=batch.labels,
+            shape=shape,
+            student_features=outputs.features,
+            teacher_features=batch.teacher_features,
+        )
+        return compute_terms(self.needs.terms, inputs, self.needs.term_options)
+
+    def _full_weights(self, given: Mapping[str, Any], terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The strategy's weights, broadcast to each term's shape; a mistake in them is named."""
+        name = self.strategy.name
+        if missing := set(terms) - set(given):
+            raise ValueError(f"strategy {name!r} declares the terms {sorted(terms)} but gave no weight for {sorted(missing)}")
+        if unknown := set(given) - set(terms):
+            raise ValueError(f"strategy {name!r} gave a weight for {sorted(unknown)}, which it does not declare")
+        full = {}
+        for term, values in terms.items():
+            weight = torch.as_tensor(given[term], dtype=torch.float32, device=self.device).detach()
+            try:
+                full[term] = weight.expand(values.shape)
+            except RuntimeError:
+                raise ValueError(
+                    f"strategy {name!r}: the weight of {term!r} has shape {tuple(weight.shape)}, "
+                    f"which does not broadcast to the term's {tuple(values.shape)}"
+                ) from None
+        return full
+
+    def _gramian_function(self, terms: dict[str, Tensor], batch: Batch) -> Callable[[], Tensor] | None:
+        if not self.needs.term_gramian:
+            return None
+        return lambda: term_gramian(self.model, terms, batch, self.ranks, self._count)
+
+    def _make_look_ahead(self) -> LookAhead | None:
+        if self.needs.look_ahead is None:
+            return None
+        return LookAhead(
+            self.model,
+            lambda outputs, batch: self._terms(outputs, batch, TermShape(self.temperature)),
+            self.needs.look_ahead,
+            reduce_sum=self.ranks.sum_,
+            **dict(self.needs.look_ahead_options),
+        )
+
+    def _look_ahead_function(self, moment: Moment, batch: Batch, rows: np.ndarray) -> LookAheadFunction | None:
+        look_ahead = self._look_ahead
+        if look_ahead is None:
+            return None
+
+        def influence(weights: Any = None) -> dict[str, Tensor]:
+            assert self.meta is not None
+            assert self.meta_batches is not None
+            meta_rows = self.meta_batches.at(moment.step)
+            mine = shard(meta_rows, self.ranks.rank, self.ranks.world)
+            meta_batch = self.meta.batch(mine, len(meta_rows), self.device)
+            local = None
+            if weights is not None:
+                local = {name: self._mine(torch.as_tensor(w).detach().to(self.device), rows) for name, w in weights.items()}
+            before = (look_ahead.student_forward, look_ahead.student_backward)
+            found = look_ahead.influence(batch, meta_batch, moment.learning_rate, local)
+            self._count(look_ahead.student_forward - before[0], look_ahead.student_backward - before[1])
+            return {name: self.ranks.gather_rows(values, dim=-1) for name, values in found.items()}
+
+        return influence
+
+    def _replay(self, ids: Tensor | None) -> Tensor:
+        rows = self.fit if ids is not None else self.meta
+        if rows is None:
+            raise ValueError(f"strategy {self.strategy.name!r} replays the meta set without declaring `meta_set`")
+        if ids is None:
+            indices = np.arange(len(rows))
+        else:
+            if self._row_of_id is None:
+                self._row_of_id = {int(i): row for row, i in enumerate(self.fit.encoded.ids)}
+            indices = np.array([self._row_of_id[int(i)] for i in ids.cpu()])
+        self._count(forward=len(indices))
+        return predict(self.model, rows.encoded, indices, self.precision).logits.to(self.device)
+
+    def _local_shape(self, shape: TermShape, rows: np.ndarray) -> TermShape:
+        temperature = shape.temperature
+        if isinstance(temperature, Tensor):
+            temperature = temperature.detach().to(self.device)
+            if temperature.dim() > 0:
+                temperature = self._mine(temperature, rows)
+        return replace(shape, temperature=temperature)
+
+    def _mine(self, values: Tensor, rows: np.ndarray) -> Tensor:
+        """The rank's part of [..., global batch]."""
+        if self.ranks.world == 1:
+            return values
+        mine = shard(np.arange(len(rows)), self.ranks.rank, self.ranks.world)
+        return values[..., int(mine[0]) : int(mine[-1]) + 1]
