@@ -2,7 +2,7 @@
 
 Version 1 (before the first release) differs from 2 in this:
 - `spec.seed`, one number, stood for all purposes; 2 has `spec.seeds`, one per purpose.
-- `spec.purpose` was not there: every trial was a search's.
+- `spec.purpose` was not there: every trial was a search's. `spec.student_digest` was not there either.
 - `cost.seconds` was the whole time of the trial; 2 tells optimisation (`train_seconds`) from all (`total_seconds`).
 - `error` was its text; 2 has kind, type, message and traceback.
 - `report` held one split, the validation rows; 2 holds splits by name.
@@ -27,6 +27,7 @@ def _from_version_1(record: dict[str, Any]) -> dict[str, Any]:
     seed = spec.pop("seed")
     spec["seeds"] = {"student": seed, "order": seed, "dropout": seed, "strategy": seed}
     spec.setdefault("purpose", "search")
+    spec.setdefault("student_digest", "")  # was not recorded
     cost = dict(record.get("cost", {}))
     # the share of optimisation is not known; the whole is the safe bound
     cost["total_seconds"] = cost["train_seconds"] = cost.pop("seconds", 0.0)
