@@ -62,6 +62,8 @@ class DataSpec(Section):
     """For `directory`: the folder with one folder per task (relative to the working directory)."""
     hub_name: str = "nyu-mll/glue"
     hub_revision: str | None = None
+    broken_rows: Literal["refuse", "drop"] = "refuse"
+    """What to do with a line of a TSV or CSV file that has too few or too many fields. GLUE's own QQP/train.tsv has some."""
     train_rows: int | None = Field(None, ge=20)
     """Row cap: a seeded, stratified sample of the training split, before roles are cut."""
     report_rows: int | None = Field(None, ge=10)

@@ -1,0 +1,48 @@
+"""Which rows make a batch: rows of similar length together, in an order that only the seed and the epoch decide."""
+
+from __future__ import annotations
+
+import numpy as np
+
+POOL_BATCHES = 32
+"""Rows are sorted by length within random pools of so many batches: little padding, and batches that differ every epoch."""
+
+
+class LengthBucketedBatches:
+    """Every row once an epoch, in ceil(rows / batch_size) batches whose sizes differ by at most one."""
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int) -> None:
+        self._lengths = np.asarray(lengths)
+        self._batch_size = batch_size
+        self._seed = seed
+
+    def epoch(self, epoch: int) -> list[np.ndarray]:
+        """The epoch's batches, each an array of row numbers; a pure function of the seed and the epoch."""
+        generator = np.random.default_rng([self._seed, epoch])
+        rows = generator.permutation(len(self._lengths))
+        pool = self._batch_size * POOL_BATCHES
+        pools = np.array_split(rows, max(1, round(len(rows) / pool)))
+        by_length = np.concatenate([part[np.argsort(self._lengths[part], kind="stable")] for part in pools])
+        batches = np.array_split(by_length, -(-len(rows) // self._batch_size))
+        return [batches[i] for i in generator.permutation(len(batches))]
+
+
+class MetaBatches:
+    """Batches of the meta set, without replacement within a pass over it."""
+
+    def __init__(self, rows: int, batch_size: int, seed: int) -> None:
+        self._rows = rows
+        self._batch_size = min(batch_size, rows)
+        self._seed = seed
+
+    def at(self, step: int) -> np.ndarray:
+        """The meta batch of an optimiser step: row numbers; a pure function of the seed and the step."""
+        batches_per_pass = self._rows // self._batch_size
+        which_pass, position = divmod(step, batches_per_pass)
+        order = np.random.default_rng([self._seed, which_pass, 1]).permutation(self._rows)
+        return order[position * self._batch_size : (position + 1) * self._batch_size]
+
+
+def shard(rows: np.ndarray, rank: int, world: int) -> np.ndarray:
+    """The contiguous part of `rows` that a rank works on; the ranks' parts in order are `rows`."""
+    return np.array_split(rows, world)[rank]

@@ -1,0 +1,103 @@
+"""Rows tokenised once per (rows, tokenizer, length), kept as memory-mapped arrays that all trials of a node share."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.data.rows import Rows
+from harness.errors import DataError
+
+TOKENISED_AT_ONCE = 10_000
+
+
+@dataclass(frozen=True)
+class Encoded:
+    ids: np.ndarray
+    """[rows] int64."""
+    labels: np.ndarray
+    """[rows] int64."""
+    flipped: np.ndarray | None
+    lengths: np.ndarray
+    """[rows] int32, in tokens."""
+    tokens: np.ndarray
+    """All rows' token ids in a row, int32."""
+    segments: np.ndarray | None
+    """Token type ids in the same layout, int8; None where the tokenizer has none."""
+    starts: np.ndarray
+    """[rows] int64: where a row's tokens start."""
+    pad_token: int
+
+    def inputs(self, indices: np.ndarray, pad_to: int | None = None) -> dict[str, torch.Tensor]:
+        """Model inputs for the rows at `indices`, each [batch, length] int64, padded to the longest or to `pad_to`."""
+        lengths = self.lengths[indices]
+        width = pad_to or int(lengths.max())
+        position = np.arange(width)
+        mask = position[None, :] < lengths[:, None]
+        where = np.where(mask, self.starts[indices][:, None] + position[None, :], 0)
+        inputs = {
+            "input_ids": np.where(mask, self.tokens[where], self.pad_token).astype(np.int64),
+            "attention_mask": mask.astype(np.int64),
+        }
+        if self.segments is not None:
+            inputs["token_type_ids"] = np.where(mask, self.segments[where], 0).astype(np.int64)
+        return {name: torch.from_numpy(array) for name, array in inputs.items()}
+
+
+def encode(
+    rows: Rows, tokenizer: Any, max_length: int, cache: Path, tokenizer_digest: str, data_digest: str, role: str
+) -> Encoded:
+    """The rows' tokens, from the cache where they are there. `role` names the rows within `data_digest`.
+
+    Safe under races: a folder appears whole or not at all. Raises DataError for a tokenizer without a padding token.
+    """
+    if tokenizer.pad_token_id is None:
+        raise DataError(f"the tokenizer {tokenizer.name_or_path!r} has no padding token; batches need one")
+    name = hashlib.sha256(f"{data_digest}/{role}/{tokenizer_digest}/{max_length}".encode()).hexdigest()[:24]
+    folder = cache / "tokens" / name
+    if not folder.exists():
+        _write(rows, tokenizer, max_length, folder)
+    segments = folder / "segments.npy"
+    lengths = np.load(folder / "lengths.npy")
+    return Encoded(
+        ids=rows.ids,
+        labels=rows.labels,
+        flipped=rows.flipped,
+        lengths=lengths,
+        tokens=np.load(folder / "tokens.npy", mmap_mode="r"),
+        segments=np.load(segments, mmap_mode="r") if segments.exists() else None,
+        starts=np.concatenate([[0], np.cumsum(lengths[:-1], dtype=np.int64)]),
+        pad_token=int(tokenizer.pad_token_id),
+    )
+
+
+def _write(rows: Rows, tokenizer: Any, max_length: int, folder: Path) -> None:
+    tokens: list[np.ndarray] = []
+    segments: list[np.ndarray] = []
+    lengths: list[int] = []
+    for start in range(0, len(rows), TOKENISED_AT_ONCE):
+        columns = [column[start : start + TOKENISED_AT_ONCE] for column in rows.texts]
+        found = tokenizer(*columns, truncation="longest_first", max_length=max_length, padding=False)
+        lengths += [len(row) for row in found["input_ids"]]
+        tokens += [np.asarray(row, np.int32) for row in found["input_ids"]]
+        segments += [np.asarray(row, np.int8) for row in found.get("token_type_ids", [])]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        np.save(unfinished / "tokens.npy", np.concatenate(tokens))
+        np.save(unfinished / "lengths.npy", np.asarray(lengths, np.int32))
+        if segments:
+            np.save(unfinished / "segments.npy", np.concatenate(segments))
+        unfinished.rename(folder)
+    except OSError:
+        if not folder.exists():  # otherwise another process was first
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,0 +1,170 @@
+"""Roles: which labelled rows may be used for what. Cut once per (rows, settings), the same for every strategy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+
+from harness.data.rows import FitRows, MetaRows, ReportRows, Rows, SelectRows, TrainingRows
+from harness.data.source import TaskData
+from harness.errors import DataError
+from harness.records import digest
+from harness.study import DataSpec
+
+R = TypeVar("R", bound=Rows)
+
+
+@dataclass(frozen=True)
+class Roles:
+    training: TrainingRows
+    report: dict[str, ReportRows]
+    digests: dict[str, str]
+    """Role or report split -> digest of its rows' ids, text, labels and flips."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of all roles together."""
+        return digest(self.digests)
+
+
+def cut_roles(data: TaskData, spec: DataSpec, classes: int) -> Roles:
+    """Cap the rows, then cut `select` and `meta` off the training split, each stratified by label, and flip `fit` labels.
+
+    `report` is the official validation split. Everything is a pure function of the rows and `spec`.
+    Raises DataError where a role would be without rows.
+    """
+    train = _capped(data.train, spec.train_rows, spec.seed)
+    # a stable order, so that the cut does not depend on how the source orders its rows
+    train = train.take(np.argsort(train.ids, kind="stable"))
+    generator = np.random.default_rng([spec.seed, 1])
+    select_rows = min(spec.select_rows_at_most, round(len(train) * spec.select_fraction))
+    meta_rows = min(spec.meta_rows_at_most, round(len(train) * spec.meta_fraction))
+    select, rest = _split(train.labels, np.arange(len(train)), select_rows, generator)
+    meta, fit = _split(train.labels, rest, meta_rows, generator)
+    for role, rows in (("select", select), ("meta", meta), ("fit", fit)):
+        if not len(rows):
+            raise DataError(f"{data.origin}: {len(train)} training rows leave none for the role {role!r}")
+    training = TrainingRows(
+        fit=_flip(_as(FitRows, train.take(fit)), spec, classes),
+        meta=_as(MetaRows, train.take(meta)),
+        select=_as(SelectRows, train.take(select)),
+    )
+    report = {split: _as(ReportRows, _capped(rows, spec.report_rows, spec.seed)) for split, rows in data.report.items()}
+    parts: dict[str, Rows] = {"fit": training.fit, "meta": training.meta, "select": training.select, **report}
+    return Roles(training, report, {name: rows_digest(part) for name, part in parts.items()})
+
+
+def rows_digest(rows: Rows) -> str:
+    """Digest of ids, text, labels and flips, in order."""
+    content = hashlib.sha256()
+    for column in rows.texts:
+        for text in column:
+            encoded = text.encode()
+            content.update(len(encoded).to_bytes(4, "little") + encoded)
+    content.update(np.ascontiguousarray(rows.ids, np.int64).tobytes())
+    content.update(np.ascontiguousarray(rows.labels, np.int64).tobytes())
+    if rows.flipped is not None:
+        content.update(np.packbits(rows.flipped).tobytes())
+    return content.hexdigest()[:24]
+
+
+def save_roles(roles: Roles, cache: Path) -> None:
+    """Write the rows into `cache/data/<digest>/`, whole or not at all."""
+    folder = _folder(cache, roles.digest)
+    if folder.exists():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    training = roles.training
+    try:
+        for rows in (training.fit, training.meta, training.select):
+            _write(rows, unfinished / f"{type(rows).role}.parquet")
+        for split, report in roles.report.items():
+            _write(report, unfinished / f"report-{split}.parquet")
+        (unfinished / "digests.json").write_text(json.dumps(roles.digests, indent=1), "utf-8")
+        unfinished.rename(folder)
+    except OSError:
+        if not folder.exists():  # otherwise another process was first
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def load_training_rows(cache: Path, digest: str) -> TrainingRows:
+    """What training may see. Raises FileNotFoundError where `save_roles` has not been."""
+    folder = _folder(cache, digest)
+    return TrainingRows(
+        fit=_read(FitRows, folder / "fit.parquet"),
+        meta=_read(MetaRows, folder / "meta.parquet"),
+        select=_read(SelectRows, folder / "select.parquet"),
+    )
+
+
+def load_report_rows(cache: Path, digest: str) -> dict[str, ReportRows]:
+    """Report split -> rows; for a finished student only."""
+    folder = _folder(cache, digest)
+    names = [name for name in json.loads((folder / "digests.json").read_text("utf-8")) if name not in ("fit", "meta", "select")]
+    return {name: _read(ReportRows, folder / f"report-{name}.parquet") for name in names}
+
+
+def _capped(rows: Rows, cap: int | None, seed: int) -> Rows:
+    if cap is None or cap >= len(rows):
+        return rows
+    chosen, _ = _split(rows.labels, np.arange(len(rows)), cap, np.random.default_rng([seed, 0]))
+    return rows.take(np.sort(chosen))
+
+
+def _split(labels: np.ndarray, rows: np.ndarray, wanted: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Split `rows` into `wanted` rows with the labels' proportions, and the others."""
+    shuffled = generator.permutation(rows)
+    # rows sorted by (rank within their label / size of the label) interleave the labels in proportion
+    order = np.zeros(len(shuffled))
+    for label in np.unique(labels[shuffled]):
+        mine = np.flatnonzero(labels[shuffled] == label)
+        order[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
+    by_share = shuffled[np.argsort(order, kind="stable")]
+    return by_share[:wanted], by_share[wanted:]
+
+
+def _flip(rows: FitRows, spec: DataSpec, classes: int) -> FitRows:
+    if spec.label_noise == 0:
+        return rows
+    generator = np.random.default_rng([spec.seed, 2])
+    flipped = np.zeros(len(rows), bool) if rows.flipped is None else rows.flipped.copy()
+    # a row that the source has flipped already could be flipped back to its right label
+    chosen = generator.permutation(np.flatnonzero(~flipped))[: round(len(rows) * spec.label_noise)]
+    labels = rows.labels.copy()
+    labels[chosen] = (labels[chosen] + generator.integers(1, classes, len(chosen))) % classes
+    flipped[chosen] = True
+    return FitRows(rows.ids, rows.texts, labels, flipped)
+
+
+def _as(role: type[R], rows: Rows) -> R:
+    return role(rows.ids, rows.texts, rows.labels, rows.flipped)
+
+
+def _folder(cache: Path, digest: str) -> Path:
+    return cache / "data" / digest
+
+
+def _write(rows: Rows, file: Path) -> None:
+    columns: dict[str, object] = {"id": rows.ids, "label": rows.labels}
+    columns |= {f"text{i}": column for i, column in enumerate(rows.texts)}
+    if rows.flipped is not None:
+        columns["flipped"] = rows.flipped
+    pd.DataFrame(columns).to_parquet(file, index=False)
+
+
+def _read(role: type[R], file: Path) -> R:
+    frame = pd.read_parquet(file)
+    texts = tuple(frame[name].tolist() for name in ("text0", "text1") if name in frame)
+    flipped = frame["flipped"].to_numpy() if "flipped" in frame else None
+    return role(frame["id"].to_numpy(), texts, frame["label"].to_numpy(), flipped)

@@ -1,0 +1,43 @@
+"""Where a task's rows come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.data.rows import Rows
+from harness.errors import DataError
+from harness.study import DataSpec, TaskSpec
+from harness.tasks import GLUE
+
+
+@dataclass(frozen=True)
+class TaskData:
+    train: Rows
+    report: dict[str, Rows]
+    """`validation`, and what other labelled splits there are, e.g. MNLI's `validation_mismatched`."""
+    origin: str
+    """For captions and errors."""
+
+
+def load_task(task: TaskSpec, spec: DataSpec, base: Path | None = None) -> TaskData:
+    """A task's rows, checked. `base` is where the task's own relative `files` start.
+
+    Raises DataError, which names the file and the row, for anything that is not as the task says.
+    """
+    from harness.data import directory, files, generated, hub
+
+    if task.files:
+        data = files.load(task, base or Path.cwd(), spec.broken_rows == "drop")
+    elif task.name not in GLUE:
+        raise DataError(f"the task {task.name!r} is not one of GLUE's ({', '.join(GLUE)}) and names no `files` to read it from")
+    elif spec.source == "generated":
+        data = generated.load(task, spec)
+    elif spec.source == "directory":
+        data = directory.load(task, spec)
+    else:
+        data = hub.load(task, spec)
+    for split, rows in {"train": data.train, **data.report}.items():
+        if not len(rows):
+            raise DataError(f"{data.origin}: the {split} split of {task.name} has no rows")
+    return data

@@ -1,0 +1,45 @@
+"""A study small enough to train in a test, on the real components."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from harness.console import Console
+from harness.plan import Plan, make_plan, trial_spec
+from harness.prepare import prepare
+from harness.prepared import PreparedTask
+from harness.records import TrialSpec
+from harness.study import Study
+
+TEACHER = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+STUDENT = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def tiny_study(**changes: Any) -> Study:
+    """Generated SST-2, a two-layer teacher, a one-layer student without dropout, two short epochs."""
+    content: dict[str, Any] = {
+        "name": "tiny",
+        "tasks": ["sst2"],
+        "strategies": ["fixed_alpha"],
+        "data": {"source": "generated", "generated": {"train_rows": 160, "report_rows": 40, "flipped": 0.2}, "max_length": 32},
+        "models": {
+            "student": {"config": STUDENT, "dropout": 0.0},
+            "teachers": [{"config": TEACHER, "training": {"epochs": 1, "learning_rate": 1e-3}}],
+        },
+        "training": {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3, "meta_batch_size": 8},
+        "search": {"trials": 1, "repeats": 1},
+        "resources": {"engine": "inline"},
+    }
+    return Study.model_validate({**content, **changes})
+
+
+def prepared_plan(study: Study, cache: Path) -> tuple[Plan, dict[str, PreparedTask]]:
+    plan = make_plan(study, Path.cwd())
+    return plan, prepare(plan, cache, Console(quiet=True))
+
+
+def default_specs(study: Study, cache: Path) -> list[TrialSpec]:
+    """The default trial of every cell, ready to train."""
+    plan, prepared = prepared_plan(study, cache)
+    return [trial_spec(plan, cell, 0, {}, prepared) for cell in plan.cells]
