@@ -14,7 +14,7 @@ class RandomWeights(Strategy[Settings]):
     name = "random_weights"
     family = "control"
     summary = "RLW: weights drawn at random in every step, the same for all samples"
-    paper = "Lin et al., Reasonable Effectiveness of Random Weighting, TMLR 2022, eq. 3"
+    paper = "Lin et al., Reasonable Effectiveness of Random Weighting, TMLR 2022"
     sample_wise = False
     normalisation = Normalisation.CONVEX
 

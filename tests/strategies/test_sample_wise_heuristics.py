@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.strategies.contexts import make, make_context, make_setup, weigh
+
+SETUP = make_setup()
+BINARY = make_setup(classes=2)
+seeds = st.integers(0, 500)
+
+
+def with_teacher(probabilities: list[list[float]], labels: list[int], setup=SETUP, student=None):
+    """A context whose teacher (and student) say exactly these probabilities."""
+    context = make_context(setup, batch=len(labels))
+    logits = torch.tensor(probabilities).log()
+    student_logits = context.student_logits if student is None else torch.tensor(student).log()
+    return make_context(
+        setup, batch=len(labels), labels=torch.tensor(labels), teacher_logits=logits.unsqueeze(0), student_logits=student_logits
+    )
+
+
+def kd(name, context, setup=SETUP, **settings):
+    return weigh(make(name, setup, **settings), context)["kd"]
+
+
+def numpy_entropy(logits: torch.Tensor, temperature: float = 1.0) -> np.ndarray:
+    z = np.exp(logits.double().numpy() / temperature)
+    p = z / z.sum(-1, keepdims=True)
+    return -(p * np.log(p)).sum(-1)
+
+
+def test_ada_alpha_is_the_teachers_margin():
+    context = with_teacher([[0.8, 0.1, 0.1], [0.2, 0.5, 0.3], [1 / 3, 1 / 3, 1 / 3]], [0, 0, 1])
+    torch.testing.assert_close(kd("ada_alpha", context), torch.tensor([0.7, 0.0, 0.0]))
+
+
+@given(seeds)
+def test_teacher_entropy_against_numpy(seed):
+    context = make_context(SETUP, seed=seed)
+    expected = 0.8 * (1 - numpy_entropy(context.teacher_logits[0], 2.0) / math.log(3))
+    found = kd("teacher_entropy", context, kd_weight=0.8, entropy_temperature=2.0)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+
+
+def test_teacher_entropy_at_its_ends():
+    context = with_teacher([[1 / 3] * 3, [1 - 2e-9, 1e-9, 1e-9]], [0, 0])
+    torch.testing.assert_close(kd("teacher_entropy", context), torch.tensor([0.0, 1.0]), atol=1e-6, rtol=0)
+
+
+def test_teacher_confidence_is_a_power_of_the_labels_probability():
+    context = with_teacher([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]], [0, 1])
+    torch.testing.assert_close(
+        kd("teacher_confidence", context, kd_weight=0.5, gamma=2.0), torch.tensor([0.5 * 0.25, 0.5 * 0.04])
+    )
+    torch.testing.assert_close(kd("teacher_confidence", context, kd_weight=0.5, gamma=0.0), torch.full((2,), 0.5))
+
+
+def test_gates_open_where_the_teacher_is_right():
+    context = with_teacher([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]], [0, 1])
+    torch.testing.assert_close(kd("correctness_gate", context, kd_weight=0.7), torch.tensor([0.7, 0.0]))
+    weights = weigh(make("mcd", SETUP), context)
+    torch.testing.assert_close(weights["kd"], torch.tensor([12.0, 1.0]))
+    torch.testing.assert_close(weights["ce"], torch.tensor([1.0, 2.0]))
+
+
+@given(seeds)
+def test_student_uncertainty_against_numpy(seed):
+    context = make_context(SETUP, seed=seed)
+    expected = 3 * numpy_entropy(context.student_logits) / math.log(3)
+    np.testing.assert_allclose(kd("student_uncertainty", context, kd_weight=3.0).numpy(), expected, atol=1e-5)
+
+
+@given(seeds)
+def test_ea_kd_against_numpy(seed):
+    context = make_context(SETUP, seed=seed)
+    teacher, student = numpy_entropy(context.teacher_logits[0], 3.0), numpy_entropy(context.student_logits, 3.0)
+    expected = (teacher + teacher * student / math.log(3)) / 2
+    np.testing.assert_allclose(kd("ea_kd", context).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(kd("ea_kd", context, relative=True).numpy(), expected / math.log(3), atol=1e-5)
+
+
+def test_ea_kd_of_two_uniform_distributions_is_the_largest_weight():
+    context = with_teacher([[1 / 3] * 3], [0], student=[[1 / 3] * 3])
+    assert float(kd("ea_kd", context)) == pytest.approx(math.log(3))
+    assert float(kd("ea_kd", context, relative=True)) == pytest.approx(1.0)
+
+
+def test_focal_weights_by_hand():
+    context = with_teacher([[0.5, 0.25, 0.25]] * 2, [0, 1], student=[[0.8, 0.1, 0.1], [0.8, 0.1, 0.1]])
+    weights = weigh(make("focal", SETUP, kd_weight=0.25), context)
+    torch.testing.assert_close(weights["kd"], 0.25 * torch.tensor([0.04, 0.81]))
+    torch.testing.assert_close(weights["ce"], 0.75 * torch.tensor([0.04, 0.81]))
+    only_ce = weigh(make("focal", SETUP, kd_weight=0.25, apply_to="ce"), context)
+    torch.testing.assert_close(only_ce["kd"], torch.full((2,), 0.25))
+    torch.testing.assert_close(only_ce["ce"], weights["ce"])
+    plain = weigh(make("focal", SETUP, kd_weight=0.25, gamma=0.0), context)
+    torch.testing.assert_close(plain["kd"], torch.full((2,), 0.25))
+
+
+class TestSelfPaced:
+    context = replace(make_context(SETUP), terms={"ce": torch.arange(8.0), "kd": torch.arange(8.0)})
+
+    def test_starts_with_the_easy_half_and_ends_with_all(self):
+        strategy = make("self_paced", SETUP, all_from=0.8)
+        at = {p: weigh(strategy, replace(self.context, progress=p))["kd"] for p in (0.0, 0.4, 0.8, 1.0)}
+        assert at[0.0].tolist() == [0.5] * 4 + [0.0] * 4
+        assert at[0.4].tolist() == [0.5] * 6 + [0.0] * 2
+        assert at[0.8].tolist() == at[1.0].tolist() == [0.5] * 8
+
+    def test_soft_form_falls_linearly_to_the_threshold(self):
+        strategy = make("self_paced", SETUP, form="soft", start_share=1.0, kd_weight=1.0)
+        torch.testing.assert_close(weigh(strategy, self.context)["kd"], 1 - torch.arange(8.0) / 7)
+
+    def test_the_gate_may_be_on_the_kd_term_alone(self):
+        weights = weigh(make("self_paced", SETUP, apply_to="kd"), self.context)
+        assert weights["ce"].tolist() == [0.5] * 8
+        assert weights["kd"].tolist() == [0.5] * 4 + [0.0] * 4
+
+    def test_the_loss_that_gates_is_the_mixture(self):
+        context = replace(self.context, terms={"ce": torch.arange(8.0), "kd": torch.arange(8.0).flip(0) * 2})
+        hard_for_ce = weigh(make("self_paced", SETUP, kd_weight=0.0), context)["ce"]
+        hard_for_kd = weigh(make("self_paced", SETUP, kd_weight=1.0), context)["kd"]
+        assert hard_for_ce.tolist() == hard_for_kd.flip(0).tolist()
+
+
+@pytest.mark.parametrize("quantile", [0.25, 0.5])
+def test_lud_sends_the_surest_rows_to_the_teacher(quantile):
+    context = make_context(SETUP, rows=torch.arange(48))
+    weights = kd("lud", context, quantile=quantile)
+    sure = SETUP.fit.teacher_logits[0].softmax(-1).max(-1).values
+    assert weights.mean() == pytest.approx(1 - quantile, abs=0.03)
+    assert sure[weights == 1].min() > sure[weights == 0].max()
+
+
+@given(seeds, st.sampled_from(["teacher_entropy", "ea_kd", "lud"]))
+def test_with_two_classes_entropy_and_confidence_weights_sort_alike(seed, name):
+    """The softened binary teacher is one number a sample (methods 3.10): a property to know when reading tables."""
+    context = make_context(BINARY, seed=seed, batch=16)
+    if name == "ea_kd":  # the student's part aside
+        context = replace(context, student_logits=torch.zeros_like(context.student_logits))
+    confidence = context.teacher_logits[0].softmax(-1).max(-1).values
+    by_confidence = kd(name, context, BINARY)[confidence.argsort()]
+    steps = by_confidence.diff()
+    assert (steps <= 1e-6).all() if name == "ea_kd" else (steps >= -1e-6).all()
+
+
+class TestAnnealingKd:
+    def at(self, progress):
+        return replace(make_context(SETUP, terms=("ce", "mse_logits")), progress=progress)
+
+    def test_phases(self):
+        strategy = make("annealing_kd", SETUP, regression_share=0.75)
+        assert strategy.weights(self.at(0.0)) == {"ce": 0.0, "mse_logits": 1.0}
+        assert strategy.weights(self.at(0.74)) == {"ce": 0.0, "mse_logits": 1.0}
+        assert strategy.weights(self.at(0.75)) == {"ce": 1.0, "mse_logits": 0.0}
+
+    def test_the_teachers_scale_rises_to_one(self):
+        strategy = make("annealing_kd", SETUP, regression_share=0.5, levels=4)
+        scales = [strategy.shape_terms(self.at(p)).teacher_scale for p in (0.0, 0.13, 0.26, 0.38, 0.5, 1.0)]
+        assert scales == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_equal_sum_is_twice_the_even_mixture():
+    context = make_context(SETUP)
+    even = weigh(make("fixed_alpha", SETUP), context)
+    assert all((w == 2 * even[name]).all() for name, w in weigh(make("equal_sum", SETUP), context).items())
