@@ -1,0 +1,71 @@
+"""From scores per task and repeat to one figure per strategy (Agarwal et al., NeurIPS 2021, "rliable")."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from harness.stats.metrics import Array
+
+LEAST_GAP = 0.01
+"""Where teacher and student alone are closer than a point, the normalised score would be noise divided by noise."""
+
+
+def normalise(scores: Array, student: Array, teacher: Array) -> Array:
+    """(score - student alone) / (teacher - student alone) of scores [strategies, tasks, repeats]; references [tasks].
+
+    NaN for tasks where the teacher is not at least LEAST_GAP above the student.
+    """
+    gap = teacher - student
+    usable = np.where(gap >= LEAST_GAP, gap, np.nan)
+    return np.asarray((scores - student[None, :, None]) / usable[None, :, None])
+
+
+def mean(scores: Array) -> Array:
+    """Mean over tasks and repeats of [..., tasks, repeats]."""
+    return np.asarray(scores.mean((-2, -1)))
+
+
+def interquartile_mean(scores: Array) -> Array:
+    """Mean of the middle half over all tasks and repeats of [..., tasks, repeats] (25 % trimmed at each end)."""
+    from scipy.stats import trim_mean
+
+    flat = scores.reshape(*scores.shape[:-2], -1)
+    trimmed = trim_mean(flat, 0.25, axis=-1)
+    return np.where(np.isnan(flat).any(-1), np.nan, trimmed)
+
+
+def stratified_bootstrap(scores: Array, statistic: Callable[[Array], Array], draws: int, seed: int) -> Array:
+    """`statistic` of scores [strategies, tasks, repeats] with the repeats of each task drawn anew: [draws, strategies].
+
+    The tasks are fixed: what is said holds for these tasks. All strategies get the same draws, as their repeats are paired.
+    """
+    _, tasks, repeats = scores.shape
+    drawn = np.random.default_rng(seed).integers(0, repeats, size=(draws, tasks, repeats))
+    resampled = scores[:, np.arange(tasks)[None, :, None], drawn]  # [strategies, draws, tasks, repeats]
+    return np.asarray(statistic(resampled).T)
+
+
+def probability_of_improvement(scores: Array, baseline: Array) -> Array:
+    """Mean over tasks of P(a run of the strategy beats a run of the baseline), ties counting half (Mann-Whitney U / R^2).
+
+    `scores` [..., tasks, repeats], `baseline` [..., tasks, repeats].
+    """
+    ahead = scores[..., :, None] - baseline[..., None, :]
+    won = (ahead > 0) + 0.5 * (ahead == 0)
+    result = won.mean((-3, -2, -1))
+    return np.where(np.isnan(ahead).any((-3, -2, -1)), np.nan, result)
+
+
+def win_rates(scores: Array) -> Array:
+    """[strategies, strategies]: share of (task, repeat) where the row's strategy beats the column's, ties half; diagonal NaN.
+
+    Repeats are paired, so each is compared with its own counterpart. NaN where either has a missing cell.
+    """
+    flat = scores.reshape(len(scores), -1)
+    ahead = flat[:, None, :] - flat[None, :, :]
+    rates = ((ahead > 0) + 0.5 * (ahead == 0)).mean(-1)
+    rates[np.isnan(ahead).any(-1)] = np.nan
+    np.fill_diagonal(rates, np.nan)
+    return np.asarray(rates)

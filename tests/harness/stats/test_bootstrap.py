@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import f1_score, matthews_corrcoef
+
+from harness.stats.bootstrap import interval, mean_over_repeats, resampled_repeats, resampled_scores, two_sided_p
+from harness.stats.paired import compare_pair, sample_task
+from harness.stats.power import minimum_detectable_effect
+
+
+def runs(rows: int = 300, seed: int = 0, accuracies: tuple[float, ...] = (0.8, 0.7)) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, rows)
+    predicted = np.stack([np.where(rng.uniform(size=rows) < a, labels, 1 - labels) for a in accuracies])
+    return labels, predicted
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews"])
+def test_every_draw_is_the_metric_of_resampled_rows(metric: str) -> None:
+    labels, predicted = runs(40)
+    got = resampled_scores(metric, labels, predicted, 2, draws=25, seed=3)
+    rng = np.random.default_rng(3)  # the same draws, computed the slow way
+    drawn = rng.integers(0, 40, size=(25, 40))
+    function = {"accuracy": lambda y, p: (y == p).mean(), "f1": f1_score, "matthews": matthews_corrcoef}[metric]
+    want = [[function(labels[rows], run[rows]) for run in predicted] for rows in drawn]
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_the_interval_agrees_with_scipys_bootstrap() -> None:
+    labels, predicted = runs()
+    right = (predicted == labels).astype(float)
+    ours = resampled_scores("accuracy", labels, predicted, 2, 4000, 0)
+    low, high = interval(ours[:, 0] - ours[:, 1])
+    theirs = stats.bootstrap(
+        (right[0] - right[1],), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.008)
+
+
+def test_the_p_value_agrees_with_a_paired_z_test() -> None:
+    labels, predicted = runs(rows=2000, accuracies=(0.80, 0.775))
+    difference = (predicted[0] == labels).astype(float) - (predicted[1] == labels)
+    want = 2 * stats.norm.sf(abs(difference.mean()) / stats.sem(difference))
+    samples = resampled_scores("accuracy", labels, predicted, 2, 10_000, 0)
+    assert float(two_sided_p(samples[:, 0] - samples[:, 1])) == pytest.approx(want, abs=0.015)
+
+
+def test_no_difference_is_rarely_found() -> None:
+    """Size of the test: 5 % of null comparisons, give or take."""
+    found = 0
+    for seed in range(200):
+        labels, predicted = runs(200, seed, (0.75, 0.75))
+        samples = resampled_scores("accuracy", labels, predicted, 2, 300, seed)
+        found += float(two_sided_p(samples[:, 0] - samples[:, 1])) < 0.05
+    assert 2 <= found <= 22
+
+
+def test_repeats_are_drawn_with_replacement_and_shared() -> None:
+    weights = resampled_repeats(20_000, 4, 0)
+    np.testing.assert_allclose(weights.sum(1), 1)
+    # a mean of 4 draws out of 4 values has the variance (plug-in) / 4
+    values = np.array([0.1, 0.4, 0.2, 0.9])
+    means = mean_over_repeats(np.tile(values, (20_000, 1, 1)), weights)[:, 0]
+    assert means.var() == pytest.approx(values.var() / 4, rel=0.05)
+
+
+def test_the_same_predictions_differ_by_nothing_and_missing_runs_stay_missing() -> None:
+    labels, predicted = runs()
+    same = np.stack([[predicted[0], predicted[1]]] * 3)
+    present = np.array([[True, True], [True, True], [True, False]])
+    sample = sample_task("accuracy", labels, same, present, 2, 200, 0)
+    assert (sample.differences(0)[:, 1] == 0).all()
+    p = two_sided_p(sample.differences(0))
+    assert p[1] == 1.0
+    assert np.isnan(p[2])
+    assert np.isnan(sample.intervals[:, 2]).all()
+
+
+def test_a_pair_is_compared() -> None:
+    labels, predicted = runs(1000, accuracies=(0.85, 0.75, 0.85, 0.75))
+    result, _ = compare_pair("accuracy", labels, predicted[[0, 2]], predicted[[1, 3]], 2, 2000, 0)
+    assert result.low < result.difference < result.high
+    assert result.p < 0.01
+    assert result.mcnemar.p < 0.001
+    other, _ = compare_pair("accuracy", labels, predicted[[1, 3]], predicted[[0, 2]], 2, 2000, 0)
+    assert (other.difference, other.low, other.high) == pytest.approx((-result.difference, -result.high, -result.low), abs=1e-9)
+
+
+def test_the_detectable_effect_is_found_in_four_of_five() -> None:
+    effect = float(minimum_detectable_effect(0.01))
+    rng = np.random.default_rng(0)
+    z = rng.normal(effect, 0.01, 20_000) / 0.01
+    assert (np.abs(z) > stats.norm.ppf(0.975)).mean() == pytest.approx(0.8, abs=0.01)

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from harness.stats.ranks import critical_difference, mean_ranks, rank_strategies
+
+
+# The values of methods.md section 6 and of Demsar's table 5 (q_0.05 = 2.343 for 3, 3.031 for 8, 3.164 for 10)
+@pytest.mark.parametrize(("strategies", "want"), [(3, 1.25), (5, 2.31), (8, 3.97), (10, 5.12), (15, 8.11)])
+def test_critical_difference_for_seven_tasks(strategies: int, want: float) -> None:
+    assert critical_difference(strategies, 7) == pytest.approx(want, abs=0.006)
+
+
+def test_ranks_and_friedman() -> None:
+    scores = np.round(np.random.default_rng(0).normal(0.8, 0.05, size=(5, 7)), 2)
+    found = rank_strategies(scores)
+    want = pd.DataFrame(scores).rank(ascending=False).mean(axis=1)
+    np.testing.assert_allclose(found.mean_ranks, want)
+    assert found.friedman_p == pytest.approx(stats.friedmanchisquare(*scores).pvalue)
+
+
+def test_cliques_are_maximal_and_within_the_difference() -> None:
+    tasks = 40
+    base = np.array([0.9, 0.89, 0.7, 0.69, 0.5])
+    found = rank_strategies(base[:, None] + np.random.default_rng(0).normal(0, 0.05, size=(5, tasks)))
+    for clique in found.cliques:
+        assert np.ptp(found.mean_ranks[list(clique)]) < found.critical_difference
+    assert [set(c) for c in found.cliques] == [{0, 1}, {2, 3}]
+
+
+def test_equal_strategies_are_one_clique() -> None:
+    found = rank_strategies(np.full((4, 7), 0.5))
+    assert found.friedman_p == 1.0
+    assert found.cliques == ((0, 1, 2, 3),)
+    assert mean_ranks(np.full((4, 7), 0.5)).tolist() == [2.5] * 4
+
+
+def test_holes_and_small_tables_are_refused() -> None:
+    scores = np.ones((4, 7))
+    scores[1, 1] = np.nan
+    with pytest.raises(ValueError, match="missing"):
+        rank_strategies(scores)
+    with pytest.raises(ValueError, match="at least 3"):
+        rank_strategies(np.ones((2, 7)))
