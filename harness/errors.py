@@ -1,5 +1,7 @@
 """Errors that are the user's to mend. The command line prints their text without a traceback and exits with 2."""
 
+from __future__ import annotations
+
 
 class UserError(Exception):
     """What was given, what is allowed, the nearest match, and where it came from, in a paragraph."""
@@ -7,6 +9,11 @@ class UserError(Exception):
 
 class StudyError(UserError):
     """A study file, or an override, that cannot be run."""
+
+    def __init__(self, message: str, where: tuple[str | int, ...] = ()) -> None:
+        """`where` is the path of keys in the study, from which `harness.study_file` finds file and line."""
+        super().__init__(message)
+        self.where = where
 
 
 class DataError(UserError):

@@ -12,10 +12,10 @@ from harness.data.roles import Roles, cut_roles, save_roles
 from harness.data.source import load_task
 from harness.failures import classify
 from harness.majority import majority_scores
-from harness.models import model_digest
 from harness.plan import Plan
 from harness.prepared import PreparedTask
 from harness.records import ErrorRecord
+from harness.sources import model_digest
 from harness.study import Study, TaskSpec
 from harness.teachers import TeacherJob, make_teacher
 
@@ -63,6 +63,7 @@ def prepare(plan: Plan, cache: Path, console: Console, map_function: MapFunction
 
 def _teacher_jobs(plan: Plan, task: TaskSpec, data_digest: str) -> list[TeacherJob]:
     study: Study = plan.study
+    resources = study.resources.for_task(task.name)
     return [
         TeacherJob(
             task=task,
@@ -71,7 +72,8 @@ def _teacher_jobs(plan: Plan, task: TaskSpec, data_digest: str) -> list[TeacherJ
             source_digest=model_digest(teacher),
             max_length=study.data.max_length,
             features=plan.teacher_features,
-            cpus=study.resources.cpus_per_worker,
+            cpus=resources.cpus_per_worker,
+            gpus=resources.gpus_per_worker,
         )
         for teacher in study.models.teachers
     ]

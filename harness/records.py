@@ -66,8 +66,8 @@ class TrialSpec(Section):
 
     @property
     def key(self) -> str:
-        """Identity. Names, paths and the number of workers do not count: they do not determine the result."""
-        content = self.model_dump(mode="json", exclude={"study", "label", "resources", "plugins"})
+        """Identity. Paths and the number of workers do not count: they do not determine the result."""
+        content = self.model_dump(mode="json", exclude={"study", "resources", "plugins"})
         for name in ("path", "hub_name"):  # where the rows came from is said by data_digest
             content["data"].pop(name, None)
         content["task"].pop("files", None)

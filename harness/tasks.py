@@ -49,7 +49,8 @@ def resolve_task(entry: str | TaskSpec) -> TaskSpec:
     near = difflib.get_close_matches(entry.lower(), GLUE, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise StudyError(
-        f"unknown task {entry!r}.{hint} Built in: {', '.join(GLUE)}. A task of your own is a mapping with name, text, labels, files."
+        f"unknown task {entry!r}.{hint} Built in: {', '.join(GLUE)}. "
+        "A task of your own is a mapping with name, text, labels, files."
     )
 
 

@@ -40,15 +40,16 @@ class TeacherJob(Section):
     teacher: TeacherSpec
     data_digest: str
     source_digest: str
-    """Digest of the pretrained weights (`harness.sources.model_digest`)."""
+    """Digest of the pretrained weights (`harness.sources`)."""
     max_length: int
     features: bool = False
     """Cache the pooled features too; some strategy of the study wants them."""
     cpus: float = 1
+    gpus: float = 0
 
     @property
     def digest(self) -> str:
-        content = self.model_dump(mode="json", exclude={"features", "cpus"})
+        content = self.model_dump(mode="json", exclude={"features", "cpus", "gpus"})
         content["task"].pop("files", None)
         for name in ("name", "model"):  # what it is called and where it lies is not what it is
             content["teacher"].pop(name)

@@ -19,7 +19,7 @@ from harness.records import digest
 from harness.study import DataSpec, TaskSpec
 
 NOISE = 0.06
-"""Share of labels that are random in every split, as annotators' disagreement is: no model can do better than about 1 - NOISE/2."""
+"""Share of labels that are random in every split, as annotators' disagreement is; no model gets beyond about 1 - NOISE/2."""
 
 _GRAMMARS: dict[str, Callable[[np.random.Generator, str], Pair]] = {
     "cola": acceptability,

@@ -1,0 +1,38 @@
+"""Where trials run: `inline` in this process, `ray` on a cluster. Only the `ray` side imports Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.plan import Plan
+from harness.prepare import MapFunction, serial_map
+
+
+@dataclass(frozen=True)
+class Engine:
+    run_plan: Callable[..., None]
+    """(plan, prepared, store, console, cache) -> None."""
+    map_tasks: MapFunction
+
+
+@contextmanager
+def engine_for(plan: Plan, logs: Path, address: str | None = None) -> Iterator[Engine]:
+    """The engine that the study names, ready to run; what it started is shut down at the end.
+
+    `address`: a running Ray cluster. Raises ClusterError where there is none.
+    """
+    if plan.study.resources.engine == "inline":
+        from harness.engine import inline
+
+        yield Engine(inline.run_plan, serial_map)
+        return
+    from harness.engine import cluster, ray_tune
+
+    with cluster.connect(address, logs):
+        yield Engine(
+            ray_tune.run_plan,
+            lambda function, items: cluster.map_tasks(function, items, lambda job: job.cpus, lambda job: job.gpus),
+        )

@@ -1,0 +1,51 @@
+"""The command line: `python -m harness VERB`. Verbs import what they need when they run, so that help comes at once."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from harness.errors import UserError
+
+VERBS = {
+    "run": "run a study, or go on with it",
+    "plan": "show a study's cells, trials and estimated cost",
+    "status": "how far a study is, from another terminal",
+    "report": "tables, plots and the page again, from the store alone",
+    "compare": "two strategies of a study, or two studies, pair by pair",
+    "list": "strategies, tasks, or what a study may say",
+    "check": "the conformance tests of a strategy, also of one that you wrote",
+    "prefetch": "fetch a study's data and models, for running without a network later",
+    "doctor": "versions, accelerators, disk and cache",
+}
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 done, 2 the user's error, 3 some trials failed, 130 interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(prog="python -m harness", description="A benchmark of loss-weighting strategies for KD.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    chosen = next((word for word in given if word in VERBS), None)
+    for verb, help_text in VERBS.items():
+        child = verbs.add_parser(verb, help=help_text, description=help_text)
+        if verb == chosen:
+            importlib.import_module(f"harness.commands.{verb}").add_arguments(child)
+    parsed = parser.parse_args(given)
+    try:
+        return int(importlib.import_module(f"harness.commands.{parsed.verb}").run(parsed))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is stored, and the same command goes on from there", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

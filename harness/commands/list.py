@@ -1,0 +1,128 @@
+"""`python -m harness list strategies|tasks|study`."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+import typing
+from typing import Any
+
+from pydantic import BaseModel
+
+from harness.study import Study
+from harness.tasks import GLUE, official_rows
+from strategies import resolve, strategy_names, wrapper_names
+from strategies.space import Choice, Range
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=["strategies", "tasks", "study"])
+    parser.add_argument("name", nargs="?", help="one strategy, with all its settings")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what there is."""
+    if arguments.what == "tasks":
+        print(_tasks())
+    elif arguments.what == "study":
+        print("\n".join(_fields(Study, 0)))
+    elif arguments.name:
+        print(_strategy(arguments.name))
+    else:
+        print(_strategies())
+    return 0
+
+
+def _strategies() -> str:
+    from tabulate import tabulate
+
+    rows = []
+    for name in strategy_names():
+        cls = resolve(name).strategy
+        settings = ", ".join(cls.Settings.model_fields)
+        rows.append(
+            [
+                cls.family,
+                name,
+                cls.summary,
+                "yes" if cls.sample_wise else "no",
+                "yes" if cls.learned else "no",
+                cls.cost.value,
+                settings or "-",
+            ]
+        )
+    rows.sort()
+    headers = ["family", "strategy", "what it does", "sample-wise", "learned", "extra cost", "settings"]
+    widths = [14, 22, 44, 6, 7, 10, 36]
+    table = tabulate(rows, headers, maxcolwidths=widths, maxheadercolwidths=widths)
+    return f"{table}\n\nwrappers, for any of them: {', '.join(f'{name}(...)' for name in wrapper_names())}\n" + (
+        "one strategy in full: python -m harness list strategies NAME"
+    )
+
+
+def _strategy(name: str) -> str:
+    registered = resolve(name)
+    cls = registered.strategy
+    lines = [f"{name} ({cls.family}): {cls.summary}", f"paper: {cls.paper}"]
+    if cls.reconstruction:
+        lines.append(f"reconstruction: {cls.reconstruction}")
+    lines += [
+        f"sample-wise: {'yes' if cls.sample_wise else 'no'}; learned: {'yes' if cls.learned else 'no'}; "
+        f"extra cost: {cls.cost.value}; weights: {cls.normalisation.value}",
+        f"defined in {registered.origin}",
+        "",
+        "settings" if cls.Settings.model_fields else "no settings",
+    ]
+    for field_name, field in cls.Settings.model_fields.items():
+        space = cls.Settings.search_space.get(field_name)
+        searched = f"; searched {_range(space)}" if space else ""
+        lines.append(f"  {field_name} = {field.default!r}{searched}")
+        lines += textwrap.wrap(field.description or "", 110, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(textwrap.fill(line, 120, subsequent_indent="    ") if len(line) > 120 else line for line in lines)
+
+
+def _range(space: Range) -> str:
+    if isinstance(space, Choice):
+        return "over " + ", ".join(map(str, space.values))
+    return f"from {space.low:g} to {space.high:g}" + (", logarithmic" if space.log else "")
+
+
+def _tasks() -> str:
+    from tabulate import tabulate
+
+    rows = [
+        [task.name, ", ".join(task.text), ", ".join(task.labels), ", ".join(task.metrics), official_rows(task.name)["train"]]
+        for task in GLUE.values()
+    ]
+    table = tabulate(rows, ["task", "text", "labels", "metrics (first: headline)", "train rows"], intfmt=",")
+    return f"{table}\n\nA task of your own is a mapping in a study: see `tasks` in `python -m harness list study`."
+
+
+def _fields(model: type[BaseModel], depth: int) -> list[str]:
+    lines = []
+    indent = "  " * depth
+    for name, field in model.model_fields.items():
+        default = "" if field.is_required() else f" = {_default(field.get_default(call_default_factory=True))}"
+        lines.append(f"{indent}{name}: {_type(field.annotation)}{default}")
+        lines += textwrap.wrap(
+            field.description or "", 110, initial_indent=f"{indent}    # ", subsequent_indent=f"{indent}    # "
+        )
+        for inner in _models(field.annotation):
+            lines += _fields(inner, depth + 2)
+    return lines
+
+
+def _default(value: Any) -> str:
+    return "{...}" if isinstance(value, BaseModel) else repr(value)
+
+
+def _type(annotation: Any) -> str:
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return annotation.__name__
+    return str(annotation).replace("typing.", "").replace("harness.study.", "").replace("strategies.space.", "")
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation] if annotation.__module__ == "harness.study" else []
+    return [found for part in typing.get_args(annotation) for found in _models(part)]
