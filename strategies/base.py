@@ -201,6 +201,14 @@ class Strategy(ABC, Generic[S]):
         """What this strategy asks of the harness with these settings."""
         return Needs()
 
+    @classmethod
+    def refuses(cls, settings: S, classes: int) -> str | None:
+        """Why this strategy cannot, or should not, run with these settings on a task of so many classes, and what to do.
+
+        None where it can. A study that has such a cell is refused before any training.
+        """
+        return None
+
     def shape_terms(self, context: Context) -> TermShape:
         """Called before the terms are computed (`context.terms` is empty)."""
         return TermShape(temperature=context.temperature)

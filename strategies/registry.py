@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from strategies.base import Needs, Settings, Setup, Strategy
+from strategies.base import Needs, Normalisation, Settings, Setup, Strategy
 
 ENTRY_POINT_GROUP = "harness.strategies"
 _NOT_STRATEGIES = {"base", "lazy", "registry", "space"}
@@ -35,6 +35,11 @@ class UnknownStrategyError(ValueError):
 
 class Wrapper(Strategy[Settings]):
     """A strategy made of another one: `name(inner)` in a study. Settings and needs are the inner strategy's."""
+
+    sample_wise_after: ClassVar[bool | None] = None
+    """What wrapping makes of `sample_wise`; None: it stays."""
+    normalisation_after: ClassVar[Normalisation | None] = None
+    """What wrapping makes of `normalisation`; None: it stays. A strategy that promises nothing (FREE) still does not."""
 
     def __init__(self, settings: Settings, setup: Setup, inner: Strategy[Any]) -> None:
         super().__init__(settings, setup)
@@ -71,6 +76,27 @@ class Registered:
     def needs(self, settings: Settings) -> Needs:
         return self.strategy.needs(settings)
 
+    def refuses(self, settings: Settings, classes: int) -> str | None:
+        """Why the strategy cannot, or should not, run on a task of so many classes; None where it can."""
+        return self.strategy.refuses(settings, classes)
+
+    @property
+    def sample_wise(self) -> bool:
+        """Whether two samples of one batch get different weights, wrappers considered."""
+        found = self.strategy.sample_wise
+        for wrapper in reversed(self.wrappers):
+            found = found if wrapper.sample_wise_after is None else wrapper.sample_wise_after
+        return found
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """What the weights promise, wrappers considered."""
+        found = self.strategy.normalisation
+        for wrapper in reversed(self.wrappers):
+            if wrapper.normalisation_after is not None and found is not Normalisation.FREE:
+                found = wrapper.normalisation_after
+        return found
+
     def create(self, settings: Settings, setup: Setup) -> Strategy[Any]:
         made = self.strategy(settings, setup)
         for wrapper in reversed(self.wrappers):
@@ -84,8 +110,11 @@ class Registered:
 
     @property
     def code_digest(self) -> str:
-        """Digest of the strategy's and its wrappers' source files: changed code makes new trials."""
-        files = sorted({inspect.getsourcefile(c) or "" for c in (self.strategy, *self.wrappers)})
+        """Digest of the source files of the strategy and its wrappers, and of the strategies and helpers that these import.
+
+        Changed code makes new trials.
+        """
+        files = sorted(set().union(*(_source_files(c.__module__) for c in (self.strategy, *self.wrappers))))
         return hashlib.sha256(b"\0".join(Path(f).read_bytes() for f in files)).hexdigest()[:16]
 
 
@@ -158,6 +187,26 @@ def load_plugin(path: str | Path) -> None:
     except BaseException:
         del sys.modules[module_name]
         raise
+
+
+def _source_files(module_name: str) -> set[str]:
+    """The module's file, and those of the strategies and helpers of this package that it imports, directly or not.
+
+    The contract itself (base, lazy, registry, space) does not count: it does not determine weights.
+    """
+    found: dict[str, str] = {}
+    waiting = [module_name]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        module = sys.modules[name]
+        found[name] = inspect.getsourcefile(module) or ""
+        used = {
+            value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None) for value in vars(module).values()
+        }
+        waiting += [n for n in used if isinstance(n, str) and n.startswith("strategies.") and n[11:] not in _NOT_STRATEGIES]
+    return set(found.values())
 
 
 def _add(table: dict[str, Any], kind: str, cls: C) -> C:

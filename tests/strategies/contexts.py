@@ -1,7 +1,7 @@
 """Set-ups and contexts for tests of strategies: random logits, real loss terms, and influences that a test chooses.
 
 setup = make_setup(classes=3, teachers=1)
-strategy = make("wsl", setup, scale=2.0)
+strategy = make("wsl", setup, kd_weight=2.0)
 weights = weigh(strategy, make_context(setup, step=4))
 """
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from harness.terms import TermInputs, compute_terms
 from strategies import Context, RoleView, Setup, Strategy, TermShape, Weights, resolve
 
 
@@ -110,37 +111,16 @@ def _look_ahead(influence: Any) -> Any:
 
 
 def loss_terms(names: tuple[str, ...], context: Context, shape: TermShape) -> dict[str, Tensor]:
-    """The terms from their definitions, each [batch], per-teacher ones [teachers, batch]."""
-    student, teachers, labels = context.student_logits, context.teacher_logits, context.labels
-    temperature = torch.as_tensor(shape.temperature, dtype=torch.float32)
-    found = {}
-    for name in names:
-        if name == "ce":
-            found[name] = F.cross_entropy(student, labels, reduction="none")
-        elif name == "kd":
-            found[name] = torch.stack([divergence(student, t, temperature) for t in teachers]).mean(0)
-        elif name == "kd_each":
-            found[name] = torch.stack([divergence(student, t, temperature) for t in teachers])
-        elif name == "kd_standardised":
-            found[name] = torch.stack([divergence(standardise(student), standardise(t), temperature) for t in teachers]).mean(0)
-        elif name == "mse_logits":
-            found[name] = ((student - shape.teacher_scale * teachers.mean(0)) ** 2).mean(-1)
-        elif name in ("tckd", "nckd"):  # values do not matter to a strategy that only weighs them
-            found[name] = divergence(student, teachers.mean(0), temperature) * (0.3 if name == "tckd" else 0.7)
-        else:
-            found[name] = ((student - teachers.mean(0)) ** 2).mean(-1) + len(name)
-    return found
-
-
-def divergence(student: Tensor, teacher: Tensor, temperature: Tensor) -> Tensor:
-    """T^2 KL(teacher || student) of [batch, classes] logits, [batch]; the temperature a scalar or [batch]."""
-    tau = temperature.reshape(-1, 1) if temperature.dim() else temperature
-    p, log_q = (teacher / tau).softmax(-1), (student / tau).log_softmax(-1)
-    return temperature**2 * (p * (p.log() - log_q)).sum(-1)
-
-
-def standardise(logits: Tensor) -> Tensor:
-    return (logits - logits.mean(-1, keepdim=True)) / (logits.std(-1, correction=0, keepdim=True) + 1e-7)
+    """The harness's own terms of a context, each [batch], per-teacher ones [teachers, batch]."""
+    inputs = TermInputs(
+        student_logits=context.student_logits,
+        teacher_logits=context.teacher_logits,
+        labels=context.labels,
+        shape=shape,
+        student_features=context.student_features,
+        teacher_features=context.teacher_features,
+    )
+    return compute_terms(names, inputs)
 
 
 def make(name: str, setup: Setup, **settings: Any) -> Strategy[Any]:

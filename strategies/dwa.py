@@ -1,0 +1,58 @@
+"""Dynamic weight average: more weight for terms that fall slowly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from strategies.base import Context, Needs, Normalisation, Settings, Setup, Strategy, Weights
+from strategies.lazy import torch
+from strategies.registry import register
+from strategies.space import FloatRange
+
+
+class DwaSettings(Settings):
+    softness: float = Field(2.0, gt=0.0)
+    """Temperature of the softmax over terms (T in the paper; not the distillation temperature)."""
+
+    search_space = {"softness": FloatRange(low=0.2, high=5.0, log=True)}
+
+
+@register
+class Dwa(Strategy[DwaSettings]):
+    """w_m = M * softmax_m( r_m / softness ), r_m = L_m(epoch - 1) / L_m(epoch - 2); ones in the first two epochs."""
+
+    name = "dwa"
+    family = "multi-task"
+    summary = "weights from each term's loss ratio over the last two epochs"
+    paper = "Liu, Johns & Davison, End-to-End Multi-Task Learning with Attention, CVPR 2019, eq. 7"
+    sample_wise = False
+    normalisation = Normalisation.BATCH
+    Settings = DwaSettings
+
+    def __init__(self, settings: DwaSettings, setup: Setup) -> None:
+        super().__init__(settings, setup)
+        self.history: list[dict[str, float]] = []
+
+    @classmethod
+    def needs(cls, settings: DwaSettings) -> Needs:
+        return Needs(teachers=(1, None))
+
+    def weights(self, context: Context) -> Weights:
+        if len(self.history) < 2:
+            return dict.fromkeys(context.terms, 1.0)
+        before, last = self.history
+        ratios = torch.tensor([last[name] / max(before[name], 1e-12) for name in context.terms])
+        weights = len(ratios) * (ratios / self.settings.softness).softmax(0)
+        return dict(zip(context.terms, weights.tolist(), strict=True))
+
+    def end_epoch(self, epoch: int, mean_terms: Mapping[str, float]) -> None:
+        self.history = [*self.history, dict(mean_terms)][-2:]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": [dict(means) for means in self.history]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.history = [dict(means) for means in state["history"]]
