@@ -1,0 +1,211 @@
+"""The look-ahead's users beside RW-KD, against literal double backward passes on a small student."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from strategies import TermShape
+from strategies._meta_network import meta_objective
+from strategies._mixture import mixture
+from strategies.tgeo import class_means
+from tests.strategies.contexts import loss_terms, make, make_context, make_setup, random_influence, steps, weigh
+
+SETUP = make_setup()
+
+
+class SmallStudent:
+    """A two-layer student on random inputs, with the look-ahead written out."""
+
+    def __init__(self, context, seed=0, step_size=0.1):
+        generator = torch.Generator().manual_seed(seed)
+        batch, classes = context.student_logits.shape
+        self.inputs = torch.randn(batch, 5, generator=generator)
+        self.meta_inputs = torch.randn(6, 5, generator=generator)
+        self.meta_labels = torch.randint(classes, (6,), generator=generator)
+        self.parameters = [
+            torch.randn(5, 4, generator=generator).requires_grad_(),
+            torch.randn(4, classes, generator=generator),
+        ]
+        self.parameters[1].requires_grad_()
+        self.step_size = step_size
+        self.context = replace(context, student_logits=self.logits(self.inputs, self.parameters).detach())
+
+    @staticmethod
+    def logits(inputs, parameters):
+        return (inputs @ parameters[0]).tanh() @ parameters[1]
+
+    def terms(self):
+        context = replace(self.context, student_logits=self.logits(self.inputs, self.parameters))
+        return loss_terms(("ce", "kd"), context, TermShape(2.0))
+
+    def meta_loss(self, parameters):
+        return F.cross_entropy(self.logits(self.meta_inputs, parameters), self.meta_labels)
+
+    def fast(self, weights, create_graph=False):
+        loss = sum((weights[name] * term).mean() for name, term in self.terms().items())
+        gradients = torch.autograd.grad(loss, self.parameters, create_graph=create_graph)
+        return [p - self.step_size * g for p, g in zip(self.parameters, gradients, strict=True)]
+
+    def look_ahead(self, weights=None):
+        at = self.parameters if weights is None else [p.detach().requires_grad_() for p in self.fast(weights)]
+        direction = torch.autograd.grad(self.meta_loss(at), at)
+        return {
+            name: torch.stack(
+                [
+                    sum(
+                        (g * d).sum()
+                        for g, d in zip(torch.autograd.grad(v, self.parameters, retain_graph=True), direction, strict=True)
+                    )
+                    for v in values
+                ]
+            )
+            for name, values in self.terms().items()
+        }
+
+    def full_context(self):
+        terms = {name: term.detach() for name, term in self.terms().items()}
+        return replace(self.context, terms=terms, look_ahead=self.look_ahead)
+
+
+@pytest.mark.parametrize("name", ["rw_kd", "meta_weight_net", "tgeo"])
+def test_the_networks_gradient_equals_the_double_backward(name):
+    strategy = make(name, SETUP)
+    student = SmallStudent(make_context(SETUP))
+    context = student.full_context()
+    network = strategy.meta_learner.network
+    generator = torch.Generator().manual_seed(1)
+    for parameter in network.parameters():  # away from the start, where hidden layers have no gradient
+        torch.nn.init.normal_(parameter, std=0.5, generator=generator)
+
+    captured = {}
+
+    def update(weigh_again, look_ahead, step_scale=1.0):
+        weights = weigh_again()
+        influence = look_ahead({n: w.detach() for n, w in weights.items()})
+        ours = torch.autograd.grad(meta_objective(influence, weights), list(network.parameters()))
+        fast = student.fast(weigh_again(), create_graph=True)
+        literal = torch.autograd.grad(student.meta_loss(fast), list(network.parameters()))
+        captured.update(ours=ours, literal=literal)
+
+    strategy.meta_learner.update = update
+    strategy.weights(context)
+    for ours, literal in zip(captured["ours"], captured["literal"], strict=True):
+        torch.testing.assert_close(student.step_size * ours, literal, rtol=1e-3, atol=1e-6)
+
+
+def test_per_sample_rw_kd_equals_the_derivative_at_zero_weights():
+    student = SmallStudent(make_context(SETUP))
+    zero = {name: torch.zeros(8, requires_grad=True) for name in ("ce", "kd")}
+    literal = torch.autograd.grad(student.meta_loss(student.fast(zero, create_graph=True)), list(zero.values()))
+    ce, kd = (-8 / student.step_size * gradient for gradient in literal)
+    largest = max(ce.max(), kd.max())
+    ce, kd = ce.clamp_min(1e-6 * largest), kd.clamp_min(1e-6 * largest)
+    found = weigh(make("rw_kd", SETUP, meta_learner="per_sample"), student.full_context())["kd"]
+    torch.testing.assert_close(found, kd / (ce + kd), rtol=1e-3, atol=1e-4)
+
+
+def test_one_step_of_the_network_lowers_the_meta_loss_after_the_students_step():
+    """End to end: weights that the update moved make the student's own step better on the meta rows."""
+    strategy = make("rw_kd", SETUP, meta_learning_rate=0.05)
+    student = SmallStudent(make_context(SETUP), step_size=0.5)
+    even = {name: torch.full((8,), 0.5) for name in ("ce", "kd")}
+    before = student.meta_loss(student.fast(even))
+    for _ in range(20):
+        weights = weigh(strategy, student.full_context())
+    assert student.meta_loss(student.fast(weights)) < before - 1e-3
+
+
+class TestL2rw:
+    def test_weights_are_the_positive_influences_over_their_mean(self):
+        influence = {"ce": torch.tensor([1.0, -4.0, 0.0, 3.0] * 2), "kd": torch.tensor([1.0, 2.0, 0.0, 1.0] * 2)}
+        weights = weigh(make("l2rw", SETUP), make_context(SETUP, influence=influence))
+        expected = torch.tensor([1.0, 0.0, 0.0, 2.0] * 2) / 0.75
+        torch.testing.assert_close(weights["ce"] + weights["kd"], expected)
+        torch.testing.assert_close(weights["ce"], weights["kd"])
+
+    def test_nothing_helps_nothing_counts(self):
+        weights = weigh(make("l2rw", SETUP), make_context(SETUP, influence={n: -torch.ones(8) for n in ("ce", "kd")}))
+        assert float(weights["ce"].sum() + weights["kd"].sum()) == 0.0
+
+    @given(st.integers(0, 100), st.floats(0.0, 1.0), st.floats(1e-6, 1e6))
+    def test_mean_one_and_no_dependence_on_scale(self, seed, kd_weight, scale):
+        influence = random_influence(seed)
+        scaled = {name: scale * a for name, a in influence.items()}
+        strategy = make("l2rw", SETUP, kd_weight=kd_weight)
+        one, two = (weigh(strategy, make_context(SETUP, influence=a)) for a in (influence, scaled))
+        torch.testing.assert_close(one["ce"], two["ce"], rtol=1e-3, atol=1e-5)
+        if (mixture(influence, kd_weight) > 0).any():
+            assert float((one["ce"] + one["kd"]).mean()) == pytest.approx(1.0, abs=1e-4)
+
+
+class TestMetaWeightNet:
+    def test_starts_with_equal_weights_of_mean_one(self):
+        strategy = make("meta_weight_net", SETUP, interval=2, kd_weight=0.25)
+        weights = weigh(strategy, make_context(SETUP, step=1))
+        torch.testing.assert_close(weights["ce"], torch.full((8,), 0.75))
+        torch.testing.assert_close(weights["kd"], torch.full((8,), 0.25))
+
+    def test_learns_to_drop_samples_with_a_large_loss(self):
+        strategy = make("meta_weight_net", SETUP, meta_learning_rate=1e-2)
+        for context in steps(SETUP, 40):
+            loss = mixture(context.terms, 0.5)
+            harm = {name: loss.mean() - loss for name in ("ce", "kd")}
+            weights = weigh(strategy, replace(context, look_ahead=lambda w=None, harm=harm: harm))["ce"]
+        assert weights[loss.argmax()] < 0.5 * weights[loss.argmin()]
+        assert 2 * weights.mean() == pytest.approx(1.0, abs=1e-5)
+
+
+class TestTgeo:
+    def test_class_means(self):
+        fit = SETUP.fit
+        means = class_means(fit, 3)
+        torch.testing.assert_close(means[1], fit.teacher_logits[0][fit.labels == 1].softmax(-1).mean(0))
+        torch.testing.assert_close(class_means(replace(fit, labels=fit.labels * 0), 3)[2], torch.full((3,), 1 / 3))
+
+    def test_geometry_of_a_student_that_equals_its_teacher(self):
+        strategy = make("tgeo", SETUP)
+        context = make_context(SETUP)
+        inputs = strategy.inputs(replace(context, student_logits=context.teacher_logits[0])).reshape(8, 9, 3)
+        torch.testing.assert_close(inputs[:, 0], inputs[:, 1])
+        torch.testing.assert_close(inputs[:, 4], torch.zeros(8, 3))
+        torch.testing.assert_close(inputs[:, 5], inputs[:, 6])
+        torch.testing.assert_close(inputs[:, 7], inputs[:, 8])
+
+    def test_starts_at_one_half_and_follows_the_look_ahead(self):
+        strategy = make("tgeo", SETUP, meta_learning_rate=1e-2)
+        for context in steps(SETUP, 40, influence={"ce": torch.ones(8), "kd": torch.zeros(8)}):
+            kd = weigh(strategy, context)["kd"]
+            if context.step == 0:
+                torch.testing.assert_close(kd, torch.full((8,), 0.5), atol=0.01, rtol=0)
+        assert (kd < 0.45).all()
+
+
+class TestFreeAlpha:
+    def test_drifts_toward_the_smaller_loss(self):
+        strategy = make("free_alpha", SETUP)
+        context = make_context(SETUP)
+        first = weigh(strategy, context)["kd"]
+        second = weigh(strategy, context)["kd"]
+        assert (first == 0.5).all()
+        # Adam's first step has the learning rate as its length
+        expected = 0.5 + 0.01 * torch.sign(context.terms["ce"] - context.terms["kd"])
+        torch.testing.assert_close(second, expected, atol=1e-5, rtol=0)
+
+    def test_is_unbounded_unless_asked(self):
+        context = replace(make_context(SETUP), terms={"ce": torch.ones(8), "kd": torch.zeros(8)})
+        free, bounded = (make("free_alpha", SETUP, learning_rate=0.3, bounded=b) for b in (False, True))
+        for _ in range(5):
+            pair = [weigh(strategy, context)["kd"] for strategy in (free, bounded)]
+        assert (pair[0] > 1.0).all()
+        assert (pair[1] == 1.0).all()
+
+    def test_rows_that_were_not_seen_stay(self):
+        strategy = make("free_alpha", SETUP)
+        weigh(strategy, make_context(SETUP, rows=torch.arange(8)))
+        assert (weigh(strategy, make_context(SETUP, rows=torch.arange(8, 16)))["kd"] == 0.5).all()
