@@ -15,7 +15,7 @@ from harness.yaml_lines import KeyPath
 
 def faults(error: ValidationError, content: Any, model: type[BaseModel]) -> list[tuple[KeyPath, str]]:
     """(path of keys in `content`, text) of each fault."""
-    return [(_path_in(content, e["loc"]), _message(e, _model_at(model, e["loc"][:-1]))) for e in _worth_saying(error)]
+    return [(_path_in(content, _subject(e)), _message(e, _model_at(model, e["loc"][:-1]))) for e in _worth_saying(error)]
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:
@@ -59,6 +59,12 @@ def _worth_saying(error: ValidationError) -> list[Any]:
         and not (fault["type"] == "model_type" and isinstance(fault["input"], str) and len(found) > 1)
     ]
     return meant or found
+
+
+def _subject(error: Any) -> tuple[str | int, ...]:
+    """What is missing has no place; what it is missing from does."""
+    location: tuple[str | int, ...] = error["loc"]
+    return location[:-1] if error["type"] == "missing" else location
 
 
 def _path_in(content: Any, location: Sequence[str | int]) -> KeyPath:

@@ -2,58 +2,78 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
-from harness.plan import Cell, Plan, grid_levels
+from harness.grid import grid_points
+from harness.plan import Cell, Plan
 from harness.seeds import derive_seed
 from strategies.space import Choice, IntRange, Range, Value
 
 if TYPE_CHECKING:
     import optuna
 
+STARTUP_TRIALS = 4
+"""TPE draws at random until so many trials (the default counts) have ended well. Optuna's 10 would leave nothing to the model
+in a small budget. It is no share of the budget: a study that is given more trials goes on with the same ones."""
+
 
 class CellSearch:
-    """Trial 0 is the default; the others come from the sampler. Deterministic while each answer precedes the next question."""
+    """Trial 0 is the default; the others come from the sampler.
 
-    def __init__(self, space: Mapping[str, Range], defaults: Mapping[str, Value], sampler: str, seed: int, trials: int) -> None:
-        """`defaults`: trial 0's value of every key of `space`. `sampler`: tpe, random or grid."""
+    Deterministic while each answer comes before the next question: told the same results, it asks the same questions.
+    """
+
+    def __init__(
+        self,
+        space: Mapping[str, Range],
+        defaults: Mapping[str, Any],
+        sampler: Literal["tpe", "random", "grid"],
+        seed: int,
+        trials: int,
+    ) -> None:
+        """`defaults`: trial 0's value of every key of `space`; it may lie outside of its range."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._space = dict(space)
-        self._defaults = dict(defaults)
-        self._distributions = {key: _distribution(space) for key, space in self._space.items()}
-        self._trials = trials
+        self._defaults = {key: defaults[key] for key in space if _contains(space[key], defaults[key])}
+        self._distributions = {key: _distribution(one) for key, one in space.items()}
+        self._trials = trials if space else 1
         self._asked = 0
-        self._grid = iter(_grid(self._space, trials - 1)) if sampler == "grid" else None
-        self._study = optuna.create_study(direction="maximize", sampler=_sampler(sampler, seed, trials))
+        self._grid: Iterator[dict[str, Value]] | None = None
+        if sampler == "grid":
+            points = [point for point in grid_points(space, trials) if point != defaults]  # the default is trial 0
+            self._grid = iter(points[: trials - 1])
+        made = (
+            optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+            if sampler == "tpe"
+            else optuna.samplers.RandomSampler(seed=seed)
+        )
+        self._study = optuna.create_study(direction="maximize", sampler=made)
         self._running: dict[int, optuna.trial.Trial | None] = {}
-        self._values: dict[int, Mapping[str, Value]] = {}
+        self._values: dict[int, dict[str, Value]] = {}
         self._scores: dict[int, float] = {}
 
     @classmethod
     def for_cell(cls, plan: Plan, cell: Cell) -> CellSearch:
-        """The search that the plan gives a cell."""
-        holder = {**{f"training.{k}": v for k, v in cell.training.model_dump().items()}, **cell.settings.model_dump()}
+        """The search that the plan gives a cell. Its seed does not depend on the strategy."""
         seed = derive_seed(plan.study.seed, cell.task.name, cell.repeat, "sampler")
-        defaults = {key: holder[key] for key in cell.space}
-        return cls(cell.space, defaults, plan.study.search.sampler, seed, cell.trials)
+        return cls(cell.space, cell.default_values, plan.study.search.sampler, seed, cell.trials)
 
-    def ask(self) -> tuple[int, Mapping[str, Value]] | None:
+    def ask(self) -> tuple[int, dict[str, Value]] | None:
         """The next trial's number and values (none for trial 0); None when all have been asked for."""
         if self._asked >= self._trials:
             return None
-        index, values, trial = self._asked, {}, None
+        index, trial = self._asked, None
+        values: dict[str, Value] = {}
         if index > 0:
             if self._grid is not None:
-                values = next(self._grid, {})
-                if not values:  # the grid is smaller than the budget
-                    self._asked = self._trials
+                point = next(self._grid, None)
+                if point is None:  # the grid is smaller than the budget
+                    self._trials = self._asked
                     return None
-                self._study.enqueue_trial(values)
+                self._study.enqueue_trial(point)
             trial = self._study.ask(fixed_distributions=self._distributions)
             values = dict(trial.params)
         self._asked += 1
@@ -63,23 +83,21 @@ class CellSearch:
 
     def tell(self, index: int, objective: float | None) -> None:
         """How a trial ended: its score, or None (or a value that is not finite) for a failure."""
-        import optuna
+        from optuna.trial import TrialState, create_trial
 
         trial = self._running.pop(index)
-        failed = objective is None or not math.isfinite(objective)
-        if not failed:
-            self._scores[index] = float(objective)  # type: ignore[arg-type]
+        score = objective if objective is not None and math.isfinite(objective) else None
+        if score is not None:
+            self._scores[index] = score
+        state = TrialState.FAIL if score is None else TrialState.COMPLETE
         if trial is not None:
-            if failed:
-                self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            else:
-                self._study.tell(trial, objective)
-        elif not failed and self._defaults_in_space():
-            self._study.add_trial(
-                optuna.trial.create_trial(params=self._defaults, distributions=self._distributions, value=objective)
-            )
+            self._study.tell(trial, score, state)
+            return
+        # not asked of Optuna: a default need not lie in the space, and what does is all that the sampler can use
+        distributions = {key: self._distributions[key] for key in self._defaults}
+        self._study.add_trial(create_trial(state=state, value=score, params=self._defaults, distributions=distributions))
 
-    def best(self) -> tuple[int, Mapping[str, Value]] | None:
+    def best(self) -> tuple[int, dict[str, Value]] | None:
         """Number and values of the best trial so far, the earliest of equals; None where all failed."""
         if not self._scores:
             return None
@@ -87,27 +105,22 @@ class CellSearch:
         return index, self._values[index]
 
     def export(self, storage: str, name: str) -> None:
-        """Copy the finished trials into an Optuna storage, e.g. `sqlite:///optuna.db`, for optuna-dashboard."""
+        """Put the finished trials into an Optuna storage, e.g. `sqlite:///optuna.db`, for optuna-dashboard.
+
+        A study of that name that is there is replaced.
+        """
         import optuna
 
-        study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-        known = len(study.get_trials(deepcopy=False))
-        study.add_trials([trial for trial in self._study.get_trials(deepcopy=False) if trial.state.is_finished()][known:])
-
-    def _defaults_in_space(self) -> bool:
-        return all(
-            self._distributions[key]._contains(self._distributions[key].to_internal_repr(value))
-            for key, value in self._defaults.items()
-        )
+        if name in optuna.get_all_study_names(storage):
+            optuna.delete_study(study_name=name, storage=storage)
+        study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+        study.add_trials([trial for trial in self._study.get_trials(deepcopy=False) if trial.state.is_finished()])
 
 
-def _sampler(name: str, seed: int, trials: int) -> optuna.samplers.BaseSampler:
-    import optuna
-
-    if name == "tpe":
-        # with a handful of trials, Optuna's default of 10 random ones would leave nothing to the model
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(2, min(10, trials // 3)))
-    return optuna.samplers.RandomSampler(seed=seed)
+def _contains(space: Range, value: Any) -> bool:
+    if isinstance(space, Choice):
+        return value in space.values
+    return isinstance(value, int | float) and space.low <= value <= space.high
 
 
 def _distribution(space: Range) -> Any:
@@ -118,20 +131,3 @@ def _distribution(space: Range) -> Any:
     if isinstance(space, IntRange):
         return optuna.distributions.IntDistribution(space.low, space.high, log=space.log)
     return optuna.distributions.FloatDistribution(space.low, space.high, log=space.log)
-
-
-def _grid(space: Mapping[str, Range], points: int) -> list[dict[str, Value]]:
-    """At most `points` points, spread over the coarsest full grid that has as many."""
-    if not space or points < 1:
-        return []
-    levels = 1
-    while True:
-        axes = [grid_levels(one, levels) for one in space.values()]
-        full = math.prod(len(axis) for axis in axes)
-        if full >= points or levels >= points:
-            break
-        levels += 1
-    combinations = [dict(zip(space, values, strict=True)) for values in itertools.product(*axes)]
-    if full <= points:
-        return combinations
-    return [combinations[round(i * (full - 1) / max(1, points - 1))] for i in range(points)]
