@@ -62,7 +62,11 @@ def build_store(path: Path, planted: Planted) -> Store:
     for task in planted.tasks:
         for label in planted.strategies:
             for repeat in range(planted.repeats):
-                cells.append({"task": task, "label": label, "strategy": label, "repeat": repeat, "trials": planted.trials})
+                cell = {"task": task, "label": label, "strategy": label, "repeat": repeat, "trials": planted.trials}
+                if planted.repeat == "search":
+                    cells.append(cell | {"final_repeats": 0})
+                elif repeat == 0:
+                    cells.append(cell | {"final_repeats": planted.repeats})
                 if (task, label, repeat) in planted.missing:
                     continue
                 for record, predictions in _cell(planted, task, label, repeat):

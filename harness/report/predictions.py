@@ -1,0 +1,91 @@
+"""Per-example predictions of the chosen trials, lined up by example."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import StoreError
+from harness.report.selection import SPLIT, Row, Selection
+from harness.store import Store
+
+
+@dataclass(frozen=True)
+class TaskPredictions:
+    """Validation predictions of one task."""
+
+    ids: NDArray[np.int64]  # [rows]
+    labels: NDArray[np.int64]  # [rows]
+    predicted: NDArray[np.int64]  # [labels, repeats, rows]
+    present: NDArray[np.bool_]  # [labels, repeats]
+    classes: int
+    metric: str
+
+
+def load_predictions(selection: Selection, task: str, labels: tuple[str, ...] | None = None) -> TaskPredictions | None:
+    """None where no trial of the task has predictions. A failed cell predicts what the majority predictor predicts.
+
+    Rows whose predictions cannot be used are left out (`present` is False) and told in `selection.warnings`.
+    """
+    store = Store(selection.path)
+    wanted = selection.labels if labels is None else labels
+    rows = [selection.rows[task, label, repeat] for label in wanted for repeat in range(selection.repeats)]
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(lambda row: _load(store, row), rows))
+    for problem in dict.fromkeys(found for found in loaded if isinstance(found, str)):
+        if problem not in selection.warnings:
+            selection.warnings.append(problem)
+    frames = [found if isinstance(found, tuple) else None for found in loaded]
+    first = next((frame for frame in frames if frame is not None), None)
+    if first is None:
+        return None
+    ids, truth, _ = first
+    spec = selection.task_spec(task)
+    predicted = np.zeros((len(rows), len(ids)), dtype=np.int64)
+    present = np.zeros(len(rows), dtype=bool)
+    for position, (row, frame) in enumerate(zip(rows, frames, strict=True)):
+        if row.state == "failed" and row.record is not None:
+            predicted[position] = _majority_class(row, truth, len(spec.labels))
+            present[position] = True
+        elif frame is not None:
+            if not (np.array_equal(frame[0], ids) and np.array_equal(frame[1], truth)):
+                selection.warnings.append(
+                    f"{task}/{row.label}/{row.repeat} was scored on other examples: not compared in pairs."
+                )
+                continue
+            predicted[position] = frame[2]
+            present[position] = row.state == "ok"
+    shape = (len(wanted), selection.repeats)
+    return TaskPredictions(
+        ids, truth, predicted.reshape(*shape, -1), present.reshape(shape), len(spec.labels), spec.headline_metric
+    )
+
+
+def _load(store: Store, row: Row) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | str | None:
+    if row.record is None or row.record.status == "failed":
+        return None
+    try:
+        frame = store.predictions(row.record.key)
+    except StoreError as error:
+        return str(error)
+    frame = frame[frame["split"] == SPLIT].sort_values("id", kind="stable")
+    ids, truth, said = (frame[name].to_numpy("int64") for name in ("id", "label", "predicted"))
+    return ids, truth, said
+
+
+def _majority_class(row: Row, truth: NDArray[np.int64], classes: int) -> int:
+    """The class that the majority predictor says: the most frequent one that gives the score it is recorded with."""
+    from harness.stats.paired import point_scores
+
+    assert row.record is not None
+    metrics = row.record.spec.task.metrics
+    recorded = row.record.majority.get(SPLIT)
+    constant = np.repeat(np.arange(classes)[:, None], len(truth), axis=1)
+    frequency = np.bincount(truth, minlength=classes)[:classes]
+    if recorded is None:
+        return int(frequency.argmax())
+    error = sum(np.abs(point_scores(metric, truth, constant, classes) - recorded.metrics[metric]) for metric in metrics)
+    return int(np.lexsort((-frequency, np.round(error, 9)))[0])
