@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.protocol import REFERENCES
 from harness.report.costs import Costs, costs_of, equal_compute_scores
 from harness.report.predictions import load_predictions
 from harness.report.selection import SPLIT, Selection, select
@@ -45,6 +46,10 @@ class Estimate:
     def of(cls, value: Array, samples: Array) -> Estimate:
         low, high = interval(samples)
         return cls(value, low, high)
+
+    def without_interval(self) -> Estimate:
+        """For one repeat: there is nothing to resample."""
+        return Estimate(self.value, np.full_like(self.low, np.nan), np.full_like(self.high, np.nan))
 
     @classmethod
     def none(cls, labels: int) -> Estimate:
@@ -127,6 +132,8 @@ def make_leaderboard(path: Path | str, draws: int = DRAWS) -> Leaderboard:
         statistic: Estimate.of(statistic(chosen), stratified_bootstrap(chosen, statistic, draws, 1)) if usable.any() else empty
         for statistic in (mean, interquartile_mean)
     }
+    if selection.repeats == 1:
+        resampled = {statistic: found.without_interval() for statistic, found in resampled.items()}
     gain, gain_p = empty, np.full(len(labels), np.nan)
     improvement = empty
     if baseline is not None:
@@ -219,7 +226,7 @@ def _improvement(scores: Array, baseline: int, draws: int) -> Estimate:
     value = probability_of_improvement(scores, scores[baseline])
     value[baseline] = np.nan
     samples[:, baseline] = np.nan
-    return Estimate.of(value, samples)
+    return Estimate.of(value, samples) if repeats > 1 else Estimate.of(value, samples).without_interval()
 
 
 def _mean_of_shown(selection: Selection) -> Array:
@@ -267,10 +274,13 @@ def _note_references(
             f"The teacher is less than a point above the student alone on {', '.join(close)}: "
             f"{'it does' if len(close) == 1 else 'they do'} not enter normalised scores."
         )
-    missing = [
-        name
-        for name in ("kd_only", "random_weights")
-        if not any(strategy == name for strategy in selection.strategies.values())
-    ]
-    if missing:
-        notes.append(f"References not run: {', '.join(missing)}.")
+    if selection.manifest.get("protocol_warnings"):
+        notes += [_sentence(warning) for warning in selection.manifest["protocol_warnings"]]
+        return
+    run = set(selection.strategies.values())
+    if missing := [name for name in REFERENCES if name not in run]:
+        notes.append(f"The protocol's references are not all run, the table is incomplete: {', '.join(missing)}.")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:].rstrip(".") + "."

@@ -1,0 +1,179 @@
+"""What a table has to say of itself: data, rows, models, protocol, date, commit, and how to read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from harness.report.leaderboard import Leaderboard
+from harness.report.selection import SPLIT
+
+
+def caption(board: Leaderboard) -> list[str]:
+    """Sentences, most important first."""
+    selection = board.selection
+    study = selection.manifest.get("study", {})
+    said = [
+        _what(board),
+        _data(board, study.get("data", {})),
+        _models(study.get("models", {})),
+        _protocol(board, study),
+        _provenance(selection.manifest),
+        *board.notes,
+        *selection.warnings,
+    ]
+    if selection.damage:
+        said.append(f"{len(selection.damage)} damaged records are left out, first: {selection.damage[0]}.")
+    return [sentence for sentence in said if sentence]
+
+
+def legend(board: Leaderboard) -> list[str]:
+    """How to read the marks and columns."""
+    selection = board.selection
+    said = ["Scores are in points (100 = perfect; Matthews correlation times 100)."]
+    if selection.repeats > 1:
+        said.append(f"± is the standard deviation over {selection.repeats} repeats.")
+    if board.baseline is not None:
+        said.append(
+            f"▲ / ▼: better / worse than {board.baseline_label} with p < 0.05 (paired bootstrap over examples"
+            f"{' and repeats' if selection.repeats > 1 else ''}, Holm over the strategies of the task)."
+        )
+        if np.isfinite(board.detectable).any():
+            said.append("Detectable difference: the true one that this test would find in four of five studies (at 5 %).")
+        if selection.repeats in (2, 3):
+            said.append(f"With {selection.repeats} repeats intervals over repeats are too narrow: read them as lower bounds.")
+        if selection.repeats == 1:
+            said.append("One repeat: intervals hold examples alone, not training noise.")
+    if any(row.state == "failed" for row in selection.rows.values()):
+        said.append("†: every trial of a cell failed and the majority-class predictor's score stands in.")
+    if any(row.state in ("missing", "incomplete") for row in selection.rows.values()):
+        said.append("‡: cells are missing or their search is not finished; what there is is shown, averages are withheld.")
+    if np.isfinite(board.normalised.value).any():
+        said.append("Normalised: 0 = student trained on labels alone, 1 = teacher; references at their means.")
+        left_out = [t for t, used in zip(selection.tasks, board.normalised_tasks, strict=True) if not used]
+        if left_out:
+            said.append(f"Without {', '.join(left_out)}.")
+    if board.ranking is not None:
+        said.append("Ranks are among the strategies shown and are no ground for a claim.")
+    return said
+
+
+def measured_rows(board: Leaderboard) -> list[tuple[str, str, dict[str, int], dict[str, int]]]:
+    """Per task: name, headline metric, rows by role and split, official rows by split."""
+    manifest = board.selection.manifest
+    rows, official = manifest.get("rows", {}), manifest.get("official_rows", {})
+    return [
+        (task, board.selection.task_spec(task).headline_metric, rows.get(task, {}), official.get(task, {}))
+        for task in board.selection.tasks
+    ]
+
+
+def study_name(board: Leaderboard) -> str:
+    return str(board.selection.manifest.get("study", {}).get("name") or board.selection.path.name)
+
+
+def _what(board: Leaderboard) -> str:
+    selection = board.selection
+    trials = {row.planned - (1 if selection.winner else 0) for row in selection.rows.values()}
+    each = f"{min(trials)}" if len(trials) == 1 else f"{min(trials)} to {max(trials)}"
+    if trials == {1}:
+        how = f"default hyper-parameters, not tuned, {_count(selection.repeats, 'seed')} per cell"
+    elif selection.winner:
+        how = (
+            f"best of one search of {each} trials, then {_count(selection.repeats, 'seed')} of that configuration "
+            "(`repeat: winner`: the spread leaves out how much a search varies)"
+        )
+    else:
+        how = f"{_count(selection.repeats, 'independent search', 'independent searches')} of {each} trials per cell"
+    return (
+        f"Study {study_name(board)}: {_count(len(selection.labels), 'strategy', 'strategies')} on "
+        f"{_count(len(selection.tasks), 'task')}; {how}; scores on the "
+        f"{'official ' if _official(board) else ''}validation split, selected on a part of train."
+    )
+
+
+def _official(board: Leaderboard) -> bool:
+    data = board.selection.manifest.get("study", {}).get("data", {})
+    return data.get("source") in ("hub", "directory") and all(official for *_, official in measured_rows(board))
+
+
+def _data(board: Leaderboard, data: Mapping[str, Any]) -> str:
+    rows = measured_rows(board)
+    if not any(sizes for _, _, sizes, _ in rows):
+        return ""
+    source = {"hub": f"hub data set {data.get('hub_name')}", "directory": "local directory", "generated": "generated text"}
+    parts = [f"Data: {source.get(str(data.get('source')), 'unknown source')}"]
+    trained = [sum(sizes.get(role, 0) for role in ("fit", "meta", "select")) for _, _, sizes, _ in rows]
+    reported = [sizes.get(SPLIT, 0) for _, _, sizes, _ in rows]
+    if data.get("source") == "generated":
+        parts.append(f"{_span(trained)} training and {_span(reported)} validation rows per task")
+    else:
+        parts.append(
+            f"{_span(trained)} training rows per task{_share(rows, trained, 'train')}, "
+            f"{_span(reported)} validation rows{_share(rows, reported, SPLIT)}"
+        )
+    noise = float(data.get("label_noise") or 0) or float((data.get("generated") or {}).get("flipped") or 0)
+    if noise:
+        parts.append(f"{noise:.0%} of training labels flipped on purpose")
+    return "; ".join(parts) + "."
+
+
+def _share(rows: list[tuple[str, str, dict[str, int], dict[str, int]]], used: list[int], split: str) -> str:
+    shares = [
+        100 * count / official[split] for (_, _, _, official), count in zip(rows, used, strict=True) if official.get(split)
+    ]
+    if not shares:
+        return ""
+    low, high = f"{min(shares):.3g}", f"{max(shares):.3g}"
+    return f" ({low} % of the official rows)" if low == high else f" ({low} to {high} % of the official rows)"
+
+
+def _models(models: Mapping[str, Any]) -> str:
+    if not models:
+        return ""
+    teachers = ", ".join(_model(teacher) for teacher in models.get("teachers", []))
+    return f"Teacher: {teachers}; student: {_model(models.get('student', {}))}."
+
+
+def _model(spec: Mapping[str, Any]) -> str:
+    config = spec.get("config")
+    name = spec.get("model") or (
+        f"random {config.get('model_type')} of {config.get('num_hidden_layers', '?')} layers" if config else "?"
+    )
+    layers = spec.get("layers")
+    return f"{name}, layers {', '.join(map(str, layers))}" if layers else str(name)
+
+
+def _protocol(board: Leaderboard, study: Mapping[str, Any]) -> str:
+    specs = [record.spec for record in board.selection.records]
+    versions = sorted({spec.protocol_version for spec in specs})
+    budgets = sorted({spec.label_budget for spec in specs})
+    explained = {
+        "equal_labels": "strategies without a meta set train on its rows too",
+        "equal_fit": "nobody trains on the meta rows",
+    }
+    return f"Protocol {', '.join(versions)}; label budget {', '.join(f'{b} ({explained[b]})' for b in budgets)}."
+
+
+def _provenance(manifest: Mapping[str, Any]) -> str:
+    if not manifest:
+        return "No manifest: where the rows, models and code came from is not known."
+    git = manifest.get("git") or {}
+    commit = (
+        f"commit {git['commit'][:12]}{' with uncommitted changes' if git.get('dirty') else ''}"
+        if git.get("commit")
+        else "commit not known"
+    )
+    finished = manifest.get("finished_at")
+    when = f"finished {finished[:10]}" if finished else f"started {str(manifest.get('started_at'))[:10]}, not finished"
+    return f"Run {when}, {commit}."
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _span(numbers: list[int]) -> str:
+    return f"{min(numbers):,}" if min(numbers) == max(numbers) else f"{min(numbers):,} to {max(numbers):,}"

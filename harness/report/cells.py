@@ -1,0 +1,120 @@
+"""The leaderboard's content as text: one place that says how a figure is written, for every table."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from harness.report.leaderboard import Estimate, Leaderboard
+
+NOTHING = "–"
+WITHHELD = "withheld"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A score in points with its spread and marks."""
+
+    mean: float
+    spread: float
+    mark: int
+    """1 / -1: significantly better / worse than plain KD."""
+    failed: int
+    """Repeats that the majority predictor stands in for."""
+    incomplete: bool
+
+    def text(self, better: str = " ▲", worse: str = " ▼", failed: str = " †", missing: str = " ‡", spread: str = " ± ") -> str:
+        if math.isnan(self.mean):
+            return NOTHING + (missing if self.incomplete else "")
+        shown = f"{self.mean:.1f}" + ("" if math.isnan(self.spread) else f"{spread}{self.spread:.1f}")
+        shown += {1: better, -1: worse, 0: ""}[self.mark]
+        return shown + (failed if self.failed else "") + (missing if self.incomplete else "")
+
+
+def score_cell(board: Leaderboard, label: int, task: int) -> Cell:
+    selection = board.selection
+    rows = selection.of(selection.labels[label], selection.tasks[task])
+    return Cell(
+        mean=100 * float(board.task_mean[label, task]),
+        spread=100 * float(board.task_spread[label, task]),
+        mark=board.significant(label, task),
+        failed=sum(row.state == "failed" for row in rows),
+        incomplete=any(row.state in ("missing", "incomplete") for row in rows),
+    )
+
+
+def coverage(board: Leaderboard, label: int) -> str:
+    """Cells scored / planned, and how many of them by the majority predictor."""
+    rows = board.selection.of(board.selection.labels[label])
+    scored = sum(row.state in ("ok", "failed") for row in rows)
+    failed = sum(row.state == "failed" for row in rows)
+    return f"{scored}/{len(rows)}" + (f" ({failed} failed)" if failed else "")
+
+
+def withheld(board: Leaderboard, label: int) -> bool:
+    return any(row.state in ("missing", "incomplete") for row in board.selection.of(board.selection.labels[label]))
+
+
+def estimate(found: Estimate, label: int, scale: float = 1.0, digits: int = 1, sign: bool = False) -> str:
+    """`value [low, high]`; the value alone where there is no interval."""
+    value, low, high = (float(a[label]) * scale for a in (found.value, found.low, found.high))
+    if math.isnan(value):
+        return NOTHING
+    plus = "+" if sign else ""
+    shown = f"{_zero(value, digits):{plus}.{digits}f}"
+    if math.isnan(low):
+        return shown
+    return f"{shown} [{_zero(low, digits):{plus}.{digits}f}, {_zero(high, digits):{plus}.{digits}f}]"
+
+
+def p_value(p: float) -> str:
+    if math.isnan(p):
+        return NOTHING
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def number(value: float, digits: int = 1, suffix: str = "") -> str:
+    return NOTHING if math.isnan(value) else f"{value:.{digits}f}{suffix}"
+
+
+def _zero(value: float, digits: int) -> float:
+    """No minus sign before a rounded zero."""
+    return 0.0 if round(value, digits) == 0 else value
+
+
+def overall_columns(board: Leaderboard) -> dict[str, list[str]]:
+    """Header -> text per strategy, in the order of `selection.labels`. Columns without any figure are left out."""
+    count = range(len(board.selection.labels))
+    costs = board.costs
+    plain = board.baseline_label
+    ranks = board.ranking.mean_ranks if board.ranking else None
+    columns: dict[str, list[str]] = {}
+    columns["Mean [95 %]"] = [estimate(board.mean_score, i, 100) for i in count]
+    columns["Normalised [95 %]"] = [estimate(board.normalised, i, 1, 2) for i in count]
+    columns["IQM [95 %]"] = [estimate(board.iqm, i, 1, 2) for i in count]
+    if plain is not None:
+        columns[f"Gain over {plain} [95 %]"] = [
+            NOTHING if i == board.baseline else estimate(board.gain, i, 100, 1, sign=True) for i in count
+        ]
+        columns["p (Holm)"] = [p_value(float(board.gain_p_holm[i])) for i in count]
+        columns["P(improvement) [95 %]"] = [estimate(board.improvement, i, 1, 2) for i in count]
+    if ranks is not None:
+        columns["Rank"] = [f"{ranks[i]:.1f}" for i in count]
+    if board.equal_compute is not None:
+        columns["Mean at equal compute"] = [number(100 * float(board.equal_compute[i])) for i in count]
+    if plain is not None:
+        columns["Time ×"] = [number(float(costs.relative_seconds[i]), 2) for i in count]
+        columns["Passes ×"] = [number(float(costs.relative_passes[i]), 2) for i in count]
+    columns["Seconds"] = [number(float(costs.seconds[i]), 1 if costs.seconds[i] < 100 else 0) for i in count]
+    columns["Peak GiB"] = [number(float(costs.memory[i]) / 2**30, 2) for i in count]
+    columns["Cells"] = [coverage(board, i) for i in count]
+    averages = [
+        name
+        for name in columns
+        if name.split(" [")[0] in ("Mean", "Normalised", "IQM", "Rank") or name.startswith(("Gain", "p (", "P(", "Mean at"))
+    ]
+    for i in count:
+        if withheld(board, i):
+            for name in averages:
+                columns[name][i] = WITHHELD
+    return {name: cells for name, cells in columns.items() if any(cell not in (NOTHING, WITHHELD) for cell in cells)}
