@@ -1,8 +1,8 @@
 """The loss functions, one number per sample, never reduced.
 
-Notation: student logits s, teacher logits t, temperature T, p^T = softmax(. / T). `batch` may be preceded by further dimensions,
-such as one for teachers. A temperature is a number, a scalar tensor, or a tensor that broadcasts to the leading dimensions of
-the logits (one value a sample: [batch]).
+Notation: student logits s, teacher logits t, temperature T, p^T = softmax(. / T). `batch` may be preceded by further
+dimensions, such as one for teachers. A temperature is a number, a scalar tensor, or a tensor that broadcasts to the leading
+dimensions of the logits (one value a sample: [batch]).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The loss terms that strategies weigh, by name.
 
-A term is a function of what one batch gives, [batch] or [teachers, batch], never reduced. `TERMS` is the table; a plugin adds its
-own with `TERMS["name"] = function` before training.
+A term is a function of what one batch gives, [batch] or [teachers, batch], never reduced. `TERMS` is the table; a plugin adds
+its own with `TERMS["name"] = function` before training.
 """
 
 from __future__ import annotations
@@ -46,27 +46,27 @@ def kd(inputs: TermInputs) -> Tensor:
 
 def kd_each(inputs: TermInputs) -> Tensor:
     """`losses.kd` with each teacher, [teachers, batch]."""
-    return losses.kd_each(inputs.student_logits, inputs.teacher_logits, inputs.shape.temperature)
+    return losses.kd(*_pair(inputs), inputs.shape.temperature)
 
 
 def mse_logits(inputs: TermInputs) -> Tensor:
     """Mean over teachers of `losses.mse_logits` at the step's `teacher_scale`, [batch]."""
-    return losses.mse_logits(inputs.student_logits, inputs.teacher_logits, inputs.shape.teacher_scale).mean(0)
+    return losses.mse_logits(*_pair(inputs), inputs.shape.teacher_scale).mean(0)
 
 
 def tckd(inputs: TermInputs) -> Tensor:
     """Mean over teachers of `losses.tckd`, [batch]."""
-    return losses.tckd(_student(inputs), inputs.teacher_logits, inputs.labels, inputs.shape.temperature).mean(0)
+    return losses.tckd(*_pair(inputs), inputs.labels, inputs.shape.temperature).mean(0)
 
 
 def nckd(inputs: TermInputs) -> Tensor:
     """Mean over teachers of `losses.nckd`, [batch]."""
-    return losses.nckd(_student(inputs), inputs.teacher_logits, inputs.labels, inputs.shape.temperature).mean(0)
+    return losses.nckd(*_pair(inputs), inputs.labels, inputs.shape.temperature).mean(0)
 
 
 def standardised_kd(inputs: TermInputs) -> Tensor:
     """Mean over teachers of `losses.standardised_kd`, [batch]."""
-    return losses.standardised_kd(_student(inputs), inputs.teacher_logits, inputs.shape.temperature).mean(0)
+    return losses.standardised_kd(*_pair(inputs), inputs.shape.temperature).mean(0)
 
 
 TERMS: dict[str, TermFunction] = {
@@ -94,8 +94,6 @@ def compute_terms(
         given = options.get(name, {})
         if unknown := set(given) - set(list(inspect.signature(function).parameters)[1:]):
             raise ValueError(f"loss term {name!r} has no option {sorted(unknown)}")
-        if name != "ce" and inputs.teacher_logits.shape[0] == 0:
-            raise ValueError(f"loss term {name!r} needs a teacher, and this batch has none")
         terms[name] = function(inputs, **given)
     return terms
 
@@ -109,5 +107,8 @@ def term_function(name: str) -> TermFunction:
     return TERMS[name]
 
 
-def _student(inputs: TermInputs) -> Tensor:
-    return inputs.student_logits.expand_as(inputs.teacher_logits)
+def _pair(inputs: TermInputs) -> tuple[Tensor, Tensor]:
+    """Student and teacher logits, both [teachers, batch, classes]."""
+    if inputs.teacher_logits.shape[0] == 0:
+        raise ValueError("a loss term compares with teachers, and this batch has none")
+    return inputs.student_logits.expand_as(inputs.teacher_logits), inputs.teacher_logits
