@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -20,31 +21,37 @@ VERBS = {
     "prefetch": "fetch a study's data and models, for running without a network later",
     "doctor": "versions, accelerators, disk and cache",
 }
+EXIT_CODES = "exit codes: 0 done; 1 a check failed; 2 wrong input; 3 some trials have no result; 130 interrupted"
 USER_ERROR = 2
 INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 2 the user's error, 3 some trials failed, 130 interrupted."""
+    """Run one verb. Returns the exit code (`EXIT_CODES`); argparse itself exits with 2 for arguments that it refuses."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(prog="python -m harness", description="A benchmark of loss-weighting strategies for KD.")
+    parser = argparse.ArgumentParser(
+        prog="python -m harness", description="A benchmark of loss-weighting strategies for KD.", epilog=EXIT_CODES
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     chosen = next((word for word in given if word in VERBS), None)
     for verb, help_text in VERBS.items():
-        child = verbs.add_parser(verb, help=help_text, description=help_text)
+        child = verbs.add_parser(verb, help=help_text, description=help_text, epilog=EXIT_CODES)
         if verb == chosen:
             importlib.import_module(f"harness.commands.{verb}").add_arguments(child)
     parsed = parser.parse_args(given)
     try:
-        return int(importlib.import_module(f"harness.commands.{parsed.verb}").run(parsed))
+        code = int(importlib.import_module(f"harness.commands.{parsed.verb}").run(parsed))
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("interrupted; what was finished is stored, and the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader (`| head`) has had enough; Python would complain again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    return code
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from strategies.space import Choice, FloatRange, Range, Value
 
@@ -30,6 +31,11 @@ def grid_points(space: Mapping[str, Range], points: int) -> list[dict[str, Value
     if points == 1:
         return [grid[len(grid) // 2]]
     return [grid[round(i * (len(grid) - 1) / (points - 1))] for i in range(points)]
+
+
+def grid_trials(space: Mapping[str, Range], defaults: Mapping[str, Any], trials: int) -> list[dict[str, Value]]:
+    """What a cell of `trials` trials tries after trial 0, the default; fewer where the grid is smaller than the budget."""
+    return [point for point in grid_points(space, trials) if point != defaults][: trials - 1]
 
 
 def _axes(space: Mapping[str, Range], levels: int) -> list[list[Value]]:

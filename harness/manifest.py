@@ -18,12 +18,16 @@ from harness.tasks import official_rows
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "ray", "optuna", "numpy", "pandas", "scikit-learn", "scipy")
 
+_CODE = ("harness", "strategies", "pyproject.toml")
 
-def make_manifest(plan: Plan, prepared: Mapping[str, PreparedTask], study_file: Path, command: Sequence[str]) -> dict[str, Any]:
-    """The manifest at the start of a run; `finished_at` is added by whoever ends it."""
+
+def make_manifest(
+    plan: Plan, prepared: Mapping[str, PreparedTask], study_file: Path, command: Sequence[str], started_at: str
+) -> dict[str, Any]:
+    """The manifest at the start of a run; `finished_at` and `trials` (keys) are added by whoever ends it."""
     return {
         "protocol_version": plan.study.protocol.version,
-        "study": plan.study.model_dump(mode="json"),
+        "study": _portable_values(plan.study.model_dump(mode="json")),
         "study_file": study_file.name,
         "command": list(command),
         "digests": {task: ready.digests for task, ready in prepared.items()},
@@ -52,7 +56,7 @@ def make_manifest(plan: Plan, prepared: Mapping[str, PreparedTask], study_file: 
         "git": git_state(),
         "packages": package_versions(),
         "hardware": hardware(),
-        "started_at": now(),
+        "started_at": started_at,
         "finished_at": None,
     }
 
@@ -61,15 +65,24 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def portable(path: str) -> str:
+    """A path that says nothing of this machine: relative where it lies below or beside this folder, else its name alone."""
+    if not Path(path).is_absolute():
+        return path
+    relative = Path(os.path.relpath(path))
+    return Path(path).name if relative.parts[:2] == ("..", "..") else str(relative)
+
+
 def git_state() -> dict[str, Any] | None:
-    """Commit of the harness's own checkout, and whether files differ from it; None where there is none."""
+    """Commit of the harness's own checkout, and whether its code differs from it; None where there is none."""
     root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        git("ls-files", "--error-unmatch", "harness/manifest.py")  # not some repository that an environment happens to lie in
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", *_CODE))}
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -106,3 +119,11 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _portable_values(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _portable_values(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_portable_values(value) for value in content]
+    return portable(content) if isinstance(content, str) else content

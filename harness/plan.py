@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import StudyError
+from harness.grid import grid_trials
 from harness.plan_checks import resolve_strategies, resolve_tasks, shared_space, task_training
 from harness.prepared import PreparedTask
 from harness.protocol import protocol_warnings
@@ -53,8 +54,7 @@ class Cell:
     @property
     def default_values(self) -> dict[str, Any]:
         """Trial 0's value of every key of `space`."""
-        own, shared = self.settings.model_dump(), self.training.model_dump()
-        return {key: shared[key.removeprefix(SHARED)] if key.startswith(SHARED) else own[key] for key in self.space}
+        return default_values(self.space, self.settings, self.training)
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,7 @@ def make_plan(study: Study, base: Path) -> Plan:
                     teachers=one.teachers,
                     training=training[task.name],
                     space=space,
-                    # without anything to vary all trials of a cell would be the same
-                    trials=study.search.trials if space else 1,
+                    trials=_trials(study, space, default_values(space, one.settings, training[task.name])),
                     final_repeats=study.search.repeats if winner else 0,
                     resources=_resources(study, task),
                 )
@@ -179,6 +178,20 @@ def final_specs(
     """
     index, values = best or (0, {})
     return [trial_spec(plan, cell, index, values, prepared, final_repeat=r) for r in range(cell.final_repeats)]
+
+
+def default_values(space: Mapping[str, Range], settings: Settings, training: TrainingSpec) -> dict[str, Any]:
+    """The default of every key of `space`."""
+    own, shared = settings.model_dump(), training.model_dump()
+    return {key: shared[key.removeprefix(SHARED)] if key.startswith(SHARED) else own[key] for key in space}
+
+
+def _trials(study: Study, space: Mapping[str, Range], defaults: Mapping[str, Any]) -> int:
+    if not space:  # nothing to vary: all trials of the cell would be the same
+        return 1
+    if study.search.sampler == "grid":
+        return 1 + len(grid_trials(space, defaults, study.search.trials))
+    return study.search.trials
 
 
 def _resources(study: Study, task: TaskSpec) -> TaskResources:

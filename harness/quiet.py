@@ -1,9 +1,11 @@
-"""Other libraries' noise goes to a file; nothing reports usage to the outside. Called before the heavy imports."""
+"""Other libraries' noise goes to a file; nothing reports usage to the outside. Entered before the heavy imports."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _ENVIRONMENT = {
@@ -12,22 +14,31 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "DATASETS_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
     "MPLBACKEND": "Agg",
 }
+"""Read by the libraries when they are imported, and by the processes that are started here. A set variable stays as it is."""
 
 
-def quiet_libraries(log_file: Path) -> None:
-    """Send Python's logging and warnings to `log_file`, and tell the libraries to keep still. A set variable stays as it is."""
+@contextmanager
+def quiet_libraries(log_file: Path) -> Iterator[None]:
+    """Python's logging and warnings go to `log_file` instead of the terminal, and the libraries are told to keep still."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     log_file.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(log_file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
-    for old in list(root.handlers):
-        root.removeHandler(old)
-    root.addHandler(handler)
+    handlers, level = root.handlers[:], root.level
+    root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        handler.close()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.grid import grid_points
+from harness.grid import grid_trials
 from harness.plan import Cell, Plan
 from harness.seeds import derive_seed
 from strategies.space import Choice, IntRange, Range, Value
@@ -43,8 +43,7 @@ class CellSearch:
         self._asked = 0
         self._grid: Iterator[dict[str, Value]] | None = None
         if sampler == "grid":
-            points = [point for point in grid_points(space, trials) if point != defaults]  # the default is trial 0
-            self._grid = iter(points[: trials - 1])
+            self._grid = iter(grid_trials(space, defaults, trials))
         made = (
             optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
             if sampler == "tpe"

@@ -7,33 +7,41 @@ import shutil
 from pathlib import Path
 
 from harness.cache import cache_folder
+from harness.commands.arguments import results_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("results", nargs="*", help="result folders whose sizes to show")
+    parser.add_argument("results", nargs="*", help="result folders whose sizes to show; by default those in results/")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what would be asked for in a report of a problem."""
+    """Print what a report of a problem should say: versions, machine, sizes, free disk."""
+    from tabulate import tabulate
+
+    from harness import __version__
     from harness.manifest import git_state, hardware, package_versions
 
-    for name, version in package_versions().items():
-        print(f"{name:14} {version}")
     git = git_state()
-    print(f"{'checkout':14} {'none' if git is None else git['commit'][:12] + (' with changes' if git['dirty'] else '')}")
-    for name, value in hardware().items():
-        print(f"{name:14} {value or 'none'}")
+    checkout = "none" if git is None else git["commit"][:12] + (" with changes" if git["dirty"] else "")
+    rows = [("harness", __version__), ("checkout", checkout), *package_versions().items()]
+    rows += [(name, _shown(value)) for name, value in hardware().items()]
     cache = cache_folder()
-    print(f"{'cache':14} {_size(cache)} in {cache}")
-    for part in ("data", "tokens", "teachers"):
-        print(f"{'':14} {_size(cache / part)} {part}")
-    for results in arguments.results:
-        print(f"{'results':14} {_size(Path(results))} in {results}")
-    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    print(f"{'free disk':14} {shutil.disk_usage(existing).free / 2**30:.1f} GiB beside the cache")
+    rows.append(("cache", f"{_size(cache)} in {cache}"))
+    rows += [(f"  {part.name}", _size(part)) for part in sorted(cache.glob("*")) if part.is_dir()]
+    folders = [results_folder(given) for given in arguments.results]
+    for folder in folders or sorted(path.parent for path in Path("results").glob("*/manifest.json")):
+        rows.append((f"{folder}", _size(folder)))
+    for name, path in (("here", Path.cwd()), ("cache", cache)):
+        existing = next(folder for folder in (path, *path.parents) if folder.exists())
+        rows.append((f"free disk, {name}", f"{shutil.disk_usage(existing).free / 2**30:.1f} GiB"))
+    print(tabulate(rows, tablefmt="plain", disable_numparse=True))
     return 0
 
 
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
 def _size(folder: Path) -> str:
-    total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0
-    return f"{total / 2**20:8.1f} MiB"
+    total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return f"{total / 2**20:,.1f} MiB"

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import json
 import textwrap
 import typing
 from typing import Any
 
 from pydantic import BaseModel
 
+from harness.errors import UserError
 from harness.study import Study
 from harness.tasks import GLUE, official_rows
 from strategies import resolve, strategy_names, wrapper_names
-from strategies.space import Choice, Range
+from strategies.registry import UnknownStrategyError
+from strategies.space import Choice, FloatRange, IntRange, Range
+
+_NAMES: dict[Any, str] = {
+    str: "text",
+    bool: "true, false",
+    float: "number",
+    int: "whole number",
+    type(None): "null",
+    Any: "anything",
+    FloatRange: "{type: float, low: number, high: number, log: true or false}",
+    IntRange: "{type: int, low, high, log}",
+    Choice: "{type: choice, values: list}",
+}
+"""What `list study` calls the types of a schema."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +77,10 @@ def _strategies() -> str:
 
 
 def _strategy(name: str) -> str:
-    registered = resolve(name)
+    try:
+        registered = resolve(name)
+    except UnknownStrategyError as error:
+        raise UserError(str(error)) from error
     cls = registered.strategy
     lines = [f"{name} ({cls.family}): {cls.summary}", f"paper: {cls.paper}"]
     if cls.reconstruction:
@@ -113,13 +132,24 @@ def _fields(model: type[BaseModel], depth: int) -> list[str]:
 
 
 def _default(value: Any) -> str:
-    return "{...}" if isinstance(value, BaseModel) else repr(value)
+    return "{...}" if isinstance(value, BaseModel) else json.dumps(value)
 
 
 def _type(annotation: Any) -> str:
-    if isinstance(annotation, type) and not typing.get_args(annotation):
-        return annotation.__name__
-    return str(annotation).replace("typing.", "").replace("harness.study.", "").replace("strategies.space.", "")
+    """As a user would write it: `text or null`, `list of task names`."""
+    arguments = typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _type(arguments[0])
+    if origin is typing.Literal:
+        return ", ".join(map(str, arguments))
+    if origin is list:
+        return f"list of ({_type(arguments[0])})"
+    if origin is dict:
+        return f"mapping of name -> ({_type(arguments[1])})"
+    if arguments:
+        return " or ".join(_type(one) for one in arguments)
+    return _NAMES.get(annotation) or str(getattr(annotation, "__name__", annotation))
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import argparse
 
-from harness.plan import make_plan
-from harness.study_file import read_study
+from harness.commands.arguments import add_study
+from harness.plan import load_plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("study", help="a study file")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY.PATH=VALUE")
+    add_study(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read every task and every model once, so that the hub's caches hold them."""
+    """Read every task, model and tokenizer once, so that the hub's caches hold them. Raises DataError, ModelError."""
     from harness.data.source import load_task
-    from harness.sources import model_digest
+    from harness.sources import model_digest, model_directory
 
-    file = read_study(arguments.study, arguments.overrides)
-    with file.locating_errors():
-        plan = make_plan(file.study, file.base)
+    plan = load_plan(arguments.study, arguments.overrides)
     for task in plan.tasks:
         data = load_task(task, plan.study.data, plan.base)
-        print(f"{task.name}: {len(data.train)} training rows from {data.origin}")
-    for name, spec in [("student", plan.study.models.student), *((t.name, t) for t in plan.study.models.teachers)]:
-        print(f"{name}: {spec.model or 'from its config'}, digest {model_digest(spec)}")
+        splits = ", ".join(f"{split} {len(rows):,}" for split, rows in data.report.items())
+        print(f"{task.name}: train {len(data.train):,}, {splits} rows from {data.origin}")
+    models = plan.study.models
+    for name, spec in (("student", models.student), *((teacher.name, teacher) for teacher in models.teachers)):
+        print(f"{name}: {spec.model or 'random weights from its config'} (digest {model_digest(spec)})")
+        if spec.tokenizer not in (None, "words"):
+            model_directory(str(spec.tokenizer))
+            print(f"{name}'s tokenizer: {spec.tokenizer}")
     return 0

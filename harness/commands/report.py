@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from harness.commands.arguments import add_results, results_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("results", help="a result folder, e.g. results/glue_minilm")
+    add_results(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write tables, plots and the page, and print the leaderboard."""
     from harness.report import build_report, leaderboard_text
 
-    build_report(Path(arguments.results))
-    print(leaderboard_text(Path(arguments.results)))
+    folder = results_folder(arguments.results)
+    build_report(folder)
+    print(leaderboard_text(folder))
     return 0

@@ -7,87 +7,104 @@ import sys
 from pathlib import Path
 
 from harness.cache import cache_folder
+from harness.commands.arguments import add_study
 from harness.console import Console
-from harness.plan import Plan, make_plan
-from harness.quiet import quiet_libraries
+from harness.plan import Plan, load_plan
 from harness.store import Store
-from harness.study_file import read_study
 
 SOME_TRIALS_FAILED = 3
-"""Exit code: everything ran and the report is written, but some trials are recorded as failed."""
+"""Exit code: the report is written, but not every planned trial has a result."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("study", help="a study file, e.g. studies/quickstart.yaml")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY.PATH=VALUE")
+    add_study(parser)
     parser.add_argument("--engine", choices=["ray", "inline"], help="instead of the study's resources.engine")
     parser.add_argument("--address", help="a running Ray cluster; else $RAY_ADDRESS, else one is started on this machine")
-    parser.add_argument("--quiet", action="store_true", help="errors and the final table only")
+    parser.add_argument("--quiet", action="store_true", help="failures and the final table only")
     parser.add_argument("--dry-run", action="store_true", help="show the plan and its cost, run nothing")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run a study to its report. Returns the exit code."""
+    """Run a study to its report, or go on with it: finished trials are taken from the store, failed ones run again.
+
+    Returns the exit code: 0 where every planned trial has a result, else 3.
+    """
     overrides = list(arguments.overrides)
     if arguments.engine:
         overrides.append(f"resources.engine={arguments.engine}")
-    file = read_study(arguments.study, overrides)
-    with file.locating_errors():
-        plan = make_plan(file.study, file.base)
+    plan = load_plan(arguments.study, overrides)
     if arguments.dry_run:
-        from harness.cost import describe
+        from harness.cost_text import describe
 
         print(describe(plan))
         return 0
-    store = Store(Path(file.study.results) / file.study.name)
-    quiet_libraries(store.path / "logs" / "libraries.log")
+    from harness.quiet import quiet_libraries
+
+    store = Store(Path(plan.study.results) / plan.study.name)
     console = Console(quiet=arguments.quiet)
     for warning in plan.warnings:
         console.note(f"note: {warning}")
-    with store.writing():
-        _run_plan(plan, store, console, arguments, file.path)
-    return _finish(store)
+    with store.writing(), quiet_libraries(store.path / "logs" / "libraries.log"):
+        _run_trials(plan, store, console, arguments)
+        _report(store, console)
+    return 0 if console.progress.complete else SOME_TRIALS_FAILED
 
 
-def _run_plan(plan: Plan, store: Store, console: Console, arguments: argparse.Namespace, study_file: Path) -> None:
+def _run_trials(plan: Plan, store: Store, console: Console, arguments: argparse.Namespace) -> None:
     from harness.engine import engine_for
     from harness.manifest import make_manifest, now
     from harness.prepare import prepare
 
     cache = cache_folder()
+    started_at = now()
     with engine_for(plan, store.path / "logs", arguments.address) as engine:
         prepared = prepare(plan, cache, console, engine.map_tasks)
-        manifest = make_manifest(
-            plan,
-            prepared,
-            study_file,
-            ["python", "-m", "harness", *sys.argv[1:]]
-            if sys.argv[1:2] == ["run"]
-            else ["python", "-m", "harness.run", *sys.argv[1:]],
-        )
+        manifest = make_manifest(plan, prepared, Path(arguments.study), _command(arguments), started_at)
         store.write_manifest(manifest)
-        store.event("started", trials=plan.trials)
+        store.event("started", trials=plan.trials, cells=len(plan.cells))
         console.start(plan)
         try:
             engine.run_plan(plan, prepared, store, console, cache)
         finally:
             console.close()
-            store.event("ended")
-        store.write_manifest({**manifest, "finished_at": now()})
+            done, failed = console.progress.done.total(), console.progress.failed.total()
+            store.event("ended", done=done, failed=failed, from_store=console.progress.from_store)
+        # only now: without `trials`, a report of a run that was stopped shows the latest of what is there
+        store.write_manifest({**manifest, "finished_at": now(), "trials": sorted(console.progress.keys)})
 
 
-def _finish(store: Store) -> int:
+def _report(store: Store, console: Console) -> None:
     from harness.report import build_report, leaderboard_text
 
-    for damage in store.damaged.values():
-        print(f"damaged and run again: {damage}", file=sys.stderr)
+    console.stage("writing the report")
     build_report(store.path)
     print(leaderboard_text(store.path))
-    failed = [record for record in store.records() if record.status == "failed"]
-    if failed:
+    print(f"\ntables, plots and the page: {store.path}")
+    for damage in store.damaged.values():
+        print(f"was damaged, and run again: {damage}", file=sys.stderr)
+    progress = console.progress
+    if failed := progress.failed.total():
         print(
-            f"{len(failed)} trials failed and count as the majority-class predictor; see {store.path}/index.html",
+            f"{failed} trials failed; they count as the majority-class predictor. What went wrong stands in the page and in "
+            "the records; the same command runs them again.",
             file=sys.stderr,
         )
-        return SOME_TRIALS_FAILED
-    return 0
+    if missing := progress.planned.total() - progress.done.total():
+        print(f"{missing} planned trials were not run", file=sys.stderr)
+
+
+def _command(arguments: argparse.Namespace) -> list[str]:
+    """What to type for the same run; the engine and the study's location do not change its results."""
+    from harness.manifest import portable
+
+    changes = [part for override in arguments.overrides for part in ("--set", portable_override(override))]
+    engine = ["--engine", arguments.engine] if arguments.engine else []
+    return ["python", "-m", "harness.run", portable(arguments.study), *changes, *engine]
+
+
+def portable_override(override: str) -> str:
+    """The override with an absolute path made portable."""
+    from harness.manifest import portable
+
+    key, equals, value = override.partition("=")
+    return key + equals + portable(value)

@@ -4,40 +4,46 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from pathlib import Path
 
+from harness.commands.arguments import add_results, results_folder
 from harness.errors import StoreError
 from harness.store import Store
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("results", help="a result folder, e.g. results/quickstart")
+    add_results(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print how far the study is, from its store alone."""
     from tabulate import tabulate
 
-    store = Store(Path(arguments.results))
+    store = Store(results_folder(arguments.results))
     manifest = store.manifest()
     if not manifest:
-        raise StoreError(f"{arguments.results}: no manifest.json; this is no result folder, or the study has not prepared yet")
+        raise StoreError(f"{arguments.results} has no manifest.json: the study has not got past preparing its data yet")
     planned: Counter[str] = Counter()
+    sizes: dict[tuple[str, str, int], tuple[int, int]] = {}
     for cell in manifest["planned_cells"]:
-        planned[cell["task"]] += cell["trials"] + cell["final_repeats"]
-    done: Counter[str] = Counter()
-    failed: Counter[str] = Counter()
+        finals = cell.get("final_repeats", 0)
+        planned[cell["task"]] += cell["trials"] + finals
+        sizes[cell["task"], cell["label"], cell["repeat"]] = (cell["trials"], finals)
+    # a store may hold trials of an earlier form of the study: a place in the plan counts once
+    ended: dict[tuple[str, str, int, str, int], bool] = {}
     for record in store.records():
-        done[record.spec.task.name] += 1
-        failed[record.spec.task.name] += record.status == "failed"
+        spec = record.spec
+        final = spec.purpose == "final"
+        trials, finals = sizes.get((spec.task.name, spec.label, 0 if final else spec.repeat), (0, 0))
+        if spec.repeat < finals if final else spec.index < trials:
+            place = (spec.task.name, spec.label, spec.repeat, spec.purpose, 0 if final else spec.index)
+            ended[place] = ended.get(place, False) or record.status == "ok"
+    done = Counter(place[0] for place in ended)
+    failed = Counter(place[0] for place, ok in ended.items() if not ok)
     rows = [[task, done[task], count, failed[task] or ""] for task, count in planned.items()]
-    print(
-        tabulate([*rows, ["all", done.total(), planned.total(), failed.total() or ""]], ["task", "done", "planned", "failed"])
-    )
-    print(
-        f"started {manifest['started_at']}, "
-        + (f"finished {manifest['finished_at']}" if manifest["finished_at"] else "not finished")
-    )
+    rows.append(["all", done.total(), planned.total(), failed.total() or ""])
+    print(tabulate(rows, ["task", "done", "planned", "failed"]))
+    finished = manifest.get("finished_at")
+    print(f"started {manifest['started_at']}, {f'finished {finished}' if finished else 'not finished'}")
     for damage in store.damaged.values():
         print(f"damaged: {damage}")
     return 0

@@ -1,0 +1,97 @@
+"""A plan and its estimated cost, as text for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+from harness.cost import (
+    STUDENT_SAMPLES_PER_SECOND,
+    TEACHER_SAMPLES_PER_SECOND,
+    CellCost,
+    Passes,
+    cell_cost,
+    planned_rows,
+    teacher_passes,
+)
+from harness.plan import Cell, Plan
+
+
+def describe(
+    plan: Plan,
+    student_per_second: float = STUDENT_SAMPLES_PER_SECOND,
+    teacher_per_second: float = TEACHER_SAMPLES_PER_SECOND,
+) -> str:
+    """Cells, trials, rows, steps, passes and GPU-hours, by task and by strategy. The rates are training samples a second."""
+    study = plan.study
+    costs = [(cell, cell_cost(plan, cell)) for cell in plan.cells]
+
+    def hours(found: Sequence[CellCost]) -> float:
+        students = sum((cost.student for cost in found), Passes()).hours(student_per_second)
+        return students + sum((cost.live_teacher for cost in found), Passes()).hours(teacher_per_second)
+
+    tasks = []
+    for task in plan.tasks:
+        mine = [(cell, cost) for cell, cost in costs if cell.task.name == task.name]
+        found = [cost for _, cost in mine if cost is not None]
+        trials = sum(cell.trials + cell.final_repeats for cell, _ in mine)
+        rows = planned_rows(task, study.data)
+        if rows is None:
+            tasks.append([task.name, len(mine), trials, *["?"] * 7])
+            continue
+        student = sum((cost.student for cost in found), Passes())
+        teacher = sum((teacher_passes(one, rows) for one in study.models.teachers), Passes())
+        teacher += sum((cost.live_teacher for cost in found), Passes())
+        total = hours(found) + sum(teacher_passes(one, rows).hours(teacher_per_second) for one in study.models.teachers)
+        steps = sum(cost.steps for cost in found)
+        passes = (student.forward, student.backward, teacher.forward, teacher.backward)
+        tasks.append([task.name, len(mine), trials, f"{rows.train:,}", f"{steps:,}", *map(_short, passes), f"{total:,.2f}"])
+
+    strategies = []
+    for entry in study.strategies:
+        own = [(cell, cost) for cell, cost in costs if cell.entry.shown == entry.shown]
+        cell: Cell = own[0][0]
+        known = [cost for _, cost in own if cost is not None]
+        searched = ", ".join(name.removeprefix("training.") for name in cell.space) or "nothing"
+        strategies.append(
+            [entry.shown, cell.strategy.strategy.cost.value, cell.trials, cell.final_repeats, f"{hours(known):,.2f}", searched]
+        )
+
+    students = hours([cost for _, cost in costs if cost is not None])
+    sizes = [rows for task in plan.tasks if (rows := planned_rows(task, study.data)) is not None]
+    teachers = sum(teacher_passes(one, rows).hours(teacher_per_second) for rows in sizes for one in study.models.teachers)
+    task_headers = ["task", "cells", "trials", "train rows", "steps"]
+    task_headers += [f"{model}\n{kind}" for model in ("student", "teacher") for kind in ("forward", "backward")]
+    strategy_headers = ["strategy", "extra cost", "trials\na cell", "final\nruns", "GPU-hours", "searched"]
+    lines = [
+        f"{study.name}: {len(plan.tasks)} tasks x {len(study.strategies)} strategies x {study.search.repeats} repeats "
+        f"(repeat: {study.search.repeat}) = {len(plan.cells)} cells, {plan.trials} trials",
+        "",
+        tabulate(tasks, [*task_headers, "GPU-hours"], disable_numparse=True, colalign=["left"] + ["right"] * 9),
+        "",
+        tabulate(
+            strategies,
+            strategy_headers,
+            disable_numparse=True,
+            colalign=["left", "left", "right", "right", "right", "left"],
+            maxcolwidths=[None] * 5 + [50],
+        ),
+        "",
+        f"{students + teachers:,.1f} GPU-hours: {students:,.1f} for students, {teachers:,.1f} for teachers (fine-tuned once "
+        "per task, their outputs cached).",
+        f"ASSUMED, not measured: one GPU trains {student_per_second:g} student and {teacher_per_second:g} teacher samples a "
+        "second, and a forward pass takes a third of that. Give your own rates with --student-samples-per-second and "
+        "--teacher-samples-per-second.",
+        "Passes are samples (M: millions) through a model, at most: a strategy's extra passes are taken from its declared cost "
+        "class, row counts from GLUE's own splits with the study's caps.",
+    ]
+    unknown = [task.name for task in plan.tasks if planned_rows(task, study.data) is None]
+    if unknown:
+        lines.append(f"Not in the sum, as their size is not known before they are read: {', '.join(unknown)}.")
+    lines += [f"note: {warning}" for warning in plan.warnings]
+    return "\n".join(lines)
+
+
+def _short(passes: int) -> str:
+    return f"{passes:,}" if passes < 1_000_000 else f"{passes / 1e6:,.1f} M"
