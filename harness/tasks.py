@@ -76,7 +76,9 @@ def compute_metrics(metrics: Sequence[str], labels: Any, predictions: Any) -> di
         if metric == "accuracy":
             found[metric] = float(accuracy_score(labels, predictions))
         elif metric == "matthews":
-            found[metric] = float(matthews_corrcoef(labels, predictions))
+            # sklearn warns of the undefined case; the convention is 0
+            constant = len(np.unique(labels)) == 1 or len(np.unique(predictions)) == 1
+            found[metric] = 0.0 if constant else float(matthews_corrcoef(labels, predictions))
         elif metric == "f1":
             binary = max(int(np.max(labels, initial=0)), int(np.max(predictions, initial=0))) <= 1
             found[metric] = float(f1_score(labels, predictions, average="binary" if binary else "macro", zero_division=0.0))

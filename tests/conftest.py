@@ -11,6 +11,11 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["MPLBACKEND"] = "Agg"
 
 import pytest
+from hypothesis import settings
+
+# first calls import libraries, which takes longer than any deadline; a run must fail the same way every time
+settings.register_profile("project", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("project")
 
 PROJECT = Path(__file__).resolve().parent.parent
 

@@ -167,4 +167,4 @@ def _read(role: type[R], file: Path) -> R:
     frame = pd.read_parquet(file)
     texts = tuple(frame[name].tolist() for name in ("text0", "text1") if name in frame)
     flipped = frame["flipped"].to_numpy() if "flipped" in frame else None
-    return role(frame["id"].to_numpy(), texts, frame["label"].to_numpy(), flipped)
+    return role(frame["id"].to_numpy(copy=True), texts, frame["label"].to_numpy(copy=True), flipped)

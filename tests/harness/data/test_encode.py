@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.data.encode import Encoded, encode
+from harness.data.roles import cut_roles
+from harness.data.source import load_task
+from harness.study import DataSpec, GeneratedSpec, ModelSpec
+from harness.tasks import GLUE
+from harness.tokenizing import load_tokenizer, tokenizer_digest
+
+
+@pytest.fixture
+def encoded(tmp_path: Path) -> tuple[Encoded, object, list[tuple[str, str]]]:
+    spec = DataSpec(source="generated", generated=GeneratedSpec(train_rows=100, report_rows=20))
+    training = cut_roles(load_task(GLUE["mnli"], spec), spec, 3).training
+    tokenizer = load_tokenizer(ModelSpec(config={"model_type": "bert"}), training.texts(), tmp_path)
+    rows = training.fit
+    found = encode(rows, tokenizer, 12, tmp_path, tokenizer_digest(tokenizer), "data", "fit")
+    again = encode(rows, tokenizer, 12, tmp_path, tokenizer_digest(tokenizer), "data", "fit")
+    np.testing.assert_array_equal(found.tokens, again.tokens)
+    return found, tokenizer, list(zip(*rows.texts, strict=True))
+
+
+def test_inputs_are_what_the_tokenizer_says(encoded: tuple) -> None:
+    rows, tokenizer, texts = encoded
+    chosen = np.array([5, 0, 17])
+    inputs = rows.inputs(chosen)
+    expected = tokenizer(
+        [texts[i][0] for i in chosen],
+        [texts[i][1] for i in chosen],
+        truncation="longest_first",
+        max_length=12,
+        padding=True,
+        return_tensors="pt",
+    )
+    assert set(inputs) == set(expected)
+    for name, tensor in inputs.items():
+        assert tensor.equal(expected[name]), name
+
+
+def test_rows_can_be_padded_to_a_width(encoded: tuple) -> None:
+    rows, _, _ = encoded
+    inputs = rows.inputs(np.array([1, 2]), pad_to=20)
+    assert inputs["input_ids"].shape == (2, 20)
+    assert int(inputs["attention_mask"].sum()) == int(rows.lengths[[1, 2]].sum())

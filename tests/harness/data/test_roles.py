@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.data.roles import cut_roles, load_report_rows, load_training_rows, rows_digest, save_roles
+from harness.data.rows import Rows, TrainingRows, join_rows
+from harness.data.source import TaskData
+from harness.errors import DataError
+from harness.study import DataSpec
+
+
+def rows(labels: list[int] | np.ndarray) -> Rows:
+    count = len(labels)
+    return Rows(np.arange(count), ([f"text {i}" for i in range(count)],), np.asarray(labels))
+
+
+def data(count: int = 400, classes: int = 3, seed: int = 0) -> TaskData:
+    generator = np.random.default_rng(seed)
+    labels = generator.choice(classes, count, p=np.array([0.6, 0.3, 0.1])[:classes] / sum([0.6, 0.3, 0.1][:classes]))
+    return TaskData(rows(labels), {"validation": rows(labels[:50])}, "made for a test")
+
+
+@given(st.integers(0, 100), st.floats(0.05, 0.4), st.floats(0.05, 0.4))
+def test_roles_part_the_training_rows_in_the_labels_proportions(seed: int, select: float, meta: float) -> None:
+    source = data()
+    roles = cut_roles(source, DataSpec(seed=seed, select_fraction=select, meta_fraction=meta), 3)
+    parts = (roles.training.fit, roles.training.meta, roles.training.select)
+    assert sorted(np.concatenate([part.ids for part in parts])) == list(range(400))
+    for part in parts:
+        expected = np.bincount(source.train.labels, minlength=3) / 400 * len(part)
+        assert np.abs(np.bincount(part.labels, minlength=3) - expected).max() <= 2
+
+
+def test_the_order_of_the_source_does_not_matter() -> None:
+    source = data()
+    order = np.random.default_rng(1).permutation(400)
+    mixed = TaskData(source.train.take(order), source.report, source.origin)
+    assert cut_roles(source, DataSpec(), 3).digest == cut_roles(mixed, DataSpec(), 3).digest
+
+
+def test_caps_keep_proportions_and_are_seeded() -> None:
+    capped = cut_roles(data(), DataSpec(train_rows=100, report_rows=10), 3)
+    training = capped.training
+    assert len(training.fit) + len(training.meta) + len(training.select) == 100
+    assert len(capped.report["validation"]) == 10
+    assert capped.digest == cut_roles(data(), DataSpec(train_rows=100, report_rows=10), 3).digest
+    assert capped.digest != cut_roles(data(), DataSpec(train_rows=100, report_rows=10, seed=1), 3).digest
+
+
+@given(st.floats(0.01, 0.9), st.integers(2, 3))
+def test_noise_flips_fit_labels_alone_and_keeps_the_mask(noise: float, classes: int) -> None:
+    clean = cut_roles(data(classes=classes), DataSpec(), classes).training
+    noisy = cut_roles(data(classes=classes), DataSpec(label_noise=noise), classes).training
+    assert noisy.fit.flipped is not None
+    np.testing.assert_array_equal(clean.fit.labels != noisy.fit.labels, noisy.fit.flipped)
+    assert noisy.fit.flipped.sum() == round(len(clean.fit) * noise)
+    np.testing.assert_array_equal(clean.meta.labels, noisy.meta.labels)
+    joined = join_rows(noisy.fit, noisy.meta)
+    assert joined.flipped is not None
+    assert joined.flipped.sum() == noisy.fit.flipped.sum()
+
+
+def test_saved_roles_come_back_whole(tmp_path: Path) -> None:
+    roles = cut_roles(data(), DataSpec(label_noise=0.1), 3)
+    save_roles(roles, tmp_path)
+    save_roles(roles, tmp_path)
+    training = load_training_rows(tmp_path, roles.digest)
+    report = load_report_rows(tmp_path, roles.digest)
+    parts = {"fit": training.fit, "meta": training.meta, "select": training.select, **report}
+    assert {name: rows_digest(part) for name, part in parts.items()} == roles.digests
+
+
+def test_what_training_is_given_holds_no_report_rows() -> None:
+    assert set(TrainingRows.__dataclass_fields__) == {"fit", "meta", "select"}
+
+
+def test_too_few_rows_for_a_role_are_said() -> None:
+    with pytest.raises(DataError, match="leave none for the role 'meta'"):
+        cut_roles(TaskData(rows([0, 1] * 4), {"validation": rows([0])}, "eight rows"), DataSpec(meta_fraction=0.01), 2)
