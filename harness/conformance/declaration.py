@@ -1,0 +1,79 @@
+"""What a strategy says of itself: names, settings, search space, needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from harness.terms import term_function
+from strategies.base import Cost, Normalisation, Settings, Strategy
+from strategies.registry import Registered
+from strategies.space import Choice
+
+TEXTS = ("name", "family", "summary", "paper")
+
+
+def declaration_faults(registered: Registered) -> Iterator[tuple[str, str]]:
+    """(check, what to change) for each mistake."""
+    cls = registered.strategy
+    yield from (("declaration", fault) for fault in _attribute_faults(cls))
+    yield from (("settings", fault) for fault in _settings_faults(cls.Settings))
+    yield from (("search space", fault) for fault in _search_space_faults(cls.Settings))
+    yield from (("needs", fault) for fault in _needs_faults(registered))
+
+
+def _attribute_faults(cls: type[Strategy[Any]]) -> Iterator[str]:
+    for attribute in TEXTS:
+        if not isinstance(getattr(cls, attribute, None), str) or not getattr(cls, attribute):
+            yield f"set the class attribute `{attribute}` to a text; tables and `list strategies` show it"
+    if not isinstance(getattr(cls, "sample_wise", None), bool):
+        yield "set the class attribute `sample_wise` to True or False"
+    if not isinstance(getattr(cls, "normalisation", None), Normalisation):
+        yield f"set the class attribute `normalisation` to one of {', '.join(f'Normalisation.{n.name}' for n in Normalisation)}"
+    if not isinstance(cls.cost, Cost):
+        yield f"set the class attribute `cost` to one of {', '.join(f'Cost.{cost.name}' for cost in Cost)}"
+
+
+def _settings_faults(settings: type[Settings]) -> Iterator[str]:
+    try:
+        settings()
+    except ValidationError as error:
+        yield f"every setting needs a valid default, so that trial 0 can run: {_first(error)}"
+    for name, field in settings.model_fields.items():
+        if not field.description:
+            yield f"put a string that says what it does under the setting `{name}`"
+
+
+def _search_space_faults(settings: type[Settings]) -> Iterator[str]:
+    for name, space in settings.search_space.items():
+        if name not in settings.model_fields:
+            yield f"search_space names {name!r}, which is no setting; the settings are {', '.join(settings.model_fields)}"
+            continue
+        for value in space.values if isinstance(space, Choice) else (space.low, space.high):
+            try:
+                settings.model_validate({name: value})
+            except ValidationError as error:
+                yield f"search_space lets {name!r} be {value!r}, which the setting does not take: {_first(error)}"
+
+
+def _needs_faults(registered: Registered) -> Iterator[str]:
+    try:
+        needs = registered.needs(registered.settings())
+    except ValidationError:
+        return  # said by the settings already
+    if not needs.terms:
+        yield "needs() declares no loss term; there would be nothing to train on"
+    for name in needs.terms:
+        try:
+            term_function(name)
+        except ValueError as error:
+            yield str(error)
+    if needs.look_ahead is not None and registered.strategy.cost is not Cost.LOOK_AHEAD:
+        yield "needs() asks for the look-ahead; declare cost = Cost.LOOK_AHEAD"
+
+
+def _first(error: ValidationError) -> str:
+    detail = error.errors()[0]
+    return f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg']}"

@@ -1,0 +1,183 @@
+"""A very small training on the real components, in which any strategy can be watched.
+
+A one-layer student, random rows, and teachers that are right three times out of five.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.data.batches import LengthBucketedBatches, MetaBatches
+from harness.data.encode import Encoded
+from harness.labelled_rows import LabelledRows
+from harness.models import build_model, hidden_size, run_model
+from harness.ranks import Single
+from harness.study import ModelSpec
+from harness.weighting import Moment, Weighting
+from strategies.base import Needs, RoleView, Setup, Strategy
+
+CLASSES = 3
+EPOCHS = 5
+BATCH = 8
+FIT_ROWS = 24
+META_ROWS = 16
+STEPS_PER_EPOCH = FIT_ROWS // BATCH
+STEPS = EPOCHS * STEPS_PER_EPOCH
+LEARNING_RATE = 5e-3
+TEMPERATURE = 2.0
+VOCABULARY = 30
+LENGTH = 6
+TEACHER_HIDDEN = 5
+TEACHER_RIGHT = 0.6
+STUDENT = ModelSpec(
+    config={
+        "model_type": "bert",
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "max_position_embeddings": 16,
+    },
+    dropout=0.0,
+)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a strategy did in one training."""
+
+    weights: list[dict[str, Tensor]]
+    """Step by step, the effective weights by term, in the terms' shapes."""
+    forward: int
+    """Student passes beside the training steps' own, in samples."""
+    backward: int
+
+
+class World:
+    """One task, one initial student, the given number of teachers; every `run` starts from the same point."""
+
+    def __init__(self, needs: Needs, teachers: int) -> None:
+        self.needs = needs
+        generator = np.random.default_rng(0)
+        self.fit = _rows(generator, FIT_ROWS, teachers, needs.teacher_features, first_id=50)
+        self.meta = _rows(generator, META_ROWS, teachers, needs.teacher_features, first_id=9000)
+        attention: Literal["sdpa", "eager"] = "eager" if needs.look_ahead in ("exact", "jvp") else "sdpa"
+        self._model = build_model(STUDENT, CLASSES, 0, VOCABULARY, attention)
+        self._initial = {name: value.clone() for name, value in self._model.state_dict().items()}
+        self.setup = Setup(
+            classes=CLASSES,
+            teachers=tuple(f"teacher{k}" for k in range(teachers)),
+            epochs=EPOCHS,
+            steps_per_epoch=STEPS_PER_EPOCH,
+            temperature=TEMPERATURE,
+            fit=_view(self.fit),
+            meta=_view(self.meta) if needs.needs_meta_set else None,
+            student_hidden_size=hidden_size(self._model),
+            teacher_hidden_sizes=(TEACHER_HIDDEN,) * teachers,
+            seed=7,
+            device=torch.device("cpu"),
+        )
+
+    def run(
+        self,
+        make: Callable[[], Strategy[Any]],
+        *,
+        renew_before: Collection[int] = (),
+        watch: Callable[[Strategy[Any]], Strategy[Any]] = lambda strategy: strategy,
+    ) -> Trace:
+        """Train a student with the strategy that `make` returns.
+
+        Before each step in `renew_before` the strategy is replaced by a new one that gets its state through a file, as a
+        checkpoint does. `watch` may put something around the strategy. Raises whatever the strategy raises.
+        """
+        self._model.load_state_dict(self._initial)
+        self._model.train()
+        optimizer = torch.optim.AdamW(self._model.parameters(), lr=LEARNING_RATE)
+        generator = torch.Generator().manual_seed(11)
+        passes = {"forward": 0, "backward": 0}
+
+        def count(forward: int = 0, backward: int = 0) -> None:
+            passes["forward"] += forward
+            passes["backward"] += backward
+
+        strategy = watch(make())
+        weighting = Weighting(
+            self._model,
+            strategy,
+            self.needs,
+            self.fit,
+            self.meta if self.needs.needs_meta_set else None,
+            Single(),
+            count,
+            temperature=TEMPERATURE,
+            meta_batches=MetaBatches(META_ROWS, BATCH, 3) if self.needs.needs_meta_set else None,
+            precision="fp32",
+        )
+        batches = LengthBucketedBatches(self.fit.encoded.lengths, BATCH, 5)
+        found: list[dict[str, Tensor]] = []
+        for epoch in range(EPOCHS):
+            sums: dict[str, float] = {}
+            for rows in batches.epoch(epoch):
+                step = len(found)
+                if step in renew_before:
+                    state = _through_a_file(strategy.state_dict())
+                    strategy = weighting.strategy = watch(make())
+                    strategy.load_state_dict(state)
+                batch = self.fit.batch(rows, len(rows), self.setup.device)
+                outputs = run_model(self._model, batch.inputs, features=self.needs.student_features)
+                moment = Moment(epoch, step, step / (STEPS - 1), LEARNING_RATE)
+                weighted = weighting.loss(moment, rows, batch, outputs, generator)
+                weighted.loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                strategy.after_step(weighted.context)
+                found.append({name: weight.clone() for name, weight in weighted.weights.items()})
+                for name, values in weighted.terms.items():
+                    teachers = values.shape[0] if values.dim() == 2 else 1
+                    sums[name] = sums.get(name, 0.0) + float(values.sum()) / teachers
+            strategy.end_epoch(epoch, {name: total / FIT_ROWS for name, total in sums.items()})
+        return Trace(found, passes["forward"], passes["backward"])
+
+
+def _through_a_file(state: Any) -> Any:
+    """Saved and loaded as checkpoints are. Raises pickle.UnpicklingError for anything but tensors and plain values."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def _rows(generator: np.random.Generator, rows: int, teachers: int, features: bool, first_id: int) -> LabelledRows:
+    labels = generator.integers(CLASSES, size=rows)
+    tokens = generator.integers(5, VOCABULARY, size=(rows, LENGTH))
+    tokens[:, 1] = 5 + labels  # something to learn
+    encoded = Encoded(
+        ids=first_id + 7 * np.arange(rows),
+        labels=labels,
+        flipped=None,
+        lengths=np.full(rows, LENGTH, np.int32),
+        tokens=tokens.reshape(-1).astype(np.int32),
+        segments=None,
+        starts=LENGTH * np.arange(rows),
+        pad_token=0,
+    )
+    right = generator.random((teachers, rows)) < TEACHER_RIGHT
+    preferred = np.where(right, labels, (labels + 1) % CLASSES)
+    logits = generator.normal(size=(teachers, rows, CLASSES)) + 3 * np.eye(CLASSES)[preferred]
+    pooled = tuple(generator.normal(size=(rows, TEACHER_HIDDEN)).astype(np.float32) for _ in range(teachers))
+    return LabelledRows(encoded, logits.astype(np.float32), pooled if features else None)
+
+
+def _view(rows: LabelledRows) -> RoleView:
+    return RoleView(
+        ids=torch.from_numpy(rows.encoded.ids),
+        labels=torch.from_numpy(rows.encoded.labels),
+        teacher_logits=torch.from_numpy(rows.teacher_logits),
+    )

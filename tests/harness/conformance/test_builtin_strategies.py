@@ -1,0 +1,19 @@
+"""Every built-in strategy, and every wrapper, passes every conformance check."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.conformance import check
+from strategies import resolve, strategy_names, wrapper_names
+
+
+def built_in() -> list[str]:
+    own = [name for name in strategy_names() if resolve(name).strategy.__module__.startswith("strategies.")]
+    return own + [f"{wrapper}({inner})" for wrapper in wrapper_names() for inner in ("wsl", "rw_kd")]
+
+
+@pytest.mark.parametrize("name", built_in())
+def test_conforms(name):
+    report = check(name)
+    assert report.passed, str(report)

@@ -1,0 +1,176 @@
+"""Each check finds the mistake that it is there for, and says what to change."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from harness.conformance import CHECKS, check
+from harness.errors import UserError
+
+numbers = itertools.count()
+
+PLUGIN = """
+import torch
+from strategies import Context, Cost, Needs, Normalisation, Settings, Strategy, register, FloatRange
+
+{before}
+
+class MySettings(Settings):
+    {settings}
+
+@register
+class Mine(Strategy[MySettings]):
+    name = "{name}"
+    family = "mine"
+    summary = "a strategy with one mistake"
+    paper = "none"
+    sample_wise = True
+    normalisation = Normalisation.CONVEX
+    Settings = MySettings
+    {attributes}
+
+    {methods}
+
+    def weights(self, context):
+        kd = context.teacher_logits[0].softmax(-1).max(-1).values ** 2
+        {body}
+        return {{"ce": 1 - kd, "kd": kd}}
+"""
+
+
+def plugin(folder: Path, *, before="", settings="pass", attributes="", methods="", body="pass") -> Path:
+    name = f"mine{next(numbers)}"
+    file = folder / f"{name}.py"
+    file.write_text(
+        PLUGIN.format(
+            name=name,
+            before=before,
+            settings=settings,
+            attributes=attributes.replace("\n", "\n    "),
+            methods=methods.replace("\n", "\n    "),
+            body=body.replace("\n", "\n        "),
+        )
+    )
+    return file
+
+
+def failures(file: Path) -> dict[str, str]:
+    (report,) = check(file).strategies
+    back = {text: name for name, text in CHECKS.items()}
+    return {back[finding.check]: finding.message for finding in report.findings if not finding.passed}
+
+
+def test_a_sound_plugin_outside_the_project_passes_every_check(tmp_path):
+    report = check(plugin(tmp_path))
+    assert report.passed, str(report)
+    assert f"{len(CHECKS)} checks passed" in str(report)
+    assert str(tmp_path) in str(report)
+
+
+STATE = "def __init__(self, settings, setup):\n    super().__init__(settings, setup)\n    self.seen = 0"
+MISTAKES = {
+    "declaration": ({"attributes": "del sample_wise"}, "sample_wise"),
+    "settings": ({"settings": "rate: float"}, "rate"),
+    "search space": (
+        {"settings": 'rate: float = 1.0\n    """Rate."""\n    search_space = {"rat": FloatRange(low=0, high=1)}'},
+        "no setting",
+    ),
+    "needs": (
+        {"methods": '@classmethod\ndef needs(cls, settings):\n    return Needs(terms=("ce", "kdd"))'},
+        "kdd",
+    ),
+    "runs": ({"body": 'return {"ce": 1.0}'}, "gave no weight for ['kd']"),
+    "detached": ({"body": "kd = kd * torch.ones((), requires_grad=True)"}, "detach()"),
+    "context untouched": ({"body": "context.terms['ce'].mul_(2.0)"}, "terms['ce']"),
+    "randomness": ({"body": "torch.rand(1)"}, "generator=context.generator"),
+    "order of the batch": ({"body": "kd = kd * torch.linspace(0.5, 1.0, len(kd))"}, "context.ids"),
+    "determinism": ({"before": "SEEN = []", "body": "SEEN.append(1)\nkd = kd / (1 + len(SEEN))"}, "globals"),
+    "state": ({"methods": STATE, "body": "self.seen += 1\nkd = kd / self.seen"}, "state_dict()"),
+    "normalisation": ({"body": 'return {"ce": torch.ones_like(kd), "kd": kd}'}, "ADDITIVE"),
+    "sample-wise": ({"body": "kd = kd.mean()"}, "Declare False"),
+    "cost": ({"attributes": "cost = Cost.PER_TERM"}, "Cost.PLAIN"),
+    "own behaviour": (
+        {"attributes": "sample_wise = False", "body": 'return {"ce": 0.5, "kd": 0.5}'},
+        "'fixed_alpha'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_found_and_explained(name, tmp_path):
+    options, advice = MISTAKES[name]
+    found = failures(plugin(tmp_path, **options))
+    assert name in found, found
+    assert advice in found[name]
+    # nothing else is blamed, but for what follows from the mistake
+    follows = {"determinism": {"state", "order of the batch"}, "state": {"order of the batch"}}
+    assert set(found) - {name} <= follows.get(name, set()), found
+
+
+def test_weights_that_are_not_finite_are_found(tmp_path):
+    found = failures(plugin(tmp_path, body="kd = kd / 0.0"))
+    assert "not finite at step" in found["finite"]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "body", "advice"),
+    [
+        ("normalisation = Normalisation.ADDITIVE", "kd = kd + 1", "below 0"),
+        ("normalisation = Normalisation.BATCH", 'return {"ce": kd, "kd": kd}', "mean over the batch"),
+        ("sample_wise = False", "pass", "Declare sample_wise = True"),
+    ],
+)
+def test_other_broken_promises(attributes, body, advice, tmp_path):
+    assert advice in " ".join(failures(plugin(tmp_path, attributes=attributes, body=body)).values())
+
+
+def test_state_must_be_tensors_and_plain_values(tmp_path):
+    methods = "def state_dict(self):\n    return {'me': self}\n\ndef load_state_dict(self, state):\n    pass"
+    found = failures(plugin(tmp_path, methods=methods))
+    assert "UnpicklingError" in found["runs"] or "pickle" in found["runs"].lower()
+
+
+def test_an_unused_look_ahead_is_found(tmp_path):
+    methods = '@classmethod\ndef needs(cls, settings):\n    return Needs(look_ahead="fd")'
+    found = failures(plugin(tmp_path, methods=methods, attributes="cost = Cost.LOOK_AHEAD"))
+    assert "never called" in found["cost"]
+
+
+def test_a_plugin_wrapper_is_checked_around_a_strategy(tmp_path):
+    file = tmp_path / "halved.py"
+    file.write_text(
+        "from strategies import Wrapper, register_wrapper\n"
+        "@register_wrapper\n"
+        "class Halved(Wrapper):\n"
+        "    name, family, summary, paper = 'halved', 'control', 'half the weights', 'control'\n"
+        "    def weights(self, context):\n"
+        "        return {name: weight / 2 for name, weight in self.inner.weights(context).items()}\n"
+    )
+    report = check(file)
+    assert [strategy.name for strategy in report.strategies] == ["halved(wsl)"]
+    assert report.passed, str(report)
+
+
+class TestBadTargets:
+    def test_unknown_name(self):
+        with pytest.raises(UserError, match="Did you mean 'wsl'"):
+            check("wsll")
+
+    def test_missing_file(self, tmp_path):
+        with pytest.raises(UserError, match="no such file"):
+            check(tmp_path / "absent.py")
+
+    def test_file_that_does_not_import(self, tmp_path):
+        file = tmp_path / "broken.py"
+        file.write_text("import not_a_module\n")
+        with pytest.raises(UserError, match=r"ModuleNotFoundError.*broken\.py:1"):
+            check(file)
+
+    def test_file_without_a_strategy(self, tmp_path):
+        file = tmp_path / "empty.py"
+        file.write_text("x = 1\n")
+        with pytest.raises(UserError, match="@register"):
+            check(str(file))
