@@ -63,7 +63,7 @@ def test_an_unknown_term_names_the_nearest():
 
 
 def test_an_unknown_option_is_named():
-    with pytest.raises(ValueError, match="'kd' has no option.*'tau'"):
+    with pytest.raises(ValueError, match=r"'kd' has no option.*'tau'"):
         compute_terms(["kd"], inputs(), {"kd": {"tau": 1.0}})
 
 

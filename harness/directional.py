@@ -1,0 +1,66 @@
+"""Three ways to the derivative of per-sample terms along one direction in parameter space.
+
+Each takes a function from parameters to terms (name -> [batch] or [teachers, batch]), the point theta, and a direction v, and
+gives < v, grad term[m, i](theta) > for every term m and sample i.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+TermsAt = Callable[[Sequence[Tensor]], dict[str, Tensor]]
+
+
+def along_double_backward(terms_at: TermsAt, theta: Sequence[Tensor], direction: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The derivative of < v, grad( sum w * term ) > in the weights w of the terms, by autograd's double backward.
+
+    This is the chain rule of the literal look-ahead; slow, and exact to rounding.
+    """
+    leaves = [tensor.detach().requires_grad_() for tensor in theta]
+    terms = terms_at(leaves)
+    weights = [torch.zeros_like(value, requires_grad=True) for value in terms.values()]
+    weighted = torch.stack([(w * value).sum() for w, value in zip(weights, terms.values(), strict=True)]).sum()
+    gradient = torch.autograd.grad(weighted, leaves, create_graph=True, materialize_grads=True)
+    used = [(g, v) for g, v in zip(gradient, direction, strict=True) if g.requires_grad]
+    found = torch.autograd.grad([g for g, _ in used], weights, [v for _, v in used], materialize_grads=True)
+    return dict(zip(terms, found, strict=True))
+
+
+def along_forward_mode(terms_at: TermsAt, theta: Sequence[Tensor], direction: Sequence[Tensor]) -> dict[str, Tensor]:
+    """One pass of forward-mode automatic differentiation: exact to rounding, about two forward passes."""
+    with torch.no_grad(), warnings.catch_warnings():
+        # at its first use, torch's forward mode scripts functions and warns of its own doing
+        warnings.filterwarnings("ignore", message="`torch.jit.script", category=DeprecationWarning)
+        tangents = torch.func.jvp(lambda *parameters: terms_at(parameters), tuple(theta), tuple(direction))[1]
+    return dict(tangents)
+
+
+def along_difference(
+    terms_at: TermsAt,
+    theta: Sequence[Tensor],
+    direction: Sequence[Tensor],
+    radius: float,
+    *,
+    forward: bool = False,
+    base_terms: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """A difference of two passes without a graph: at theta - r v and theta + r v, or with `forward` at theta and theta + r v.
+
+    r = radius / |v|, so that the step has the length `radius` whatever the scale of v. `base_terms`, the terms at theta,
+    spare the forward difference its first pass.
+    """
+    with torch.no_grad():
+        length = float(torch.stack(list(torch._foreach_norm(list(direction)))).norm())
+        if length == 0.0:
+            return {name: torch.zeros_like(value) for name, value in (base_terms or terms_at(theta)).items()}
+        step = radius / length
+        above = terms_at(torch._foreach_add(list(theta), list(direction), alpha=step))
+        if forward:
+            below = base_terms if base_terms is not None else terms_at(theta)
+            return {name: (value - below[name].detach()) / step for name, value in above.items()}
+        below = terms_at(torch._foreach_add(list(theta), list(direction), alpha=-step))
+        return {name: (value - below[name]) / (2 * step) for name, value in above.items()}

@@ -1,0 +1,257 @@
+"""The look-ahead: how a small step on each (sample, loss term) would change the loss on a meta batch.
+
+After one SGD step theta' = theta - eta * grad( sum_i sum_m w[m, i] * l[m, i](theta) / rows ) the meta loss changes with a
+weight as
+
+    d L_meta(theta') / d w[m, i] = -eta / rows * a[m, i],    a[m, i] = < grad L_meta(theta'), grad l[m, i](theta) >,
+
+(Ren et al., ICML 2018; Shu et al., NeurIPS 2019), so all of them together are one directional derivative of the per-sample
+terms at theta, along v = grad L_meta(theta'). `harness.directional` has three ways to take it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from harness.data.batch import Batch
+from harness.directional import TermsAt, along_difference, along_double_backward, along_forward_mode
+from harness.errors import ModelError
+from harness.losses import cross_entropy
+from harness.models import Outputs, encoder_layers, run_model
+
+Terms = Callable[[Outputs, Batch], dict[str, Tensor]]
+Difference = Literal["central", "forward"]
+
+
+class LookAhead:
+    """Meta-gradients for one student, which is the bare module: not wrapped for several ranks.
+
+    Dropout is off in all passes and the module's modes are put back. Parameters, their `.grad` and the random generators are
+    never touched: perturbed copies are run instead, because a training step's graph may hold the parameters.
+
+    terms            (outputs, batch) -> name -> [batch] or [teachers, batch], never reduced
+    engine           `exact` (double backward) and `jvp` (forward mode) need a model built with eager attention; `fd` (a finite
+                     difference of two passes without a graph) takes any
+    meta_kd_weight   L_meta = sum over the meta batch of (ce + meta_kd_weight * kd) / its global rows
+    radius           length of the finite difference's step in parameter space
+    difference       `central`: passes at theta - r v and theta + r v. `forward`: at theta and theta + r v; the former is spared
+                     where `influence` is given `base_terms`. Its error is of first order in `radius`
+    layers           the look-ahead moves the last so many encoder layers and the head only; all other parameters stay
+    features         run the model with its pooled features, for terms that use them
+    reduce_sum       sums each tensor of a list over ranks, in place; every rank then holds its own rows' influence
+    precondition     maps the meta gradient, in the order of `parameters`, to the direction that is used in its place, e.g. to
+                     divide by Adam's root mean square
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        terms: Terms,
+        engine: Literal["exact", "jvp", "fd"],
+        *,
+        meta_kd_weight: float = 0.0,
+        radius: float = 1e-3,
+        difference: Difference = "central",
+        layers: int | None = None,
+        features: bool = False,
+        reduce_sum: Callable[[list[Tensor]], None] | None = None,
+        precondition: Callable[[list[Tensor]], list[Tensor]] | None = None,
+    ) -> None:
+        if engine not in ("exact", "jvp", "fd"):
+            raise ValueError(f"there is no look-ahead engine {engine!r}; there are exact, jvp and fd")
+        if difference not in ("central", "forward"):
+            raise ValueError(f"difference is {difference!r}; it can be central or forward")
+        if not radius > 0:
+            raise ValueError(f"radius is {radius}; it must be positive")
+        if engine != "fd":
+            _require_eager_attention(model, engine)
+        self.model = model
+        self.terms = terms
+        self.engine = engine
+        self.meta_kd_weight = meta_kd_weight
+        self.radius = radius
+        self.difference = difference
+        self.features = features
+        self.reduce_sum = reduce_sum
+        self.precondition = precondition
+        self.student_forward = 0
+        """Samples passed forward. Forward mode counts twice: it computes values and derivatives."""
+        self.student_backward = 0
+        """Samples passed backward. Double backward counts three times: a gradient, and the way back through both passes."""
+        moved = _moved_names(model, layers)
+        self._names = [name for name, parameter in model.named_parameters() if parameter.requires_grad and name in moved]
+        self._fixed = [name for name, _ in model.named_parameters() if name not in set(self._names)]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What the look-ahead moves. `train_gradient` and `precondition` are in this order."""
+        found = dict(self.model.named_parameters())
+        return [found[name] for name in self._names]
+
+    def influence(
+        self,
+        batch: Batch,
+        meta_batch: Batch,
+        learning_rate: float,
+        weights: Mapping[str, Tensor | float] | None = None,
+        *,
+        train_gradient: Sequence[Tensor] | None = None,
+        base_terms: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """a[m, i] for every term m and sample i of this rank's rows, in the terms' shapes, detached.
+
+        Without `weights` the meta gradient is taken at theta (the per-sample form); with `weights`, which broadcast to their
+        terms, after one SGD step with `learning_rate` on the loss that they weigh (the network form). At the learning
+        rates of fine-tuning the step is so short that both nearly agree, and the first costs a forward and a backward less.
+
+        train_gradient   gradient of the weighted loss at theta where it is known (of all ranks, dropout off): saves its passes
+        base_terms       the terms at theta where they are known (dropout off): saves a pass of the forward difference
+        """
+        theta = [parameter.detach() for parameter in self.parameters]
+        with self._as_in_evaluation():
+            where = theta
+            if weights is not None:
+                where = self._stepped(theta, batch, learning_rate, weights, train_gradient)
+            direction = self._meta_gradient(where, meta_batch)
+            if self.precondition is not None:
+                direction = self.precondition(direction)
+            return self._along(theta, direction, batch, base_terms)
+
+    def _stepped(
+        self,
+        theta: list[Tensor],
+        batch: Batch,
+        learning_rate: float,
+        weights: Mapping[str, Tensor | float],
+        train_gradient: Sequence[Tensor] | None,
+    ) -> list[Tensor]:
+        if train_gradient is None:
+            leaves = [tensor.requires_grad_() for tensor in _aliases(theta)]
+            terms = self._terms_at(batch)(leaves)
+            if set(weights) != set(terms):
+                raise ValueError(f"the look-ahead got weights for {sorted(weights)}, but the terms are {sorted(terms)}")
+            loss = torch.stack([(weights[name] * value).sum() for name, value in terms.items()]).sum() / batch.global_rows
+            train_gradient = self._gradient(loss, leaves, batch)
+        return list(torch._foreach_add(theta, list(train_gradient), alpha=-learning_rate))
+
+    def _meta_gradient(self, where: list[Tensor], meta_batch: Batch) -> list[Tensor]:
+        leaves = [tensor.requires_grad_() for tensor in _aliases(where)]
+        outputs = self._run(leaves, meta_batch)
+        self.student_forward += len(meta_batch.ids)
+        loss = cross_entropy(outputs.logits, meta_batch.labels).sum()
+        if self.meta_kd_weight:
+            terms = self.terms(outputs, meta_batch)
+            if "kd" not in terms and "kd_each" not in terms:
+                raise ValueError(f"meta_kd_weight needs the term kd or kd_each, and the terms are {sorted(terms)}")
+            kd = terms["kd"] if "kd" in terms else terms["kd_each"].mean(0)
+            loss = loss + self.meta_kd_weight * kd.sum()
+        return self._gradient(loss / meta_batch.global_rows, leaves, meta_batch)
+
+    def _gradient(self, loss: Tensor, leaves: list[Tensor], batch: Batch) -> list[Tensor]:
+        # a rank's part of a global sum: summed over ranks, it is the gradient of the whole
+        gradient = list(torch.autograd.grad(loss, leaves, materialize_grads=True))
+        self.student_backward += len(batch.ids)
+        if self.reduce_sum is not None:
+            self.reduce_sum(gradient)
+        return gradient
+
+    def _along(
+        self, theta: list[Tensor], direction: list[Tensor], batch: Batch, base_terms: Mapping[str, Tensor] | None
+    ) -> dict[str, Tensor]:
+        terms_at = self._terms_at(batch)
+        if self.engine == "exact":
+            found = along_double_backward(terms_at, theta, direction)
+            self.student_backward += 3 * len(batch.ids)
+        elif self.engine == "jvp":
+            found = along_forward_mode(terms_at, theta, direction)
+            self.student_forward += len(batch.ids)
+        else:
+            forward = self.difference == "forward"
+            base = base_terms if forward else None
+            with _full_precision():
+                found = along_difference(terms_at, theta, direction, self.radius, forward=forward, base_terms=base)
+        return {name: value.detach() for name, value in found.items()}
+
+    def _terms_at(self, batch: Batch) -> TermsAt:
+        def terms_at(parameters: Sequence[Tensor]) -> dict[str, Tensor]:
+            self.student_forward += len(batch.ids)
+            return self.terms(self._run(parameters, batch), batch)
+
+        return terms_at
+
+    def _run(self, parameters: Sequence[Tensor], batch: Batch) -> Outputs:
+        given = dict(zip(self._names, parameters, strict=True))
+        if self._fixed:  # detached, so that no graph is built below the lowest parameter that moves
+            all_parameters = dict(self.model.named_parameters())
+            given |= {name: all_parameters[name].detach() for name in self._fixed}
+        state = {f"model.{name}": tensor for name, tensor in given.items()}
+        outputs: Outputs = torch.func.functional_call(_Runner(self.model), state, (batch, self.features))
+        return outputs
+
+    @contextmanager
+    def _as_in_evaluation(self) -> Iterator[None]:
+        """Dropout and autocast off."""
+        modes = [(module, module.training) for module in self.model.modules()]
+        device = next(self.model.parameters()).device
+        self.model.eval()
+        try:
+            with torch.autocast(device.type, enabled=False), torch.enable_grad():
+                yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """No TF32: the difference of two passes would drown in its rounding."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+class _Runner(nn.Module):
+    """`run_model` as a module, which `functional_call` wants."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, features: bool) -> Outputs:
+        return run_model(self.model, batch.inputs, features=features)
+
+
+def _aliases(tensors: list[Tensor]) -> list[Tensor]:
+    """New leaves on the same memory."""
+    return [tensor.detach() for tensor in tensors]
+
+
+def _moved_names(model: nn.Module, layers: int | None) -> set[str]:
+    """Names of the parameters in the last `layers` encoder layers and above them; all without `layers`."""
+    names = [name for name, _ in model.named_parameters()]
+    if layers is None:
+        return set(names)
+    encoder = encoder_layers(model)
+    if not 1 <= layers <= len(encoder):
+        raise ValueError(f"the look-ahead shall move the last {layers} layers of a model that has {len(encoder)}")
+    below: set[int] = {id(p) for layer in encoder[: len(encoder) - layers] for p in layer.parameters()}
+    base: Any = model.base_model
+    below |= {id(p) for p in base.embeddings.parameters()}
+    return {name for name, parameter in model.named_parameters() if id(parameter) not in below}
+
+
+def _require_eager_attention(model: nn.Module, engine: str) -> None:
+    attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    if attention not in (None, "eager"):
+        raise ModelError(
+            f"the look-ahead engine {engine!r} differentiates attention twice or forward, which fused attention ({attention}) "
+            "does not offer. Build the model with attention='eager', or use the engine 'fd', which takes any attention."
+        )
