@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LARGEST_VOCABULARY = 30_000
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 PAD_ID = 0
+_VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 
 
 def load_tokenizer(spec: ModelSpec, texts: Iterable[str], cache: Path) -> PreTrainedTokenizerFast:
@@ -56,12 +57,18 @@ def _pretrained(source: str, revision: str | None) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
     directory = model_directory(source, revision)
+    if not any((directory / name).is_file() for name in _VOCABULARY_FILES) and not any(directory.glob("*.model")):
+        # transformers would make a tokenizer without a vocabulary
+        raise ModelError(
+            f"model {source!r} has no tokenizer: none of {', '.join(_VOCABULARY_FILES)} is in its directory. "
+            "Name another one with `tokenizer:`, or `tokenizer: words` for a model that starts from random weights."
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(
             f"model {source!r} has no tokenizer that can be read ({str(error).splitlines()[0]}). "
-            "Name another one with `tokenizer:`, or `tokenizer: words` for a model that starts from random weights."
+            "Name another one with `tokenizer:`."
         ) from error
     if not tokenizer.is_fast:
         raise ModelError(f"model {source!r} has only a slow tokenizer; give a `tokenizer:` that has a tokenizer.json")
