@@ -1,0 +1,69 @@
+"""Score against cost, with the Pareto front."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.optimize import isotonic_regression
+
+from harness.report.leaderboard import Leaderboard
+from harness.report.plots.style import KINDS, kind_legend, kind_of, new_figure, shown
+from harness.stats.budget import pareto_front
+from harness.stats.metrics import Array
+
+
+def draw_cost(board: Leaderboard) -> Figure | str:
+    """Training time relative to plain KD (seconds where there is none) and score; names at the right, tied to their points."""
+    relative = board.baseline is not None and np.isfinite(board.costs.relative_seconds).any()
+    cost = board.costs.relative_seconds if relative else board.costs.seconds
+    normalised = bool(np.isfinite(board.normalised.value).any())
+    score = board.normalised.value if normalised else board.mean_score.value * 100
+    points = [i for i in board.order if np.isfinite(cost[i]) and np.isfinite(score[i]) and cost[i] > 0]
+    if len(points) < 2:
+        return "fewer than two strategies have both a score over all tasks and a cost"
+    if len(board.costs.devices) > 1:
+        return f"the trials ran on different devices ({', '.join(board.costs.devices)}): their seconds cannot be compared"
+    longest = max(len(board.selection.labels[i]) for i in points)
+    height = max(3.4, 0.16 * len(points) + 1.0)
+    figure = new_figure(4.6 + 0.075 * longest, height)
+    axis = figure.subplots()
+    front = [points[i] for i in pareto_front(cost[points], score[points])]
+    axis.plot(cost[front], score[front], color="black", linewidth=0.9, drawstyle="steps-post", zorder=1)
+    for i in points:
+        look = dict(KINDS[kind_of(board, i)])
+        size = 6.5 if i in front else 4.5
+        axis.plot([cost[i]], [score[i]], linestyle="none", markersize=size, markeredgewidth=1, zorder=3, **look)
+    if cost[points].max() / cost[points].min() > 8:
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.margins(x=0.06, y=0.06)
+    axis.set_xlabel(
+        f"training time relative to {shown(board.baseline_label or '')}" if relative else "training seconds of one trial"
+    )
+    axis.set_ylabel("normalised score" if normalised else "mean score")
+    _names(axis, board, points, cost, score, front, height)
+    kind_legend(figure, {kind_of(board, i) for i in points})
+    return figure
+
+
+def _names(
+    axis: Axes, board: Leaderboard, points: list[int], cost: Array, score: Array, front: list[int], height: float
+) -> None:
+    """A column right of the axes, in the order of the scores, a row apart at least."""
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high)
+    step = 0.155 / (height - 0.9)
+    order = sorted(points, key=lambda i: (score[i], -cost[i]))
+    places = np.array([(score[i] - low) / (high - low) for i in order])
+    # the nearest places that keep their order and a row between two: isotonic after the rows are taken off
+    rows = step * np.arange(len(places))
+    fitted = isotonic_regression(places - rows).x
+    places = np.clip(fitted, 0.0, max(1.0 - rows[-1], 0.0)) + rows
+    for i, place in zip(order, places, strict=True):
+        axis.annotate(
+            shown(board.selection.labels[i]), (cost[i], score[i]), xytext=(1.04, place), textcoords="axes fraction",
+            va="center", fontsize=7, fontweight="bold" if i in front else "normal", annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": "#AAAAAA", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 3,
+                        "relpos": (0, 0.5)},
+        )  # fmt: skip

@@ -1,0 +1,73 @@
+"""The leaderboard as a plot: scores with 95 % intervals, over tasks and on each task."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from harness.report.leaderboard import Leaderboard
+from harness.report.plots.style import GREY, KINDS, LIGHT, kind_legend, kind_of, new_figure, shown
+from harness.report.tables import task_headers
+
+
+def draw_scores(board: Leaderboard) -> Figure:
+    """Rows are strategies, best on top; one panel over tasks (where there is one to show), one panel per task."""
+    order = board.order
+    normalised = np.isfinite(board.normalised.value).any()
+    overall = board.normalised if normalised else board.mean_score
+    tasks = len(board.selection.tasks)
+    with_overall = bool(np.isfinite(overall.value).any()) and (tasks > 1 or bool(normalised))
+    longest = max(len(label) for label in board.selection.labels)
+    widths = ([2.1] if with_overall else []) + [1.25 if tasks > 1 else 3.0] * tasks
+    figure = new_figure(sum(widths) + 0.085 * longest + 0.3, 0.21 * len(order) + 1.15)
+    axes = list(figure.subplots(1, len(widths), sharey=True, width_ratios=widths, squeeze=False)[0])
+    panels = list(axes)
+    if with_overall:
+        axis = panels.pop(0)
+        scale = 1.0 if normalised else 100.0
+        for y, i in enumerate(order):
+            _interval(axis, board, i, y, overall.value[i] * scale, overall.low[i] * scale, overall.high[i] * scale)
+        if normalised:
+            for reference in (0.0, 1.0):
+                axis.axvline(reference, color=GREY, linewidth=0.8, linestyle=":")
+            axis.set_xlabel("normalised score\n(0 student alone, 1 teacher)")
+        else:
+            axis.set_xlabel("mean over tasks")
+        _withheld(axis, [y for y, i in enumerate(order) if np.isnan(overall.value[i])])
+    for t, (axis, header) in enumerate(zip(panels, task_headers(board), strict=True)):
+        for y, i in enumerate(order):
+            runs = board.selection.shown_scores[i, t] * 100
+            if len(runs) > 1:
+                axis.plot(runs, np.full(len(runs), y), "|", color=GREY, markersize=4, markeredgewidth=0.7)
+            _interval(axis, board, i, y, board.task_mean[i, t] * 100, board.task_low[i, t] * 100, board.task_high[i, t] * 100)
+        if board.baseline is not None:
+            axis.axvline(board.task_mean[board.baseline, t] * 100, color="black", linewidth=0.6, linestyle="--", zorder=0)
+        if np.isfinite(board.teacher[t]):
+            axis.axvline(board.teacher[t] * 100, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
+        axis.set_xlabel(header)
+        axis.locator_params(axis="x", nbins=4 if tasks > 1 else 8)
+    first = axes[0]
+    first.set_yticks(range(len(order)), [shown(board.selection.labels[i]) for i in order])
+    first.set_ylim(len(order) - 0.5, -0.5)
+    for axis in axes:
+        axis.grid(axis="y", color=LIGHT, linewidth=0.4)
+        axis.tick_params(axis="y", length=0)
+    kind_legend(figure, {kind_of(board, i) for i in order})
+    return figure
+
+
+def _interval(axis: Axes, board: Leaderboard, label: int, y: int, value: float, low: float, high: float) -> None:
+    if np.isnan(value):
+        return
+    look = KINDS[kind_of(board, label)]
+    if np.isfinite(low):
+        axis.plot([low, high], [y, y], color=look["color"], linewidth=1.1, solid_capstyle="butt")
+    axis.plot([value], [y], linestyle="none", markersize=4.5, markeredgewidth=1, **look)
+
+
+def _withheld(axis: Axes, rows: list[int]) -> None:
+    for y in rows:
+        axis.annotate(
+            "withheld", (0.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=6, color=GREY, style="italic"
+        )

@@ -1,0 +1,128 @@
+"""The look of all plots: colours that the colour-blind can tell apart (Okabe & Ito 2008), shapes that print in black and white.
+
+Nothing here goes through pyplot, so the report leaves no global state; SVG ids and metadata are fixed, so the same figures give
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from harness.protocol import CONTROLS, REFERENCES
+from harness.report.leaderboard import Leaderboard
+
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+GREY, LIGHT = "#767676", "#D9D9D9"
+SERIES: tuple[tuple[str, Any, str], ...] = (
+    (BLUE, "-", "o"),
+    (VERMILLION, "--", "s"),
+    (GREEN, "-.", "^"),
+    (PURPLE, ":", "D"),
+    (ORANGE, (0, (5, 1, 1, 1, 1, 1)), "v"),
+)
+"""Colour, line style and marker of the first, second, ... series: each tells them apart alone."""
+
+KINDS: dict[str, dict[str, Any]] = {
+    "strategy": {"marker": "o", "color": BLUE, "markerfacecolor": BLUE},
+    "plain KD": {"marker": "D", "color": BLACK, "markerfacecolor": BLACK},
+    "reference": {"marker": "s", "color": GREY, "markerfacecolor": "white"},
+    "control": {"marker": "^", "color": VERMILLION, "markerfacecolor": "white"},
+}
+
+_SETTINGS: dict[str, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#444444",
+    "axes.labelsize": 8,
+    "axes.linewidth": 0.6,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 8,
+    "figure.dpi": 100,
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "hatch.linewidth": 0.5,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "savefig.dpi": 200,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "harness",
+    "xtick.labelsize": 7,
+    "xtick.major.width": 0.6,
+    "ytick.labelsize": 7,
+    "ytick.major.width": 0.6,
+}
+
+
+@contextmanager
+def plot_style() -> Iterator[None]:
+    defaults: dict[Any, Any] = dict(mpl.rcParamsDefault)
+    defaults.pop("backend")
+    with mpl.rc_context(defaults | _SETTINGS):  # a user's matplotlibrc must not change the figures
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """In inches."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """`<name>.png` and `<name>.svg`; no date, no version."""
+    figure.draw_without_rendering()  # lays out once for both formats
+    figure.set_layout_engine("none")
+    figure.savefig(folder / f"{name}.png", metadata={"Software": None})
+    figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+
+
+def kind_of(board: Leaderboard, label: int) -> str:
+    """A key of KINDS."""
+    strategy = board.selection.strategies[board.selection.labels[label]]
+    if label == board.baseline:
+        return "plain KD"
+    if strategy in REFERENCES:
+        return "reference"
+    return "control" if strategy.partition("(")[0] in CONTROLS else "strategy"
+
+
+def shown(text: str) -> str:
+    """A name as it is: no mathematics in it."""
+    return text.replace("$", r"\$")
+
+
+def wrapped(text: str, width: int = 22) -> str:
+    """A long name on two lines, broken at a bracket or underscore near its middle."""
+    if len(text) <= width:
+        return shown(text)
+    places = [i + 1 for i, letter in enumerate(text[:-1]) if letter in "(_ -"] or [len(text) // 2]
+    place = min(places, key=lambda i: abs(i - len(text) / 2))
+    return shown(text[:place]) + "\n" + shown(text[place:])
+
+
+def small_multiples(count: int, width: float = 1.75, height: float = 1.35, columns: int = 5) -> tuple[Figure, list[Axes]]:
+    """`count` panels in rows; the last row may be shorter. No empty panels."""
+    columns = min(columns, math.ceil(count / math.ceil(count / columns)))
+    rows = math.ceil(count / columns)
+    figure = new_figure(max(columns * width, 3.2), rows * height + 0.35)
+    grid = figure.add_gridspec(rows, columns)
+    return figure, [figure.add_subplot(grid[i // columns, i % columns]) for i in range(count)]
+
+
+def kind_legend(figure: Figure, kinds: set[str], **where: Any) -> None:
+    """What the markers stand for, in one row."""
+    from matplotlib.lines import Line2D
+
+    present = [kind for kind in KINDS if kind in kinds]
+    handles = [Line2D([], [], linestyle="none", markersize=5, label=kind, **KINDS[kind]) for kind in present]
+    if len(present) > 1:
+        figure.legend(handles=handles, ncols=len(handles), **({"loc": "outside lower center"} | where))
