@@ -13,9 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write tables, plots and the page, and print the leaderboard."""
+    folder = results_folder(arguments.results)
     from harness.report import build_report, leaderboard_text
 
-    folder = results_folder(arguments.results)
     build_report(folder)
     print(leaderboard_text(folder))
     return 0

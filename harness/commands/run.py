@@ -45,9 +45,18 @@ def run(arguments: argparse.Namespace) -> int:
     for warning in plan.warnings:
         console.note(f"note: {warning}")
     with store.writing(), quiet_libraries(store.path / "logs" / "libraries.log"):
+        _say_damage(store)
         _run_trials(plan, store, console, arguments)
         _report(store, console)
     return 0 if console.progress.complete else SOME_TRIALS_FAILED
+
+
+def _say_damage(store: Store) -> None:
+    """Before it is run again and nobody can see it any more."""
+    store.records()
+    for damage in store.damaged.values():
+        store.event("damaged", path=damage.path, reason=damage.reason)
+        print(f"damaged, and run again if it belongs to this study: {damage}", file=sys.stderr)
 
 
 def _run_trials(plan: Plan, store: Store, console: Console, arguments: argparse.Namespace) -> None:
@@ -80,8 +89,6 @@ def _report(store: Store, console: Console) -> None:
     build_report(store.path)
     print(leaderboard_text(store.path))
     print(f"\ntables, plots and the page: {store.path}")
-    for damage in store.damaged.values():
-        print(f"was damaged, and run again: {damage}", file=sys.stderr)
     progress = console.progress
     if failed := progress.failed.total():
         print(

@@ -1,0 +1,83 @@
+"""The verbs that show things: list, doctor, check, prefetch."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.__main__ import VERBS, main
+from strategies import resolve, strategy_names, wrapper_names
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
+    assert main(list(arguments)) == code
+    return capsys.readouterr().out
+
+
+def test_all_strategies_are_listed_and_each_can_be_seen_in_full(capsys):
+    listed = shown(capsys, "list", "strategies")
+    for name in [*strategy_names(), *wrapper_names()]:
+        assert name in listed
+    for name in strategy_names():
+        one = shown(capsys, "list", "strategies", name)
+        for setting in resolve(name).strategy.Settings.model_fields:
+            assert f"  {setting} = " in one
+        assert "paper: " in one
+    assert max(map(len, listed.splitlines())) < 180
+
+
+def test_the_fields_of_a_study_are_listed_as_a_user_writes_them(capsys):
+    listed = shown(capsys, "list", "study")
+    for line in ("learning_rate: number = 5e-05", "tasks: list of (text or TaskSpec)", 'sampler: tpe, random, grid = "tpe"'):
+        assert line in listed
+    for python in ("Optional", "Annotated", "Literal", "None", "True", "typing"):
+        assert python not in listed
+
+
+def test_tasks_are_listed(capsys):
+    listed = shown(capsys, "list", "tasks")
+    assert "392,702" in listed
+    assert "matthews" in listed
+
+
+def test_doctor_says_what_a_report_of_a_problem_needs(capsys, tmp_path, monkeypatch):
+    cache = tmp_path / "own-cache"
+    (cache / "teachers").mkdir(parents=True)
+    (cache / "teachers" / "file").write_bytes(bytes(3 * 2**20))
+    monkeypatch.setenv("HARNESS_CACHE", str(cache))
+    rows = shown(capsys, "doctor").splitlines()
+    assert any(row.split()[:1] == ["torch"] for row in rows)
+    assert any(row.split()[:1] == ["gpus"] for row in rows)
+    assert any(row.split()[:3] == ["teachers", "3.0", "MiB"] for row in rows)
+    assert any(row.startswith("free disk, cache") and "GiB" in row for row in rows)
+
+
+def test_check_passes_for_a_good_strategy_and_fails_for_one_that_is_not(capsys, plugin, tmp_path):
+    assert "checks passed" in shown(capsys, "check", "ce_only")
+    failing = tmp_path / "failing.py"
+    failing.write_text((tmp_path / plugin).read_text().partition("@register\nclass Interrupting")[0])
+    assert "FAIL" in shown(capsys, "check", str(failing), code=1)
+
+
+def test_prefetch_reads_every_task_and_model(capsys, study_file):
+    text = shown(capsys, "prefetch", str(study_file(tasks=["sst2", "mnli"])))
+    assert "sst2: train 160, validation 40 rows" in text
+    assert "validation_mismatched 40" in text
+    assert "student: random weights from its config (digest " in text
+
+
+def test_help_lists_every_verb_and_the_exit_codes(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for verb in VERBS:
+        assert verb in text
+    assert "130 interrupted" in text
+
+
+@pytest.mark.parametrize("arguments", [[], ["rnu"], ["run"], ["plan", "x.yaml", "--student-samples-per-second", "0"]])
+def test_arguments_that_make_no_sense_exit_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: python -m harness" in capsys.readouterr().err

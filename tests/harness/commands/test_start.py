@@ -1,0 +1,62 @@
+"""The verbs that only look start at once: no heavy import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import PROJECT
+
+HEAVY = {"torch", "ray", "transformers", "datasets", "optuna", "sklearn", "scipy", "matplotlib", "pandas", "numpy"}
+PROGRAM = f"""
+import sys
+from harness.__main__ import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as exit:
+    code = exit.code
+print(sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["plan", "studies/glue_full.yaml"],
+        ["run", "studies/quickstart.yaml", "--dry-run"],
+        ["list", "strategies"],
+        ["list", "strategies", "shuffled(rw_kd)"],
+        ["list", "tasks"],
+        ["list", "study"],
+        ["status", "tests/harness/fixtures/store_v1"],
+        ["plan", "studies/quickstart.yaml", "--set", "serch.trials=3"],
+    ],
+)
+def test_it_starts_at_once_and_imports_nothing_heavy(arguments):
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], cwd=PROJECT, capture_output=True, text=True)
+    seconds = time.perf_counter() - started
+    expected = 2 if "serch.trials=3" in arguments or arguments[0] == "status" else 0  # that store has no manifest
+    assert done.returncode == expected, done.stderr
+    assert done.stderr.splitlines()[-1] == "[]"
+    assert seconds < 1.5  # under 0.5 on an idle machine
+
+
+def test_a_reader_that_has_had_enough_is_no_error():
+    command = f"{sys.executable} -m harness list study | head -1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=PROJECT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("module", ["harness.run", "harness.report"])
+def test_the_short_forms_are_the_verbs(module):
+    done = subprocess.run([sys.executable, "-m", module, "nowhere"], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: nowhere")
+    assert "Traceback" not in done.stderr
