@@ -84,6 +84,7 @@ class Training:
             temperature=temperature,
             meta_batches=None if meta is None else MetaBatches(len(meta), meta_batch_size, seeds.order),
             precision=self.precision,
+            optimizer=self.optimizer,
         )
         self._wrapped = ranks.wrap(model)
 

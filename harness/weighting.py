@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harness.adam_direction import adam_direction
 from harness.data.batch import Batch
 from harness.data.batches import MetaBatches, shard
 from harness.evaluate import predict
@@ -65,7 +66,9 @@ class Weighting:
         temperature: float,
         meta_batches: MetaBatches | None,
         precision: str,
+        optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
+        """`optimizer`: the student's; read by look-aheads that are to follow it (`precondition: adam`)."""
         self.model = model
         self.strategy = strategy
         self.needs = needs
@@ -77,7 +80,7 @@ class Weighting:
         self.precision = precision
         self.device = next(model.parameters()).device
         self._count = count
-        self._look_ahead = self._make_look_ahead()
+        self._look_ahead = self._make_look_ahead(optimizer)
         self._row_of_id: dict[int, int] | None = None
 
     def loss(
@@ -161,16 +164,25 @@ class Weighting:
             return None
         return lambda: term_gramian(self.model, terms, batch, self.ranks, self._count)
 
-    def _make_look_ahead(self) -> LookAhead | None:
+    def _make_look_ahead(self, optimizer: torch.optim.Optimizer | None) -> LookAhead | None:
         if self.needs.look_ahead is None:
             return None
-        return LookAhead(
+        options = dict(self.needs.look_ahead_options)
+        like_adam = options.pop("precondition", None) == "adam"
+        look_ahead = LookAhead(
             self.model,
             lambda outputs, batch: self._terms(outputs, batch, TermShape(self.temperature)),
             self.needs.look_ahead,
             reduce_sum=self.ranks.sum_,
-            **dict(self.needs.look_ahead_options),
+            **options,
         )
+        if like_adam:
+            if optimizer is None:
+                raise ValueError(
+                    f"strategy {self.strategy.name!r} looks ahead with the student's Adam, and no optimizer was given"
+                )
+            look_ahead.precondition = adam_direction(optimizer, look_ahead.parameters)
+        return look_ahead
 
     def _look_ahead_function(self, moment: Moment, batch: Batch, rows: np.ndarray) -> LookAheadFunction | None:
         look_ahead = self._look_ahead

@@ -69,7 +69,8 @@ class Needs:
     look_ahead: Literal["exact", "jvp", "fd"] | None = None
     """The engine behind `Context.look_ahead`; implies `meta_set`."""
     look_ahead_options: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments for `harness.lookahead.LookAhead`, e.g. `{"meta_kd_weight": 1.0}`."""
+    """Keyword arguments for `harness.lookahead.LookAhead`, e.g. `{"meta_kd_weight": 1.0}`. `{"precondition": "adam"}`: the meta
+    gradient is divided by the root mean square of the student's Adam."""
     term_gramian: bool = False
     """Inner products of the terms' batch-mean gradients, from `Context.term_gramian`."""
     student_features: bool = False

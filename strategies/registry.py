@@ -166,7 +166,7 @@ def load_builtin_strategies() -> None:
 
 
 def load_plugin(path: str | Path) -> None:
-    """Import a Python file that registers strategies. Loading the same file again does nothing.
+    """Import a Python file that registers strategies. A file whose strategies are registered already is not imported again.
 
     Raises FileNotFoundError for a missing file, and whatever the file itself raises.
     """
@@ -175,7 +175,9 @@ def load_plugin(path: str | Path) -> None:
     if not file.is_file():
         raise FileNotFoundError(f"plugin {str(path)!r}: no such file (looked for {file})")
     module_name = "harness_plugin_" + hashlib.sha256(str(file).encode()).hexdigest()[:12]
-    if module_name in sys.modules:
+    if module_name in sys.modules or str(file) in {
+        inspect.getsourcefile(c) for c in (*_strategies.values(), *_wrappers.values())
+    }:
         return
     spec = importlib.util.spec_from_file_location(module_name, file)
     if spec is None or spec.loader is None:

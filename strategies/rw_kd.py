@@ -47,6 +47,9 @@ class RwKdSettings(Settings):
     """network: step size of the look-ahead; the student's current learning rate where not given."""
     look_ahead_layers: int | None = Field(None, ge=1)
     """Take the meta gradient over the classifier and this many last layers only: cheaper; all parameters where not given."""
+    precondition: Literal["none", "adam"] = "none"
+    """adam: influences as the student's Adam would have them, each entry of the meta gradient over its root mean square,
+    instead of those of a plain gradient step."""
     floor: float = Field(1e-6, gt=0.0, lt=1.0)
     """per_sample: influences are raised to this share of the batch's largest. (A fixed floor would pin the weights at 0.5 late
     in training, when all influences are small.)"""
@@ -99,6 +102,8 @@ class RwKd(Strategy[RwKdSettings]):
         options: dict[str, Any] = {"meta_kd_weight": meta_kd_weight(settings)}
         if settings.look_ahead_layers is not None:
             options["layers"] = settings.look_ahead_layers
+        if settings.precondition == "adam":
+            options["precondition"] = "adam"
         return Needs(teachers=(1, None), look_ahead=settings.engine, look_ahead_options=options)
 
     def weights(self, context: Context) -> Weights:

@@ -119,6 +119,7 @@ class World:
             temperature=TEMPERATURE,
             meta_batches=MetaBatches(META_ROWS, BATCH, 3) if self.needs.needs_meta_set else None,
             precision="fp32",
+            optimizer=optimizer,
         )
         batches = LengthBucketedBatches(self.fit.encoded.lengths, BATCH, 5)
         found: list[dict[str, Tensor]] = []

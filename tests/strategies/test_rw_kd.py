@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from harness.conformance.world import World
+from strategies import resolve
 from strategies.rw_kd import features, share_of_kd
 from tests.strategies.contexts import make, make_context, make_setup, random_influence, steps, weigh
 
@@ -153,3 +157,49 @@ def test_the_meta_loss_is_the_one_of_each_reading(settings, weight):
     assert needs.look_ahead == "fd"
     assert needs.look_ahead_options == {"meta_kd_weight": weight}
     assert needs.needs_meta_set
+
+
+@pytest.mark.parametrize("meta_learner", ["network", "per_sample"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"precondition": "adam"},
+        {"engine": "jvp"},
+        {"engine": "exact"},
+        {"look_ahead_layers": 1},
+        {"interval": 3, "smoothing": 0.9},
+        {"look_ahead_rate": 0.5},
+    ],
+    ids=lambda settings: ",".join(settings),
+)
+def test_options_in_a_small_training_with_the_real_look_ahead(meta_learner, settings):
+    """Every option runs, changes what it should, and keeps the weights convex and the state exact."""
+    default = _default_trace(meta_learner)
+    changed = _trace({"meta_learner": meta_learner, **settings})
+    renewed = (
+        _trace({"meta_learner": meta_learner, **settings}, renew_before=(2, 3, 7)) if "engine" not in settings else changed
+    )
+    for ours, again in zip(changed, renewed, strict=True):
+        torch.testing.assert_close(ours, again, rtol=0, atol=0)
+    difference = max(float((a["kd"] - b["kd"]).abs().max()) for a, b in zip(default, changed, strict=True))
+    if "engine" in settings:
+        tolerance = 0.02 if meta_learner == "network" else 0.1  # a ratio of two small influences amplifies rounding
+        assert difference < tolerance
+    elif meta_learner == "per_sample" and "look_ahead_rate" in settings:
+        assert difference == 0  # its look-ahead starts from zero weights: the step size falls out
+    else:
+        assert difference > 1e-4
+    for step in changed:
+        torch.testing.assert_close(step["ce"] + step["kd"], torch.ones(8))
+
+
+@cache
+def _default_trace(meta_learner):
+    return _trace({"meta_learner": meta_learner})
+
+
+def _trace(settings, renew_before=()):
+    registered = resolve("rw_kd")
+    made = registered.settings(settings)
+    world = World(registered.needs(made), 1)
+    return world.run(lambda: registered.create(made, world.setup), renew_before=renew_before).weights
