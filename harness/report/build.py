@@ -1,0 +1,52 @@
+"""The whole report of a store, from the store alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.store_files import write_atomically
+
+if TYPE_CHECKING:
+    from harness.report.plots import Plot
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    plots: tuple[Plot, ...]
+    text: str
+    """The leaderboard for a terminal, as `leaderboard_text` gives it."""
+
+
+def build_report(path: Path) -> Report:
+    """Write leaderboard.md, .csv, .tex, plots/ and index.html into the store at `path`.
+
+    The same store gives the same bytes. Raises StoreError where it holds no trial to report on, or cannot be written.
+    """
+    from harness.report.leaderboard import make_leaderboard
+    from harness.report.page import page
+    from harness.report.plots import write_plots
+    from harness.report.tables import csv_text, latex, markdown, text
+
+    folder = Path(path)
+    board = make_leaderboard(folder)
+    tables = {"leaderboard.md": markdown(board), "leaderboard.csv": csv_text(board), "leaderboard.tex": latex(board)}
+    for name, content in tables.items():
+        write_atomically(folder / name, content.encode())
+    plots = write_plots(board, folder / "plots")
+    write_atomically(folder / "index.html", page(board, plots, folder / "plots").encode())
+    drawn = [folder / "plots" / f"{plot.name}.{kind}" for plot in plots if not plot.omitted for kind in ("png", "svg")]
+    return Report(folder, (*(folder / name for name in tables), *drawn, folder / "index.html"), tuple(plots), text(board))
+
+
+def leaderboard_text(path: Path) -> str:
+    """The leaderboard for a terminal. Raises StoreError where there is nothing to report on."""
+    from harness.report.leaderboard import make_leaderboard
+    from harness.report.tables import text
+
+    return text(make_leaderboard(Path(path)))

@@ -1,0 +1,87 @@
+"""`index.html`: one page without a network, that can be sent by mail and opened from a folder."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from harness.report.caption import caption, legend, measured_rows, study_name
+from harness.report.leaderboard import Leaderboard
+from harness.report.page_data import chosen_splits, page_data, reproducing_command
+from harness.report.plots import Plot
+
+
+def page(board: Leaderboard, plots: list[Plot], folder: Path) -> str:
+    """The page's text. `folder` holds the plots' SVG files.
+
+    Whatever came from a study or a trial is escaped. The policy in the page forbids everything but its own style and scripts,
+    by their digests, and pictures that it holds itself.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(_file("page.html.jinja"))
+    style = _file("page.css.jinja")
+    script = "\n".join(_file(f"{name}.js.jinja") for name in ("figures", "leaderboard", "trials"))
+    return template.render(
+        title=f"Leaderboard of {study_name(board)}",
+        description=board.selection.manifest.get("study", {}).get("description", ""),
+        captions=caption(board),
+        legend=legend(board),
+        plots=[(plot, _picture(folder / f"{plot.name}.svg")) for plot in plots if not plot.omitted],
+        omitted=[plot for plot in plots if plot.omitted],
+        failures=_failures(board),
+        damage=board.selection.damage,
+        rows=measured_rows(board),
+        others=_other_scores(board),
+        manifest=json.dumps(board.selection.manifest, indent=2, ensure_ascii=False, sort_keys=True),
+        data=_safe_json(page_data(board)),
+        style=style,
+        script=script,
+        style_digest=_digest(style),
+        script_digest=_digest(script),
+    )
+
+
+def _failures(board: Leaderboard) -> list[dict[str, Any]]:
+    return [
+        {"record": record, "error": record.error, "command": reproducing_command(board, record.key)}
+        for record in board.selection.records
+        if record.status == "failed"
+    ]
+
+
+def _other_scores(board: Leaderboard) -> dict[str, Any] | None:
+    """Metrics and splits beside the headline, as a table: columns, and per label a cell for each."""
+    found = chosen_splits(board)
+    if not found:
+        return None
+    columns = list(dict.fromkeys((one["task"], one["split"], one["metric"]) for one in found))
+    values = {(one["label"], one["task"], one["split"], one["metric"]): f"{100 * one['mean']:.1f}" for one in found}
+    labels = [board.selection.labels[i] for i in board.order]
+    return {
+        "columns": columns,
+        "rows": [(label, [values.get((label, *column), "–") for column in columns]) for label in labels],
+    }
+
+
+def _picture(path: Path) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _safe_json(value: Any) -> str:
+    """JSON that cannot end the script element that holds it."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _file(name: str) -> str:
+    return files("harness.report").joinpath(name).read_text("utf-8")

@@ -1,0 +1,144 @@
+"""What the page's script needs: plain lists, None where a figure is missing or withheld."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.records import TrialRecord
+from harness.report.cells import coverage, withheld
+from harness.report.leaderboard import Estimate, Leaderboard
+from harness.report.plots.style import kind_of
+from harness.report.selection import SPLIT
+from harness.report.tables import task_headers
+
+DIGITS = 6
+
+
+def page_data(board: Leaderboard) -> dict[str, Any]:
+    """JSON-like; numbers rounded to 6 digits."""
+    selection = board.selection
+    tasks = [
+        {"name": task, "header": header, "teacher": _number(board.teacher[t]), "detectable": _number(board.detectable[t])}
+        for t, (task, header) in enumerate(zip(selection.tasks, task_headers(board), strict=True))
+    ]
+    return {
+        "tasks": tasks,
+        "repeats": selection.repeats,
+        "baseline": board.baseline,
+        "strategies": [_strategy(board, i) for i in range(len(selection.labels))],
+        "order": board.order,
+        "differences": _critical_factors(len(selection.labels)),
+        "results": results_folder(board),
+        "trials": [_trial(record, board) for record in selection.records],
+    }
+
+
+def results_folder(board: Leaderboard) -> str:
+    """As a command from the project's folder would name the store."""
+    study = board.selection.manifest.get("study", {})
+    name = str(study.get("name") or board.selection.path.name)
+    return (Path(study.get("results", "results")) / name).as_posix()
+
+
+def reproducing_command(board: Leaderboard, key: str) -> str:
+    return f"python -m harness reproduce {results_folder(board)} {key}"
+
+
+def _strategy(board: Leaderboard, i: int) -> dict[str, Any]:
+    selection = board.selection
+    label = selection.labels[i]
+    tasks = range(len(selection.tasks))
+    costs = board.costs
+    average = {
+        "normalised": _estimate(board.normalised, i),
+        "mean": _estimate(board.mean_score, i),
+        "iqm": _estimate(board.iqm, i),
+        "gain": _estimate(board.gain, i) if i != board.baseline else None,
+        "improvement": _estimate(board.improvement, i),
+        "gain_p": _number(board.gain_p[i]),
+        "equal_compute": None if board.equal_compute is None else _number(board.equal_compute[i]),
+    }
+    if withheld(board, i):
+        average = dict.fromkeys(average)
+    return {
+        "name": label,
+        "strategy": selection.strategies[label],
+        "kind": kind_of(board, i),
+        "withheld": withheld(board, i),
+        "scores": [[_number(v) for v in selection.scores[i, t]] for t in tasks],
+        "shown": [_number(board.task_mean[i, t]) for t in tasks],
+        "spread": [_number(board.task_spread[i, t]) for t in tasks],
+        "low": [_number(board.task_low[i, t]) for t in tasks],
+        "high": [_number(board.task_high[i, t]) for t in tasks],
+        "states": [[row.state for row in selection.of(label, task)] for task in selection.tasks],
+        "difference": [_number(board.difference[i, t]) for t in tasks],
+        "p": [_number(board.p[i, t]) for t in tasks],
+        "time": _number(costs.relative_seconds[i]),
+        "passes": _number(costs.relative_passes[i]),
+        "seconds": _number(costs.seconds[i]),
+        "memory": _number(costs.memory[i] / 2**30),
+        "cells": coverage(board, i),
+        **average,
+    }
+
+
+def _trial(record: TrialRecord, board: Leaderboard) -> dict[str, Any]:
+    spec = record.spec
+    metric = spec.task.headline_metric
+    chosen = board.selection.rows.get((spec.task.name, spec.label, spec.repeat))
+    report = record.report.get(SPLIT)
+    return {
+        "key": record.key,
+        "task": spec.task.name,
+        "label": spec.label,
+        "repeat": spec.repeat,
+        "index": spec.index,
+        "purpose": spec.purpose,
+        "status": record.status,
+        "chosen": chosen is not None and chosen.record is record,
+        "objective": _number(record.objective),
+        "score": _number(report.metrics.get(metric)) if report else None,
+        "seconds": _number(record.cost.train_seconds, 2),
+        "settings": spec.settings,
+        "training": spec.training.model_dump(mode="json"),
+        "command": reproducing_command(board, record.key),
+        "error": f"{record.error.type}: {record.error.message}" if record.error else "",
+        "finished": record.finished_at,
+    }
+
+
+def _estimate(found: Estimate, i: int) -> list[float | None] | None:
+    value = _number(found.value[i])
+    return None if value is None else [value, _number(found.low[i]), _number(found.high[i])]
+
+
+def _number(value: float | None, digits: int = DIGITS) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(float(value), digits)
+
+
+def _critical_factors(labels: int) -> list[float | None]:
+    """Nemenyi's difference for one task by number of strategies; divided by the root of the number of tasks by the page."""
+    from harness.stats.ranks import critical_difference
+
+    return [None, None, *(round(critical_difference(k, 1), 4) for k in range(2, labels + 1))] if labels > 1 else []
+
+
+def chosen_splits(board: Leaderboard) -> list[dict[str, Any]]:
+    """Further report splits and metrics of the chosen trials: [{split, metric, task, label, mean}], for the second table."""
+    found = []
+    for label in board.selection.labels:
+        for task in board.selection.tasks:
+            records = [row.record for row in board.selection.of(label, task) if row.record and row.record.status == "ok"]
+            headline = board.selection.task_spec(task).headline_metric
+            names = sorted({(s, m) for record in records for s, score in record.report.items() for m in score.metrics})
+            for split, metric in names:
+                if (split, metric) != (SPLIT, headline):
+                    values = [r.report[split].metrics[metric] for r in records if split in r.report]
+                    found.append(
+                        {"task": task, "split": split, "metric": metric, "label": label, "mean": float(np.mean(values))}
+                    )
+    return found
