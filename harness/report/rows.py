@@ -1,0 +1,100 @@
+"""Finding a row of a store by what a person calls it: for `harness reproduce`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import StoreError, UserError
+from harness.records import TrialRecord, TrialSpec
+from harness.report.selection import select
+from harness.store import Store
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """Whether a second run of a trial says the same."""
+
+    same: bool
+    text: str
+
+
+def find_record(results: Path, row: str) -> TrialRecord:
+    """`row` is a key or its unique beginning, `task/label` or `task/label/repeat` (the chosen trial of that cell; repeat 0
+    where not given), or `task/label/repeat/index` (any trial of the search).
+
+    Raises UserError where nothing or more than one thing is meant.
+    """
+    parts = row.split("/")
+    if len(parts) == 1:
+        return _by_key(Store(results), row)
+    selection = select(results)
+    task, label, *rest = parts
+    if len(rest) > 2 or not all(part.isdigit() for part in rest):
+        raise UserError(f"{row!r} is no row; give a trial's key, TASK/STRATEGY/REPEAT or TASK/STRATEGY/REPEAT/TRIAL")
+    repeat = int(rest[0]) if rest else 0
+    chosen = selection.rows.get((task, label, repeat))
+    if chosen is None:
+        raise UserError(
+            f"{results} has no row {row!r}. Tasks: {', '.join(selection.tasks)}; strategies: {', '.join(selection.labels)}; "
+            f"repeats: 0 to {selection.repeats - 1}"
+        )
+    if len(rest) < 2:
+        if chosen.record is None:
+            raise UserError(f"{row!r} was not run ({chosen.done} of {chosen.planned} trials are there)")
+        return chosen.record
+    spec = (task, label, repeat, int(rest[1]))
+    found = [r for r in selection.records if (r.spec.task.name, r.spec.label, r.spec.repeat, r.spec.index) == spec]
+    found = [r for r in found if r.spec.purpose == "search"] or found
+    if not found:
+        raise UserError(
+            f"{results} has no trial {rest[1]} in {task}/{label}/{repeat}; it has {chosen.done} of {chosen.planned}"
+        )
+    return found[0]
+
+
+def find_spec(results: Path, row: str) -> TrialSpec:
+    """The specification of a row, ready to be trained again. Raises as `find_record`."""
+    return find_record(results, row).spec
+
+
+def compare_runs(stored: TrialRecord, again: TrialRecord, tolerance: float = 0.0) -> Reproduced:
+    """The stored run and a new one: equal status, objective and report scores (up to `tolerance`), and what may explain it."""
+    lines, same = [], stored.status == again.status
+    if not same:
+        lines.append(f"stored: {stored.status}; now: {again.status}")
+    pairs: list[tuple[str, float | None, float | None]] = [("selection score", stored.objective, again.objective)]
+    for split in sorted(set(stored.report) | set(again.report)):
+        metrics = [record.report[split].metrics if split in record.report else {} for record in (stored, again)]
+        pairs += [(f"{split} {name}", metrics[0].get(name), metrics[1].get(name)) for name in sorted(set().union(*metrics))]
+    for name, before, now in pairs:
+        equal = before == now if before is None or now is None else abs(before - now) <= tolerance
+        same = same and equal
+        lines.append(f"{name}: {_shown(before)} stored, {_shown(now)} now: {'the same' if equal else 'DIFFERENT'}")
+    changed = [
+        f"{name} {stored.environment.get(name, 'unknown')} -> {again.environment.get(name, 'unknown')}"
+        for name in sorted(set(stored.environment) | set(again.environment))
+        if stored.environment.get(name) != again.environment.get(name)
+    ]
+    if stored.spec.strategy_code != again.spec.strategy_code:
+        changed.append("the strategy's code")
+    if changed:
+        lines.append("changed since: " + "; ".join(changed))
+    lines.append("The number came out the same." if same else "The number did not come out the same.")
+    return Reproduced(same, "\n".join(lines))
+
+
+def _by_key(store: Store, start: str) -> TrialRecord:
+    known = store.keys()
+    keys = [key for key in known if key.startswith(start)]
+    if len(keys) != 1:
+        found = "no trial has" if not keys else f"{len(keys)} trials have"
+        raise UserError(f"{found} a key that begins with {start!r} in {store.path}")
+    record = store.get(keys[0])
+    if record is None:
+        raise StoreError(f"the record of trial {keys[0]} is damaged: {store.damaged[keys[0]]}")
+    return record
+
+
+def _shown(value: float | None) -> str:
+    return "none" if value is None else f"{value:.6f}"
