@@ -322,6 +322,18 @@ def test_passes_are_counted(engine, weighted, forward, backward):
     assert (look_ahead.student_forward, look_ahead.student_backward) == (forward, backward)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_step_that_is_not_taken(engine):
+    model = student()
+    batch, meta, weights = make_batch(2, 16, 1), make_batch(2, 12, 2), some_weights(16)
+    without = LookAhead(model, TERMS, engine, take_step=False)
+    found = without.influence(batch, meta, 0.1, weights)
+    at_theta = LookAhead(model, TERMS, engine).influence(batch, meta, 0.1, None)
+    assert all(torch.equal(found[name], at_theta[name]) for name in found)
+    # at a learning rate of fine-tuning it hardly matters
+    assert cosine(found, LookAhead(model, TERMS, "exact").influence(batch, meta, 5e-5, weights)) >= 0.9999
+
+
 @pytest.mark.parametrize("engine", ["jvp", "fd"])
 def test_only_the_upper_layers_move(engine):
     model = student()
