@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -39,13 +39,19 @@ sys.exit(code)
     ],
 )
 def test_it_starts_at_once_and_imports_nothing_heavy(arguments):
-    started = time.perf_counter()
+    before = _processor_seconds()
     done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], cwd=PROJECT, capture_output=True, text=True)
-    seconds = time.perf_counter() - started
+    seconds = _processor_seconds() - before
     expected = 2 if "serch.trials=3" in arguments or arguments[0] == "status" else 0  # that store has no manifest
     assert done.returncode == expected, done.stderr
     assert done.stderr.splitlines()[-1] == "[]"
-    assert seconds < 1.5  # under 0.5 on an idle machine
+    assert seconds < 1.0  # 0.2 to 0.4, and that is what one waits for on an idle machine
+
+
+def _processor_seconds() -> float:
+    """Of this process's children: unlike the time of day, hardly a matter of what else the machine does."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_a_reader_that_has_had_enough_is_no_error():
