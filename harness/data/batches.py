@@ -22,7 +22,9 @@ class LengthBucketedBatches:
         rows = generator.permutation(len(self._lengths))
         pool = self._batch_size * POOL_BATCHES
         pools = np.array_split(rows, max(1, round(len(rows) / pool)))
-        by_length = np.concatenate([part[np.argsort(self._lengths[part], kind="stable")] for part in pools])
+        ordered = [part[np.argsort(self._lengths[part], kind="stable")] for part in pools]
+        # every other pool from long to short: a batch that lies across two pools holds rows of similar length too
+        by_length = np.concatenate([part[::-1] if number % 2 else part for number, part in enumerate(ordered)])
         batches = np.array_split(by_length, -(-len(rows) // self._batch_size))
         return [batches[i] for i in generator.permutation(len(batches))]
 

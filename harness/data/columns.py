@@ -14,44 +14,82 @@ from harness.study import TaskSpec
 
 
 def rows_from_frame(frame: pd.DataFrame, task: TaskSpec, origin: str | Path) -> Rows:
-    """Rows of a frame that has the task's text and label columns; ids from an `idx` column of unique integers, else the index.
+    """Rows of a frame that has the task's text and label columns; ids from an `idx` column where it has one, else the index.
 
-    Errors name the row by the frame's index (`harness.data.tables`). Raises DataError.
+    Errors name the row as the frame's index does (`harness.data.tables`). Raises DataError.
     """
-    missing = [name for name in (*task.text, task.label) if name not in frame]
+    needed = [*task.text, task.label]
+    missing = [name for name in needed if name not in frame]
     if missing:
         raise DataError(
-            f"{origin}: the task {task.name!r} needs the columns {[*task.text, task.label]}; "
+            f"{origin}: the task {task.name!r} needs the columns {needed}; "
             f"missing {missing}, found {[str(name) for name in frame.columns]}"
         )
-    for name in task.text:
-        bad = frame[name].map(lambda value: not isinstance(value, str))
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            raise DataError(f"{origin}, row {frame.index[row]}: column {name!r} holds {frame[name].iloc[row]!r}, not text")
+    for name in [*needed, "idx"]:
+        if list(frame.columns).count(name) > 1:
+            raise DataError(f"{origin}: the column {name!r} is there more than once, in {[str(c) for c in frame.columns]}")
     return Rows(
-        ids=_ids(frame),
-        texts=tuple(frame[name].tolist() for name in task.text),
+        ids=_ids(frame, origin),
+        texts=tuple(_texts(frame[name], origin) for name in task.text),
         labels=_labels(frame[task.label], task, origin),
     )
 
 
-def _ids(frame: pd.DataFrame) -> np.ndarray:
-    if "idx" in frame and pd.api.types.is_integer_dtype(frame["idx"]) and frame["idx"].is_unique:
-        return frame["idx"].to_numpy(np.int64)
-    return frame.index.to_numpy(np.int64)
+def _texts(column: pd.Series[Any], origin: str | Path) -> list[str]:
+    texts = column.tolist()
+    for position, value in enumerate(texts):
+        if not isinstance(value, str):
+            raise DataError(f"{_place(column, position, origin)}: column {column.name!r} holds {value!r}, not text")
+    return texts
 
 
-def _labels(values: pd.Series[Any], task: TaskSpec, origin: str | Path) -> np.ndarray:
-    by_name = {name: index for index, name in enumerate(task.labels)}
-    by_name |= {str(index): index for index in range(len(task.labels))}
-    labels = np.empty(len(values), np.int64)
-    for position, (row, value) in enumerate(values.items()):
-        text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
-        if text not in by_name:
-            raise DataError(
-                f"{origin}, row {row}: label {value!r} is none of {task.labels} and no id from 0 to "
-                f"{len(task.labels) - 1}" + (" (GLUE's test splits have no labels)" if text == "-1" else "")
-            )
-        labels[position] = by_name[text]
+def _ids(frame: pd.DataFrame, origin: str | Path) -> np.ndarray:
+    if "idx" not in frame:
+        return frame.index.to_numpy(np.int64)
+    column = frame["idx"]
+    numbers = pd.to_numeric(column, errors="coerce")
+    bad = (numbers.isna() | (numbers % 1 != 0)).to_numpy(bool)
+    if not bad.any():
+        bad = numbers.duplicated().to_numpy(bool)
+    if bad.any():
+        position = int(np.flatnonzero(bad)[0])
+        raise DataError(
+            f"{_place(column, position, origin)}: column 'idx' holds {_plain(column.iloc[position])!r}, but an `idx` column gives the "
+            "rows' ids and must hold whole numbers, each once. Rename the column if it means something else"
+        )
+    return numbers.to_numpy(np.int64, copy=True)
+
+
+def _labels(column: pd.Series[Any], task: TaskSpec, origin: str | Path) -> np.ndarray:
+    """Ids of labels given as names or ids."""
+    by_text = {name: index for index, name in enumerate(task.labels)}
+    # where labels are called "1" and "2", a 1 in the file is that name and can be no id
+    ids_allowed = not any(name.isdecimal() for name in task.labels)
+    if ids_allowed:
+        by_text |= {str(index): index for index in range(len(task.labels))}
+    codes, values = pd.factorize(column, use_na_sentinel=False)
+    found = np.array([by_text.get(_label_text(value), -1) for value in values], np.int64)
+    labels = found[codes]
+    if (labels < 0).any():
+        position = int(np.flatnonzero(labels < 0)[0])
+        value = column.iloc[position]
+        raise DataError(
+            f"{_place(column, position, origin)}: label {_plain(value)!r} is none of {task.labels}"
+            + (f" and no id from 0 to {len(task.labels) - 1}" if ids_allowed else "")
+            + (" (GLUE's test splits have no labels)" if _label_text(value) == "-1" else "")
+        )
     return labels
+
+
+def _label_text(value: Any) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+
+
+def _place(column: pd.Series[Any], position: int, origin: str | Path) -> str:
+    """E.g. "train.tsv, line 7"."""
+    return f"{origin}, {column.index.name or 'row'} {column.index[position]}"
+
+
+def _plain(value: Any) -> Any:
+    """As Python would show it."""
+    return value.item() if isinstance(value, np.generic) else value

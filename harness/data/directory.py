@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
 
 from harness.data.columns import rows_from_frame
-from harness.data.hub import REPORT_SPLITS
+from harness.data.hub import report_splits
 from harness.data.rows import Rows
 from harness.data.source import TaskData
-from harness.data.tables import read_plain_tsv, read_table
+from harness.data.tables import LEFT_OUT, read_plain_tsv, read_table
 from harness.errors import DataError
 from harness.study import DataSpec, TaskSpec
 
@@ -41,48 +42,80 @@ def load(task: TaskSpec, spec: DataSpec) -> TaskData:
     root = Path(spec.path)
     if not root.is_dir():
         raise DataError(f"data.path {spec.path!r}: no such folder (looked for {root.resolve()})")
-    if (root / task.name).is_dir():
-        return _load_parquet(task, root / task.name)
-    original = root / ORIGINAL_FOLDERS[task.name]
-    if original.is_dir():
-        return _load_original(task, original, spec.broken_rows == "drop")
+    # told apart by what they hold: where names have no case, `mrpc` and `MRPC` are one folder
+    folders = [folder for folder in (root / task.name, root / ORIGINAL_FOLDERS[task.name]) if folder.is_dir()]
+    for folder in folders:
+        if any(folder.glob("*.parquet")):
+            return _load_parquet(task, folder)
+    for folder in folders:
+        if any(folder.glob("*.tsv")):
+            return _load_original(task, folder, spec.broken_rows == "drop")
+    if folders:
+        raise DataError(_needs_parquet(folders[0]))
     raise DataError(
-        f"{root}: no folder for {task.name}; looked for {task.name}/ (Parquet) and {original.name}/ (GLUE's own TSV)"
+        f"{root}: no folder for {task.name}; looked for {task.name}/ (Parquet) and {ORIGINAL_FOLDERS[task.name]}/ "
+        "(GLUE's own TSV)"
     )
 
 
 def _load_parquet(task: TaskSpec, folder: Path) -> TaskData:
-    found = {split: file for split in ("train", *REPORT_SPLITS) if (file := _parquet(folder, split)) is not None}
-    if "train" not in found or len(found) == 1:
-        raise DataError(
-            f"{folder}: needs train.parquet and validation.parquet (for MNLI validation_matched.parquet), or the hub's "
-            f"train-00000-of-00001.parquet and so on; found {sorted(file.name for file in folder.iterdir())}"
-        )
+    found: dict[str, list[Path]] = {"train": _parquet(folder, "train")}
+    for ours, names in report_splits(task.name).items():
+        given = {name: files for name in names if (files := _parquet(folder, name))}
+        if len(given) > 1:
+            raise DataError(f"{folder}: {' and '.join(given)} could both be the {ours} split of {task.name}; leave only one")
+        found[ours] = next(iter(given.values()), [])
+    if not found["train"] or not found["validation"]:
+        raise DataError(_needs_parquet(folder))
 
-    def rows(split: str) -> Rows:
-        return rows_from_frame(read_table(found[split]), task, found[split])
+    def rows(files: list[Path]) -> Rows:
+        if len(files) == 1:
+            return rows_from_frame(read_table(files[0]), task, files[0])
+        # rows are numbered over all shards
+        frame = pd.concat([read_table(file) for file in files], ignore_index=True).rename_axis("row")
+        return rows_from_frame(frame, task, folder / f"{files[0].name.split('-')[0]}-*.parquet")
 
-    report = {ours: rows(theirs) for theirs, ours in REPORT_SPLITS.items() if theirs in found}
-    return TaskData(rows("train"), report, origin=f"Parquet files in {folder.name}/")
+    report = {split: rows(files) for split, files in found.items() if split != "train" and files}
+    return TaskData(rows(found["train"]), report, origin=f"Parquet files in {folder.name}/")
 
 
-def _parquet(folder: Path, split: str) -> Path | None:
-    names = (f"{split}.parquet", f"{split}-00000-of-00001.parquet")
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+def _needs_parquet(folder: Path) -> str:
+    found = sorted(file.name for file in folder.iterdir())
+    return (
+        f"{folder}: needs train.parquet and validation.parquet (for MNLI validation_matched.parquet), or the hub's "
+        f"train-00000-of-00001.parquet and so on, or GLUE's own .tsv files; found {found}"
+    )
+
+
+def _parquet(folder: Path, split: str) -> list[Path]:
+    """The split's file, or its shards in order; empty where there is none."""
+    if (folder / f"{split}.parquet").is_file():
+        return [folder / f"{split}.parquet"]
+    shards = sorted(folder.glob(f"{split}-[0-9]*-of-[0-9]*.parquet"))
+    totals = {match.group(1) for file in shards if (match := re.search(r"-of-(\d+)\.parquet$", file.name))}
+    if shards and (len(totals) > 1 or len(shards) != int(next(iter(totals)))):
+        raise DataError(f"{folder}: the {split} split is not whole; found {[file.name for file in shards]}")
+    return shards
 
 
 def _load_original(task: TaskSpec, folder: Path, drop_broken: bool) -> TaskData:
-    splits = {"validation": "dev.tsv"}
+    splits = {"train": "train.tsv", "validation": "dev.tsv"}
     if task.name == "mnli":
-        splits = {"validation": "dev_matched.tsv"}
+        splits["validation"] = "dev_matched.tsv"
         if (folder / "dev_mismatched.tsv").is_file():
             splits["validation_mismatched"] = "dev_mismatched.tsv"
-    report = {split: _original_rows(task, folder / name, drop_broken) for split, name in splits.items()}
-    return TaskData(_original_rows(task, folder / "train.tsv", drop_broken), report, origin=f"GLUE's own {folder.name}/ folder")
+    rows: dict[str, Rows] = {}
+    left_out = 0
+    for split, name in splits.items():
+        frame = _original_frame(task, folder / name, drop_broken)
+        left_out += frame.attrs[LEFT_OUT]
+        rows[split] = rows_from_frame(frame.rename(columns=_ORIGINAL_COLUMNS.get(task.name, {})), task, folder / name)
+    origin = f"GLUE's own {folder.name}/ folder" + (f" without {left_out} broken lines" if left_out else "")
+    return TaskData(rows.pop("train"), rows, origin=origin)
 
 
-def _original_rows(task: TaskSpec, file: Path, drop_broken: bool) -> Rows:
-    frame: pd.DataFrame = read_plain_tsv(file, _COLA_COLUMNS if task.name == "cola" else None, drop_broken)
-    frame = frame.rename(columns=_ORIGINAL_COLUMNS.get(task.name, {}))
-    # the download's own `index` columns have gaps and repeats; a line number is unique
-    return rows_from_frame(frame, task, file)
+def _original_frame(task: TaskSpec, file: Path, drop_broken: bool) -> pd.DataFrame:
+    # not the download's own `index`: it has gaps and repeats, a line number is unique
+    ours = _ORIGINAL_COLUMNS.get(task.name, {})
+    keep = [*ours, *(name for name in (*task.text, task.label) if name not in ours.values())]
+    return read_plain_tsv(file, _COLA_COLUMNS if task.name == "cola" else None, drop_broken, keep)

@@ -38,7 +38,11 @@ class Encoded:
     def inputs(self, indices: np.ndarray, pad_to: int | None = None) -> dict[str, torch.Tensor]:
         """Model inputs for the rows at `indices`, each [batch, length] int64, padded to the longest or to `pad_to`."""
         lengths = self.lengths[indices]
-        width = pad_to or int(lengths.max())
+        width = int(lengths.max())
+        if pad_to is not None:
+            if pad_to < width:
+                raise ValueError(f"pad_to is {pad_to}, but a row has {width} tokens")
+            width = pad_to
         position = np.arange(width)
         mask = position[None, :] < lengths[:, None]
         where = np.where(mask, self.starts[indices][:, None] + position[None, :], 0)
@@ -71,7 +75,7 @@ def encode(
         labels=rows.labels,
         flipped=rows.flipped,
         lengths=lengths,
-        tokens=np.load(folder / "tokens.npy", mmap_mode="r"),
+        tokens=np.asarray(np.load(folder / "tokens.npy", mmap_mode="r")),
         segments=np.load(segments, mmap_mode="r") if segments.exists() else None,
         starts=np.concatenate([[0], np.cumsum(lengths[:-1], dtype=np.int64)]),
         pad_token=int(tokenizer.pad_token_id),

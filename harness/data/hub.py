@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.data.columns import rows_from_frame
 from harness.data.rows import Rows
@@ -10,12 +10,15 @@ from harness.data.source import TaskData
 from harness.errors import DataError
 from harness.study import DataSpec, TaskSpec
 
-REPORT_SPLITS = {
-    "validation": "validation",
-    "validation_matched": "validation",
-    "validation_mismatched": "validation_mismatched",
-}
-"""A split's name on the hub -> its name here."""
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def report_splits(task: str) -> dict[str, tuple[str, ...]]:
+    """Our name of each report split -> the names that it may have on the hub and in folders."""
+    if task == "mnli":
+        return {"validation": ("validation_matched", "validation"), "validation_mismatched": ("validation_mismatched",)}
+    return {"validation": ("validation",)}
 
 
 def load(task: TaskSpec, spec: DataSpec) -> TaskData:
@@ -32,9 +35,21 @@ def load(task: TaskSpec, spec: DataSpec) -> TaskData:
         ) from error
 
     def rows(split: str) -> Rows:
-        return rows_from_frame(loaded[split].to_pandas(), task, f"{spec.hub_name}/{task.name}, split {split}")
+        part = loaded[split]
+        origin = f"{spec.hub_name}/{task.name}, split {split}"
+        return rows_from_frame(_with_label_names(part.to_pandas(), part.features, task).rename_axis("row"), task, origin)
 
-    if "train" not in loaded or not set(REPORT_SPLITS) & set(loaded):
+    found = {ours: next((name for name in names if name in loaded), None) for ours, names in report_splits(task.name).items()}
+    if "train" not in loaded or found["validation"] is None:
         raise DataError(f"{spec.hub_name}/{task.name}: needs the splits train and validation, found {list(loaded)}")
-    report = {ours: rows(theirs) for theirs, ours in REPORT_SPLITS.items() if theirs in loaded}
+    report = {ours: rows(theirs) for ours, theirs in found.items() if theirs is not None}
     return TaskData(rows("train"), report, origin=f"{spec.hub_name} on the hub")
+
+
+def _with_label_names(frame: pd.DataFrame, features: Any, task: TaskSpec) -> pd.DataFrame:
+    """Label ids as names where the data set says what its ids mean: another copy of GLUE may count them otherwise."""
+    names = getattr(features.get(task.label), "names", None)
+    if names is None or names == task.labels:
+        return frame
+    by_id = dict(enumerate(names))
+    return frame.assign(**{task.label: [by_id.get(value, value) for value in frame[task.label]]})

@@ -42,8 +42,6 @@ def cut_roles(data: TaskData, spec: DataSpec, classes: int) -> Roles:
     Raises DataError where a role would be without rows.
     """
     train = _capped(data.train, spec.train_rows, spec.seed)
-    # a stable order, so that the cut does not depend on how the source orders its rows
-    train = train.take(np.argsort(train.ids, kind="stable"))
     generator = np.random.default_rng([spec.seed, 1])
     select_rows = min(spec.select_rows_at_most, round(len(train) * spec.select_fraction))
     meta_rows = min(spec.meta_rows_at_most, round(len(train) * spec.meta_fraction))
@@ -116,6 +114,8 @@ def load_report_rows(cache: Path, digest: str) -> dict[str, ReportRows]:
 
 
 def _capped(rows: Rows, cap: int | None, seed: int) -> Rows:
+    """At most `cap` rows, by id: neither the cap nor what is cut later depends on how the source orders its rows."""
+    rows = rows.take(np.argsort(rows.ids, kind="stable"))
     if cap is None or cap >= len(rows):
         return rows
     chosen, _ = _split(rows.labels, np.arange(len(rows)), cap, np.random.default_rng([seed, 0]))

@@ -88,7 +88,7 @@ class TrainingRows:
 
 
 def join_rows(fit: FitRows, meta: MetaRows) -> FitAndMetaRows:
-    """Fit and meta rows as one set; meta rows are never flipped."""
+    """Fit and meta rows as one set. `data.label_noise` flips no meta rows; the generated source plants flips in all."""
     flipped = None
     if fit.flipped is not None or meta.flipped is not None:
         flipped = np.concatenate([_mask(fit), _mask(meta)])

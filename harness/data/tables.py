@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,17 +13,19 @@ import pandas as pd
 from harness.errors import DataError
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
+LEFT_OUT = "left_out"
+"""Key in a frame's `attrs`: how many broken lines it lacks."""
 
 
 def read_table(file: Path, drop_broken: bool = False) -> pd.DataFrame:
-    """The table; its index holds line numbers where the format has lines, else row numbers from 0. Raises DataError."""
+    """The table. Its index is called `line` and holds line numbers from 1 where the format has lines, else `row`, from 0.
+
+    Raises DataError.
+    """
     if not file.is_file():
         raise DataError(f"{file}: no such file")
     if file.suffix == ".parquet":
-        try:
-            return pd.read_parquet(file)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{file}: not a readable Parquet file: {error}") from error
+        return _read_parquet(file)
     if file.suffix == ".jsonl":
         return _read_json_lines(file)
     if file.suffix == ".csv":
@@ -31,63 +35,106 @@ def read_table(file: Path, drop_broken: bool = False) -> pd.DataFrame:
     raise DataError(f"{file}: files of kind {file.suffix!r} are not read; allowed: {', '.join(SUFFIXES)}")
 
 
-def read_plain_tsv(file: Path, columns: list[str] | None = None, drop_broken: bool = False) -> pd.DataFrame:
+def read_plain_tsv(
+    file: Path, columns: list[str] | None = None, drop_broken: bool = False, keep: Sequence[str] | None = None
+) -> pd.DataFrame:
     """A tab-separated file as GLUE writes it: quotes are text, and every line must have as many fields as the header.
 
-    `columns` are the names where the file has no header. A line with another number of fields is left out, its number kept
-    for the others, if `drop_broken`. Raises DataError with the line number.
+    `columns` are the names where the file has no header; of them, or of the header's, only those in `keep` are kept (MNLI's
+    parse trees would fill gigabytes). A line with another number of fields is left out, its number kept for the others, if
+    `drop_broken`. Raises DataError with the line number.
     """
-    try:
-        lines = file.read_text("utf-8-sig").split("\n")
-    except FileNotFoundError:
-        raise DataError(f"{file}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 text: {error}") from error
-    lines = [line.rstrip("\r") for line in lines]
+    # only a line feed ends a line: some texts hold carriage returns and other separators that splitlines() would break at
+    lines = [line.removesuffix("\r") for line in _read_text(file).split("\n")]
     while lines and not lines[-1]:
         lines.pop()
+    first_line = 1
     if columns is None:
         if not lines:
             raise DataError(f"{file}: the file is empty")
         columns, lines, first_line = lines[0].split("\t"), lines[1:], 2
-    else:
-        first_line = 1
-    return _checked_frame(file, columns, list(enumerate((line.split("\t") for line in lines), first_line)), drop_broken)
+    return _checked_frame(file, columns, enumerate((line.split("\t") for line in lines), first_line), drop_broken, keep)
 
 
-def _checked_frame(file: Path, columns: list[str], rows: list[tuple[int, list[str]]], drop_broken: bool) -> pd.DataFrame:
+def _checked_frame(
+    file: Path,
+    columns: list[str],
+    rows: Iterable[tuple[int, list[str]]],
+    drop_broken: bool,
+    keep: Sequence[str] | None = None,
+) -> pd.DataFrame:
     """`rows` are pairs of line number and fields."""
+    kept = [position for position, name in enumerate(columns) if keep is None or name in keep]
+    lines: list[int] = []
+    fields_of: list[list[str]] = [[] for _ in kept]
+    left_out = 0
     for line, fields in rows:
-        if len(fields) != len(columns) and not drop_broken:
-            raise DataError(
-                f"{file}, line {line}: {len(fields)} fields where {len(columns)} are expected ({columns}). "
-                "Mend the line, or leave such lines out with data.broken_rows: drop"
-            )
-    whole = [(line, fields) for line, fields in rows if len(fields) == len(columns)]
-    return pd.DataFrame(
-        [fields for _, fields in whole], index=[line for line, _ in whole], columns=pd.Index(columns), dtype=object
+        if len(fields) != len(columns):
+            if not drop_broken:
+                raise DataError(
+                    f"{file}, line {line}: {len(fields)} fields where {len(columns)} are expected ({columns}). "
+                    "Mend the line, or leave such lines out with data.broken_rows: drop"
+                )
+            left_out += 1
+            continue
+        lines.append(line)
+        for values, position in zip(fields_of, kept, strict=True):
+            values.append(fields[position])
+    frame = pd.concat(
+        [pd.Series(values, dtype=object, name=columns[position]) for values, position in zip(fields_of, kept, strict=True)]
+        or [pd.Series([], dtype=object)],
+        axis=1,
     )
+    frame.index = pd.Index(lines, name="line", dtype="int64")
+    frame.attrs[LEFT_OUT] = left_out
+    return frame
+
+
+def _read_text(file: Path) -> str:
+    """The file's text, line ends untouched."""
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{file}, line {line}: not UTF-8 text: {error.reason}") from error
+
+
+def _read_parquet(file: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_parquet(file)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: not a readable Parquet file: {error}") from error
+    return frame.reset_index(drop=True).rename_axis("row")
 
 
 def _read_csv(file: Path, drop_broken: bool) -> pd.DataFrame:
-    with file.open(newline="", encoding="utf-8-sig") as handle:
-        reader = csv.reader(handle)
-        try:
-            columns = next(reader)
-        except StopIteration:
-            raise DataError(f"{file}: the file is empty") from None
-        return _checked_frame(file, columns, [(reader.line_num, row) for row in reader], drop_broken)
+    # line ends inside quotes are text
+    reader = csv.reader(io.StringIO(_read_text(file), newline=""), strict=True)
+    try:
+        columns = next(reader, None)
+        if columns is None:
+            raise DataError(f"{file}: the file is empty")
+        rows = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise DataError(f"{file}, line {reader.line_num}: not CSV: {error}") from error
+    return _checked_frame(file, columns, rows, drop_broken)
 
 
 def _read_json_lines(file: Path) -> pd.DataFrame:
-    rows = []
-    with file.open(encoding="utf-8") as handle:
-        for number, line in enumerate(handle, 1):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{file}, line {number}: not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{file}, line {number}: a JSON object is expected, found {type(row).__name__}")
-            rows.append(row)
-    return pd.DataFrame(rows, index=range(1, len(rows) + 1))
+    rows, lines = [], []
+    for number, line in enumerate(_read_text(file).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{file}, line {number}: not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{file}, line {number}: a JSON object is expected, found {type(row).__name__}")
+        rows.append(row)
+        lines.append(number)
+    return pd.DataFrame(rows, index=pd.Index(lines, name="line", dtype="int64"))

@@ -13,7 +13,7 @@ from harness.study import DataSpec
 from harness.tasks import GLUE
 
 ORIGINAL = {
-    "cola": ("CoLA", None, ["gj04\t1\t\tHe said \"no.", "gj04\t0\t*\tHim says."]),
+    "cola": ("CoLA", None, ['gj04\t1\t\tHe said "no.', "gj04\t0\t*\tHim says."]),
     "sst2": ("SST-2", "sentence\tlabel", ["good film \t1", 'a "bad one \t0']),
     "mrpc": ("MRPC", "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", ["1\t7\t8\tHe ran .\tHe was running .", "0\t9\t10\tA\tB"]),
     "qqp": ("QQP", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate", ["5\t1\t2\twhy?\twhy so?\t1", "9\t3\t4\ta\tb\t0"]),
@@ -101,7 +101,7 @@ def test_a_label_outside_the_set_is_named_with_its_line(tmp_path: Path) -> None:
     folder = write_original(tmp_path, "rte")
     with (folder / "dev.tsv").open("a") as file:
         file.write("2\tA\tB\tperhaps\n")
-    with pytest.raises(DataError, match=r"dev\.tsv, row 4: label 'perhaps' is none of \['entailment', 'not_entailment'\]"):
+    with pytest.raises(DataError, match=r"dev\.tsv, line 4: label 'perhaps' is none of \['entailment', 'not_entailment'\]"):
         load("rte", tmp_path)
 
 
@@ -127,3 +127,38 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "rte" / "train.parquet").write_bytes(b"PAR1 is not enough")
     with pytest.raises(DataError, match="not a readable Parquet file"):
         load("rte", tmp_path)
+
+
+def test_shards_are_joined_and_must_be_whole(tmp_path: Path) -> None:
+    (tmp_path / "sst2").mkdir()
+    for shard in range(2):
+        rows = pd.DataFrame({"sentence": [f"{shard}a", f"{shard}b"], "label": [0, 1]})
+        rows.to_parquet(tmp_path / "sst2" / f"train-0000{shard}-of-00002.parquet")
+    rows.to_parquet(tmp_path / "sst2" / "validation.parquet")
+    train = load("sst2", tmp_path).train
+    assert train.texts[0] == ["0a", "0b", "1a", "1b"]
+    assert train.ids.tolist() == [0, 1, 2, 3]
+    (tmp_path / "sst2" / "train-00000-of-00002.parquet").unlink()
+    with pytest.raises(DataError, match="the train split is not whole"):
+        load("sst2", tmp_path)
+
+
+def test_two_files_for_one_split_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "mnli").mkdir()
+    frame = pd.DataFrame({"premise": ["a"], "hypothesis": ["b"], "label": [0]})
+    for split in ("train", "validation", "validation_matched"):
+        frame.to_parquet(tmp_path / "mnli" / f"{split}.parquet")
+    with pytest.raises(DataError, match="validation_matched and validation could both be the validation split"):
+        load("mnli", tmp_path)
+
+
+def test_the_original_download_is_known_by_its_files_whatever_the_folders_case(tmp_path: Path) -> None:
+    write_original(tmp_path, "mrpc").rename(tmp_path / "mrpc")
+    assert len(load("mrpc", tmp_path).train) == 2
+
+
+def test_what_was_left_out_is_said(tmp_path: Path) -> None:
+    folder = write_original(tmp_path, "qqp")
+    with (folder / "train.tsv").open("a") as file:
+        file.write("torn\n")
+    assert load("qqp", tmp_path, broken_rows="drop").origin == "GLUE's own QQP/ folder without 1 broken lines"

@@ -47,3 +47,5 @@ def test_rows_can_be_padded_to_a_width(encoded: tuple) -> None:
     inputs = rows.inputs(np.array([1, 2]), pad_to=20)
     assert inputs["input_ids"].shape == (2, 20)
     assert int(inputs["attention_mask"].sum()) == int(rows.lengths[[1, 2]].sum())
+    with pytest.raises(ValueError, match="pad_to is 1, but a row has"):
+        rows.inputs(np.array([1, 2]), pad_to=1)

@@ -12,7 +12,7 @@ from harness.data.source import load_task
 from harness.errors import DataError
 from harness.study import DataSpec, TaskSpec
 
-ROWS = [("a, \"quoted\" text", "ham"), ("another", "spam"), ("a third", "ham")]
+ROWS = [('a, "quoted" text', "ham"), ("another", "spam"), ("a third", "ham")]
 
 
 def task(suffix: str) -> TaskSpec:
@@ -59,4 +59,12 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 def test_a_task_without_files_must_be_glues(tmp_path: Path) -> None:
     own = TaskSpec(name="mail", text=["body"], labels=["ham", "spam"])
     with pytest.raises(DataError, match="names no `files`"):
+        load_task(own, DataSpec(), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["fit", "report", "../elsewhere"])
+def test_a_split_cannot_be_called_as_a_role(tmp_path: Path, name: str) -> None:
+    write(tmp_path, "csv")
+    own = task("csv").model_copy(update={"files": {**task("csv").files, name: "test.csv"}})
+    with pytest.raises(DataError, match="cannot call a split"):
         load_task(own, DataSpec(), tmp_path)
