@@ -60,9 +60,6 @@ def same(a, b, without=()):
     return all(torch.equal(a[name], b[name]) for name in a if not name.startswith(tuple(without)))
 
 
-# origins
-
-
 def test_minilm_from_its_package_is_cut_to_chosen_layers(capfd):
     spec = ModelSpec(model=MINILM, layers=[0, 2, 4], dropout=0.0)
     state = torch.get_rng_state()
@@ -188,9 +185,6 @@ def test_loading_leaves_transformers_logging_as_it_was(saved, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-# layers, dropout, attention
-
-
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_chosen_layers_are_kept_in_their_order(kind):
     whole, cut = small(kind), small(kind, layers=[2, 0])
@@ -260,9 +254,6 @@ def test_a_config_that_makes_no_model(config, message):
         build_model(ModelSpec(config=config), 2, 0, VOCABULARY)
 
 
-# running
-
-
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_features_are_the_last_hidden_state_of_the_first_token(kind):
     model = small(kind, dropout=0.0)
@@ -294,8 +285,6 @@ def test_a_wrapped_model_runs_alike():
     torch.testing.assert_close(run_model(Wrapped(model), inputs()).logits, run_model(model, inputs()).logits)
     assert hidden_size(Wrapped(model)) == 16
 
-
-# tokenizers and digests
 
 TEXTS = ["A cat sat.", "the cat, the mat", "a dog"]
 
