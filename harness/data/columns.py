@@ -54,8 +54,8 @@ def _ids(frame: pd.DataFrame, origin: str | Path) -> np.ndarray:
     if bad.any():
         position = int(np.flatnonzero(bad)[0])
         raise DataError(
-            f"{_place(column, position, origin)}: column 'idx' holds {_plain(column.iloc[position])!r}, but an `idx` column gives the "
-            "rows' ids and must hold whole numbers, each once. Rename the column if it means something else"
+            f"{_place(column, position, origin)}: column 'idx' holds {_plain(column.iloc[position])!r}, but an `idx` column "
+            "gives the rows' ids and must hold whole numbers, each once. Rename the column if it means something else"
         )
     return numbers.to_numpy(np.int64, copy=True)
 
