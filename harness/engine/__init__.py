@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.plan import Plan
-from harness.prepare import MapFunction, serial_map
+if TYPE_CHECKING:  # Ray's helper processes import this package: it must stay light
+    from harness.plan import Plan
+    from harness.prepare import MapFunction
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ def engine_for(plan: Plan, logs: Path, address: str | None = None) -> Iterator[E
     """
     if plan.study.resources.engine == "inline":
         from harness.engine import inline
+        from harness.prepare import serial_map
 
         yield Engine(inline.run_plan, serial_map)
         return

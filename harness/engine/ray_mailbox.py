@@ -23,16 +23,19 @@ class Order:
 
 @dataclass(frozen=True)
 class News:
-    """epoch: plain metrics of an epoch. finished: the packed outcome. failed: an ErrorRecord as JSON. closed: the group is gone."""
+    """What happened in a group of ranks.
+
+    epoch: its metrics, from rank 0. finished: a rank is through; rank 0 sends the packed outcome. failed: why a rank gave up.
+    closed: the group is gone.
+    """
 
     kind: Literal["epoch", "finished", "failed", "closed"]
     number: int = -1
     content: Any = None
 
 
-@ray.remote(num_cpus=0)
 class Mailbox:
-    """Holds the current order, and the news that nobody has read yet."""
+    """An actor: holds the current order, and the news that nobody has read yet."""
 
     def __init__(self) -> None:
         self._order: Order | None = None
@@ -57,3 +60,8 @@ class Mailbox:
     async def read(self) -> News:
         """The oldest unread news, once there is any."""
         return await self._news.get()
+
+
+def start_mailbox() -> Any:
+    """A handle on a mailbox, which lives as long as this process."""
+    return ray.remote(num_cpus=0)(Mailbox).remote()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-
-import pandas as pd
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from harness.console import Console
 from harness.failures import classify, failed_record, require_teachers
@@ -15,6 +14,9 @@ from harness.records import ErrorRecord, TrialRecord, TrialSpec
 from harness.search import CellSearch
 from harness.store import Store
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 class _CellTrials:
     """A cell's search, and after it its final runs."""
@@ -23,8 +25,6 @@ class _CellTrials:
         self.cell = cell
         self.started = 0
         self.running: dict[str, TrialSpec] = {}
-        self.waiting: TrialSpec | None = None
-        """A trial that another cell is running at the moment."""
         self._plan = plan
         self._prepared = prepared
         self._search = CellSearch.for_cell(plan, cell)
@@ -32,21 +32,14 @@ class _CellTrials:
 
     @property
     def finished(self) -> bool:
-        return self._finals is not None and not self._finals and not self.running and self.waiting is None
+        return self._finals is not None and not self._finals and not self.running
 
     def ask(self) -> TrialSpec | None:
         """The next trial; None where there is none (yet)."""
-        if self.waiting is not None:
-            spec, self.waiting = self.waiting, None
-        elif (found := self._next()) is not None:
-            spec = found
-        else:
-            return None
-        self.running[spec.key] = spec
+        spec = self._next()
+        if spec is not None:
+            self.running[spec.key] = spec
         return spec
-
-    def wait_for(self, spec: TrialSpec) -> None:
-        self.waiting = self.running.pop(spec.key)
 
     def tell(self, key: str, objective: float | None) -> None:
         spec = self.running.pop(key)
@@ -70,7 +63,7 @@ class Router:
 
     With one trial in flight per cell every search is reproducible bit by bit: what a cell suggests next depends on its own
     results alone, in their order. A trial that the store holds as finished is answered from there; one that failed is run
-    again, once in a Router's life.
+    again.
     """
 
     def __init__(
@@ -89,7 +82,6 @@ class Router:
         self._in_flight = in_flight
         self._runner: dict[str, _CellTrials] = {}
         """Key of a running trial -> its cell."""
-        self._failed: dict[str, TrialRecord] = {}
 
     @property
     def finished(self) -> bool:
@@ -102,9 +94,6 @@ class Router:
             for cell in sorted(open_cells, key=lambda cell: cell.started):
                 spec = cell.ask()
                 if spec is None:
-                    continue
-                if spec.key in self._runner:
-                    cell.wait_for(spec)
                     continue
                 cell.started += 1
                 if (record := self._known(spec)) is not None:
@@ -123,8 +112,6 @@ class Router:
     def finish(self, record: TrialRecord, predictions: pd.DataFrame | None) -> None:
         """A trial has ended for good: store it, show it, and let its cell go on."""
         self._store.write(record, predictions)
-        if record.status == "failed":
-            self._failed[record.key] = record
         self._runner.pop(record.key).tell(record.key, record.objective)
         self._console.trial_finished(record, from_store=False)
 
@@ -136,7 +123,7 @@ class Router:
 
     def _known(self, spec: TrialSpec) -> TrialRecord | None:
         record = self._store.get(spec.key)
-        return record if record is not None and record.status == "ok" else self._failed.get(spec.key)
+        return record if record is not None and record.status == "ok" else None
 
     def _missing_teacher(self, spec: TrialSpec) -> ErrorRecord | None:
         try:

@@ -1,0 +1,177 @@
+"""The Ray cluster that trials run on: one that exists, or one on this machine for as long as the study runs."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from harness.errors import UserError
+from harness.study import TaskResources
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0, the only way to a silent Tune
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning on workers
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the default of 2 s adds 4 to 5 s to every start of a worker group
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the store keeps what there is to keep
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # Tune's snapshots grow with the study, and nothing reads them
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `ray_tune` has its own
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
+}
+"""For Ray's libraries. A value that the user has set stays."""
+
+OBJECT_STORE_BYTES = 128 * 2**20
+"""Of a cluster of our own: only outcomes pass through the object store; data and teacher outputs are files."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class ClusterError(UserError):
+    """A cluster that cannot be reached, or that can never hold a trial."""
+
+
+def set_environment() -> None:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def connect(address: str | None, log_dir: Path, *, cpus: int | None = None) -> Iterator[None]:
+    """Connected to Ray: at `address`, else at RAY_ADDRESS, else to a cluster started here, which ends with the context.
+
+    In a process that is connected already, that connection is used and kept. `log_dir`/ray becomes a link to the logs of a
+    cluster started here. SIGTERM raises KeyboardInterrupt from then on. Raises ClusterError.
+
+    Ray's server processes listen on all interfaces. A cluster of our own therefore gets a token that only this process and
+    Ray's own know (unless the user has one, or has set RAY_AUTH_MODE), and its dashboard listens on loopback.
+    It needs the dashboard: without its state API the resources of a killed Ray Train run are never given back.
+    """
+    set_environment()
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    own: dict[str, Any] = {}
+    if address == "local":
+        _choose_token()
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # 195 MB to watch for what cannot happen here
+        own = {
+            "num_cpus": cpus,
+            "include_dashboard": True,
+            "dashboard_host": "127.0.0.1",
+            "object_store_memory": OBJECT_STORE_BYTES,
+        }
+    _log_quietly()
+    try:
+        try:
+            context = ray.init(address=address, log_to_driver=False, configure_logging=False, **own)
+        except ConnectionError as error:
+            raise ClusterError(
+                f"no Ray cluster answers at {address!r} (from --address or RAY_ADDRESS): {error}. Start one with "
+                f"`ray start --head`, or leave the address out to run on this machine."
+            ) from error
+        if own:
+            _link(log_dir / "ray", Path(context.address_info["session_dir"], "logs"))
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # `ray job stop`: as Ctrl-C
+        yield
+    finally:
+        ray.shutdown()
+
+
+def ray_slots(resources: TaskResources) -> int:
+    """How many trials of this shape the connected cluster can run at once, if nothing else runs on it."""
+    import ray
+
+    ranks = 0
+    for node in ray.nodes():
+        if node["Alive"]:
+            has = node["Resources"]
+            fits = [
+                math.floor(has.get(name, 0.0) / wanted + 1e-9)
+                for name, wanted in (("CPU", resources.cpus_per_worker), ("GPU", resources.gpus_per_worker))
+                if wanted > 0
+            ]
+            ranks += min(fits, default=1)
+    return ranks // resources.workers
+
+
+def require_slots(task: str, resources: TaskResources) -> int:
+    """`ray_slots`, or ClusterError where a trial of the task fits nowhere."""
+    import ray
+
+    slots = ray_slots(resources)
+    if slots == 0:
+        has = {name: ray.cluster_resources().get(name, 0.0) for name in ("CPU", "GPU")}
+        raise ClusterError(
+            f"a trial of {task} wants {resources.workers} workers with {resources.cpus_per_worker:g} CPUs and "
+            f"{resources.gpus_per_worker:g} GPUs each; the cluster has {len(ray.nodes())} nodes with {has['CPU']:g} CPUs and "
+            f"{has['GPU']:g} GPUs in all, and no set of nodes holds such a trial. Change `resources` (or "
+            f"`resources.per_task.{task}`) in the study, or use a larger cluster."
+        )
+    return slots
+
+
+def map_tasks(
+    function: Callable[[Item], Result], items: Iterable[Item], cpus: Callable[[Item], float], gpus: Callable[[Item], float]
+) -> Iterator[tuple[Item, Result | BaseException]]:
+    """`function` of every item, as Ray tasks, in the order in which they end. An item's exception is its result.
+
+    A task whose process or node dies is tried again by Ray (3 times); one that raises is not.
+    """
+    import ray
+
+    def call(item: Item) -> Result:  # Ray takes no functools.partial
+        return function(item)
+
+    remote = ray.remote(max_calls=1)(call)  # a process each: what one leaves in memory is gone before trials start
+    pending = {remote.options(num_cpus=cpus(item), num_gpus=gpus(item)).remote(item): item for item in items}
+    while pending:
+        (done,), _ = ray.wait(list(pending))
+        item = pending.pop(done)
+        try:
+            yield item, ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            yield item, error.cause if isinstance(error.cause, Exception) else error
+        except ray.exceptions.RayError as error:
+            yield item, error
+
+
+def _choose_token() -> None:
+    """A token for this process's clusters, unless the user has one. Without, Ray would write one into the home directory."""
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    if not any(name in os.environ for name in names) and not Path("~/.ray/auth_token").expanduser().exists():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # stays: Ray reads it once in a process's life
+
+
+def _log_quietly() -> None:
+    """Ray's messages go where this process's logging goes, and not to the terminal."""
+    from ray._private import worker
+
+    logger = logging.getLogger("ray")
+    logger.handlers, logger.propagate = [], True
+
+    def log_lines(data: dict[str, Any], ignore_prefix: bool) -> None:
+        for line in data["lines"]:
+            logger.warning("%s: %s", data["pid"], line)
+
+    # Messages of Ray's servers (a worker died) are printed, whatever `log_to_driver` says; there is no public switch.
+    worker.print_to_stdstream = log_lines
+
+
+def _link(link: Path, target: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)

@@ -1,0 +1,262 @@
+"""Trials of several workers, through Ray Train. A group of ranks is kept and trains one trial after another.
+
+Starting a group (a controller, its helpers, a process and its imports for every rank, the process group) takes 10 to 15 s on
+two cores, often more than a trial. So the Tune actor that supervises a group keeps it, and hands it the next trial of the
+same shape. The group is given up when a trial fails in it, and the next trial gets a new one.
+
+Nothing here stops a trial early: Tune would have to interrupt ranks in the middle of a step (a TorchTrainer in a reused Tune
+actor that is stopped early hangs the whole sweep, as measured with Ray 2.60).
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import ray
+from ray import tune
+
+from harness.engine.cluster import set_environment
+from harness.engine.payload import Payload, pack
+from harness.engine.ray_mailbox import News, Order, start_mailbox
+from harness.engine.ray_trial import TrainFunction, default_train, epoch_metrics, release_memory
+from harness.failures import RETRIED, classify
+from harness.records import EpochRecord, ErrorRecord, TrialSpec
+from harness.study import TaskResources
+
+_CLOSING_SECONDS = 20
+
+
+class GroupLostError(Exception):
+    """Ranks, or the processes that watch over them, have gone: the trial is tried again from its last checkpoint."""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why a rank gave up."""
+
+    error: ErrorRecord
+    collateral: bool
+    """It only noticed that another rank had gone."""
+
+
+class RankGroup:
+    """A TorchTrainer whose workers wait for trials. Every rank trains every trial."""
+
+    def __init__(self, resources: TaskResources, train: TrainFunction | None, cache: Path, storage: Path) -> None:
+        self._mailbox = start_mailbox()
+        self._number = 0
+        self._thread = threading.Thread(target=self._fit, args=(resources, train, cache, storage), daemon=True)
+        self._failures: dict[int, Exception] = {}
+        """Rank -> exception, once the group is closed."""
+        self.error: Exception | None = None
+        self._thread.start()
+
+    def start(self, spec: TrialSpec, checkpoint: Path) -> None:
+        from harness.checkpoint import existing_checkpoint
+
+        self._number += 1
+        resume = existing_checkpoint(checkpoint) is not None  # asked once, for all ranks
+        ray.get(self._mailbox.give.remote(Order(self._number, spec.model_dump_json(), str(checkpoint), resume)))
+
+    def read(self) -> News:
+        """The next news of the current trial. Blocks."""
+        while True:
+            news: News = ray.get(self._mailbox.read.remote())
+            if news.kind == "closed":
+                self._thread.join()
+                return news
+            if news.number == self._number:
+                return news
+
+    def close(self) -> None:
+        """Let the ranks end. Their resources are free afterwards."""
+        if self._thread.is_alive():
+            ray.get(self._mailbox.give.remote(Order(self._number + 1, None)))
+            self._thread.join(_CLOSING_SECONDS)
+        ray.kill(self._mailbox)
+
+    @property
+    def lost_a_process(self) -> bool:
+        return any(isinstance(error, ray.exceptions.RayActorError) for error in self._failures.values())
+
+    def _fit(self, resources: TaskResources, train: TrainFunction | None, cache: Path, storage: Path) -> None:
+        from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
+        from ray.train.torch import TorchTrainer
+
+        mailbox = self._mailbox
+
+        def serve(config: dict[str, Any]) -> None:
+            serve_trials(mailbox, train, cache)
+
+        per_worker = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+        trainer = TorchTrainer(
+            serve,
+            train_loop_config={},
+            scaling_config=ScalingConfig(
+                num_workers=resources.workers,
+                use_gpu=resources.gpus_per_worker > 0,
+                resources_per_worker={name: amount for name, amount in per_worker.items() if amount > 0},
+            ),
+            run_config=RunConfig(
+                name=f"ranks-{uuid4().hex}",  # Train resumes a run whose name it knows; trials resume by their own checkpoints
+                storage_path=str(storage),
+                failure_config=FailureConfig(max_failures=0),  # Tune counts retries, for each trial on its own
+                logging_config=LoggingConfig(log_level="ERROR"),
+            ),
+        )
+        try:
+            trainer.fit()
+        except WorkerGroupError as error:
+            self._failures, self.error = error.worker_failures, error
+        except Exception as error:
+            self.error = error
+        finally:
+            ray.get(mailbox.post.remote(News("closed")))
+
+
+def serve_trials(mailbox: Any, train: TrainFunction | None, cache: Path) -> None:
+    """What every rank does: the mailbox's trials, until it says that no more will come."""
+    import torch
+    import torch.distributed as dist
+    from ray.train.torch import get_device
+
+    from harness.ranks import ProcessGroup
+
+    train = train or default_train()
+    device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    number = 0
+    while True:
+        order: Order = ray.get(mailbox.order_after.remote(number))
+        if order.spec is None:
+            return
+        number = order.number
+        spec = TrialSpec.model_validate_json(order.spec)
+        ranks = ProcessGroup()
+
+        def tell(kind: Any, content: Any, number: int = number) -> None:
+            ray.get(mailbox.post.remote(News(kind, number, content)))
+
+        def on_epoch(
+            record: EpochRecord,
+            write: Any,
+            spec: TrialSpec = spec,
+            checkpoint: Path = Path(order.checkpoint),
+            tell: Any = tell,
+        ) -> None:
+            if dist.get_rank() == 0:
+                write(checkpoint)
+                tell("epoch", epoch_metrics(spec, record))
+
+        try:
+            outcome = train(
+                spec, cache, ranks=ranks, on_epoch=on_epoch, resume_from=Path(order.checkpoint) if order.resume else None
+            )
+        except Exception as error:
+            tell("failed", _Failure(classify(error), _is_collateral(error)))
+            raise  # the other ranks may be waiting for this one: Train ends them
+        tell("finished", pack(outcome) if ranks.rank == 0 else None)
+        del outcome, ranks
+        release_memory()
+
+
+class Supervisor:
+    """Has one trial after another trained by a group of ranks."""
+
+    def __init__(self, train: TrainFunction | None, cache: Path, storage: Path) -> None:
+        self._train, self._cache, self._storage = train, cache, storage
+        self._group: RankGroup | None = None
+        self._shape: TaskResources | None = None
+        self._checkpoint = Path()
+        self._failure: _Failure | None = None
+        self._outcome: Payload | None = None
+        self._unfinished = 0
+        """Ranks that are still at the trial."""
+
+    def start(self, spec: TrialSpec, checkpoint: Path) -> None:
+        if self._group is not None and spec.resources != self._shape:
+            self.close()
+        if self._group is None:
+            self._group = RankGroup(spec.resources, self._train, self._cache, self._storage)
+            self._shape = spec.resources
+        self._checkpoint = checkpoint
+        self._failure = None
+        self._outcome = None
+        self._unfinished = spec.resources.workers
+        self._group.start(spec, checkpoint)
+
+    def wait(self) -> dict[str, Any]:
+        """An epoch's metrics, or the trial's end: `outcome` or `error`, and done. Raises GroupLostError."""
+        assert self._group is not None
+        while True:
+            news = self._group.read()
+            if news.kind == "epoch":
+                return dict(news.content)
+            if news.kind == "closed":
+                return {"error": self._own_error().model_dump_json(), "done": True}
+            if news.kind == "finished":
+                self._outcome = news.content or self._outcome
+                self._unfinished -= 1
+                if self._unfinished == 0:  # a rank that lags behind must not miss the next trial
+                    return {"outcome": self._outcome, "done": True}
+            elif self._failure is None or self._failure.collateral:
+                self._failure = news.content
+
+    def close(self) -> None:
+        if self._group is not None:
+            self._group.close()
+            self._group = None
+
+    def _own_error(self) -> ErrorRecord:
+        """Why the trial ended its group. Raises GroupLostError where a retry may mend it."""
+        from harness.checkpoint import FILE, CheckpointError
+
+        group, failure = self._group, self._failure
+        assert group is not None
+        self.close()
+        if failure is None or failure.collateral or group.lost_a_process:
+            raise GroupLostError(f"the workers of the trial were lost: {group.error}")
+        if failure.error.type == CheckpointError.__name__:
+            (self._checkpoint / FILE).unlink(missing_ok=True)
+            raise GroupLostError(f"{failure.error.message}; the trial starts again")
+        if failure.error.kind in RETRIED:
+            raise GroupLostError(f"{failure.error.type}: {failure.error.message}")
+        return failure.error
+
+
+class DistributedTrial(tune.Trainable):  # type: ignore[misc]  # ray is untyped
+    """The Tune actor around a supervisor. `reuse_actors=True` keeps it, and with it the group of ranks."""
+
+    def setup(self, config: dict[str, Any], train: TrainFunction | None, cache: Path, storage: Path) -> None:
+        set_environment()
+        self.supervisor = Supervisor(train, cache, storage)
+        self.started = False
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.config = new_config
+        self.started = False
+        return True
+
+    def step(self) -> dict[str, Any]:
+        if not self.started:
+            self.supervisor.start(TrialSpec.model_validate_json(self.config["spec"]), Path(self.config["checkpoint"]))
+            self.started = True
+        return self.supervisor.wait()
+
+    def cleanup(self) -> None:
+        self.supervisor.close()
+
+
+def _is_collateral(error: Exception) -> bool:
+    """Whether this only says that the connection to another rank broke.
+
+    gloo raises plain RuntimeErrors, with its source path in the text.
+    """
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)

@@ -1,0 +1,26 @@
+"""A run of stand-ins in a process of its own, to be interrupted: python -m tests.harness.engine.interrupted FOLDER."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from harness.engine.cluster import connect
+from harness.quiet import quiet_libraries
+from tests.harness.engine.conftest import StandInRun
+
+
+def interruptible_run(folder: Path) -> StandInRun:
+    """The first cell is fast, the second one takes seconds."""
+    return StandInRun(
+        folder, ["plain", "slow"], search={"trials": 2}, training={"epochs": 6}, resources={"concurrent_trials": 2}
+    )
+
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    try:
+        with quiet_libraries(root / "logs" / "libraries.log"), connect(None, root / "logs", cpus=2):
+            interruptible_run(root)()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,128 @@
+"""A study without data or models, and a training that only pretends: what an engine does around trials, tested fast.
+
+A strategy's label says how its trials behave: `plain`, `raises`, `diverges`, `nan`, `killed` (its process dies once, after the
+first epoch), `killed_rank` (rank 1 does), `slow` (0.4 s an epoch), `always_killed`. Any other label: nothing happens.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+
+from harness.checkpoint import FILE, CheckpointError
+from harness.failures import DivergedError
+from harness.plan import Plan, make_plan
+from harness.prepared import PreparedTask
+from harness.records import EpochRecord, Score, TrialRecord, TrialSpec
+from harness.study import Study
+
+SPACE = {"temperature": {"type": "float", "low": 1.0, "high": 8.0}}
+
+
+def stand_in_study(labels: list[str], **changes: Any) -> Study:
+    content: dict[str, Any] = {
+        "name": "stand_in",
+        "tasks": ["sst2"],
+        "strategies": [{"name": "fixed_alpha", "label": label} for label in labels],
+        "models": {
+            "student": {"config": {"model_type": "bert"}},
+            "teachers": [{"config": {"model_type": "bert"}}],
+        },
+        "training": {"epochs": 3},
+        "search": {"trials": 2, "repeats": 1, "space": SPACE},
+    }
+    search = {**content["search"], **changes.pop("search", {})}
+    return Study.model_validate({**content, "search": search, **changes})
+
+
+def stand_in_plan(study: Study) -> tuple[Plan, dict[str, PreparedTask]]:
+    plan = make_plan(study, Path.cwd())
+    prepared = PreparedTask(
+        data_digest="data",
+        digests={},
+        rows={},
+        origin="nowhere",
+        majority={"validation": Score(rows=2, metrics={"accuracy": 0.5})},
+        student_digest="student",
+        teacher_digests={"teacher": "teacher"},
+    )
+    return plan, {task.name: prepared for task in plan.tasks}
+
+
+def stand_in_train(
+    spec: TrialSpec,
+    cache: Path,
+    ranks: Any = None,
+    on_epoch: Callable[[EpochRecord, Callable[[Path], None]], None] | None = None,
+    resume_from: Path | None = None,
+) -> Any:
+    """Every epoch adds 1 / temperature. Notes each start and epoch in `cache`/log, with the process that did it."""
+    rank = 0 if ranks is None else ranks.rank
+    total, first = 0.0, 0
+    if resume_from is not None:
+        try:
+            state = json.loads((resume_from / FILE).read_text())
+        except ValueError as error:
+            raise CheckpointError("damaged") from error
+        total, first = state["total"], state["epochs"]
+    _note(cache, spec, rank, "starts", first)
+    records = []
+    for epoch in range(first, spec.training.epochs):
+        total += 1 / spec.training.temperature
+        _behave(spec, cache, rank, epoch, resume_from)
+        _note(cache, spec, rank, "epoch", epoch)
+        record = EpochRecord(epoch=epoch, train_loss=0.0, terms={}, select={"accuracy": total}, weights={}, seconds=0.0)
+        records.append(record)
+
+        def write(folder: Path, state: Any = {"total": total, "epochs": epoch + 1}) -> None:  # noqa: B006
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / FILE).write_text(json.dumps(state))
+
+        if on_epoch is not None:
+            on_epoch(record, write)
+    predictions = pd.DataFrame(
+        {"split": ["validation"] * 2, "id": [0, 1], "label": [0, 1], "predicted": [0, 0], "p0": [0.9, 0.6], "p1": [0.1, 0.4]}
+    )
+    record = TrialRecord(
+        key=spec.key,
+        status="ok",
+        spec=spec,
+        objective=math.nan if spec.label == "nan" else total,
+        best_epoch=spec.training.epochs - 1,
+        report={"validation": Score(rows=2, metrics={"accuracy": 0.5})},
+        epochs=records,
+    )
+    return SimpleNamespace(record=record, predictions=predictions)
+
+
+def read_log(cache: Path) -> pd.DataFrame:
+    """What the trainings did: key, label, rank, kind, epoch, process."""
+    lines = (cache / "log").read_text().splitlines()
+    return pd.DataFrame([json.loads(line) for line in lines])
+
+
+def _behave(spec: TrialSpec, cache: Path, rank: int, epoch: int, resume_from: Path | None) -> None:
+    if spec.label == "slow":
+        time.sleep(0.4)
+    if spec.label == "raises":
+        raise KeyError("a mistake in a strategy")
+    if spec.label == "diverges" and epoch == 1:
+        raise DivergedError("the loss is nan")
+    dies = spec.label == "always_killed" or (spec.label == f"killed{'_rank' if rank else ''}" and resume_from is None)
+    if dies and epoch == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _note(cache: Path, spec: TrialSpec, rank: int, kind: str, epoch: int) -> None:
+    line = {"key": spec.key, "label": spec.label, "rank": rank, "kind": kind, "epoch": epoch, "process": os.getpid()}
+    with (cache / "log").open("a") as log:
+        log.write(json.dumps(line) + "\n")

@@ -1,0 +1,52 @@
+"""Connections to Ray, and tasks on it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.engine.cluster import ClusterError, connect, map_tasks, ray_slots, require_slots
+from harness.study import TaskResources
+
+
+class Refused(Exception):
+    """Made by a task."""
+
+
+def invert(item: int) -> float:
+    if item == 0:
+        raise Refused("zero has no inverse")
+    return 1 / item
+
+
+def test_tasks_come_back_with_their_items_and_errors(cluster: None) -> None:
+    results = dict(map_tasks(invert, [1, 0, 4], cpus=lambda item: 1, gpus=lambda item: 0))
+    assert results[1] == 1.0
+    assert results[4] == 0.25
+    assert isinstance(results[0], Refused)
+    assert str(results[0]) == "zero has no inverse"
+
+
+def test_a_connection_is_reused(cluster: None, tmp_path: Path) -> None:
+    import ray
+
+    with connect("192.0.2.1:1", tmp_path):  # an address that is not looked at
+        assert ray.is_initialized()
+    assert ray.is_initialized()
+
+
+def test_slots(cluster: None) -> None:
+    assert ray_slots(TaskResources()) == 4
+    assert ray_slots(TaskResources(cpus_per_worker=0.5)) == 8
+    assert ray_slots(TaskResources(workers=2)) == 2
+    assert ray_slots(TaskResources(workers=3, cpus_per_worker=1)) == 1
+    assert ray_slots(TaskResources(gpus_per_worker=0.25)) == 0
+    with pytest.raises(ClusterError, match=r"a trial of rte wants 1 workers with 1 CPUs and 0\.25 GPUs each"):
+        require_slots("rte", TaskResources(gpus_per_worker=0.25))
+
+
+def test_a_cluster_of_our_own_has_a_token_of_its_own(cluster: None) -> None:
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert os.environ["RAY_AUTH_MODE"] == "token"

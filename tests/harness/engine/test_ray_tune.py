@@ -1,0 +1,123 @@
+"""One-worker trials through Ray Tune: what is stored, what is not run twice, and what a fault costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from harness.engine.cluster import ClusterError
+from harness.errors import StoreError
+from tests.harness.engine.conftest import StandInRun
+
+Run = Callable[..., StandInRun]
+
+
+@pytest.fixture(scope="module")
+def faulty(stand_in_run: Run) -> StandInRun:
+    """A study in which most things go wrong that can."""
+    run = stand_in_run(
+        ["plain", "raises", "diverges", "nan", "killed", "always_killed", "damaged"],
+        resources={"concurrent_trials": 3, "retries": 1},
+        search={"trials": 1},
+    )
+    damaged = run.store.path / "running" / run.specs()[-1].key
+    damaged.mkdir(parents=True)
+    (damaged / "training.ckpt").write_bytes(b"damaged")
+    return run()
+
+
+def test_every_trial_gets_a_record_whatever_happens(faulty: StandInRun) -> None:
+    ends = {r.spec.label: (r.status, r.error and r.error.kind) for r in faulty.store.records()}
+    assert ends == {
+        "plain": ("ok", None),
+        "raises": ("failed", "bug"),
+        "diverges": ("failed", "diverged"),
+        "nan": ("ok", None),
+        "killed": ("ok", None),
+        "always_killed": ("failed", "infrastructure"),
+        "damaged": ("ok", None),
+    }
+    raised, lost = faulty.record("raises"), faulty.record("always_killed")
+    assert raised.error is not None
+    assert raised.error.type == "KeyError"
+    assert "in _behave" in raised.error.traceback
+    assert raised.majority["validation"].metrics == {"accuracy": 0.5}
+    assert lost.error is not None
+    assert "worker process has died" in lost.error.message
+    assert len(faulty.store.predictions(faulty.record("killed").key)) == 2
+
+
+def test_a_killed_trial_goes_on_from_its_checkpoint_to_the_same_result(faulty: StandInRun) -> None:
+    killed = faulty.log[faulty.log.label == "killed"]
+    assert list(killed[killed.kind == "epoch"].epoch) == [0, 1, 2]  # none was trained twice
+    assert killed.process.nunique() == 2
+    assert faulty.record("killed").objective == faulty.record("plain").objective
+    assert faulty.store.predictions(faulty.record("killed").key).equals(faulty.store.predictions(faulty.record("plain").key))
+
+
+def test_only_lost_processes_are_tried_again(faulty: StandInRun) -> None:
+    starts = faulty.log[faulty.log.kind == "starts"].groupby("label").epoch.apply(list).to_dict()
+    assert starts == {
+        "plain": [0],
+        "raises": [0],
+        "diverges": [0],
+        "nan": [0],
+        "killed": [0, 1],
+        "always_killed": [0, 1],
+        "damaged": [0],  # its checkpoint could not be read
+    }
+    retried = [event["key"] for event in faulty.store.events() if event["kind"] == "trial_retried"]
+    assert sorted(retried) == sorted([faulty.record("killed").key, faulty.record("always_killed").key])
+
+
+def test_nothing_of_ray_is_left_in_the_store(faulty: StandInRun) -> None:
+    assert sorted(path.name for path in faulty.store.path.iterdir()) == ["events.jsonl", "predictions", "trials"]
+
+
+def test_a_result_that_is_no_number_is_stored_as_none(faulty: StandInRun) -> None:
+    assert faulty.record("nan").objective is None
+
+
+def test_ray_is_quiet(stand_in_run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    run = stand_in_run(["killed", "raises"], search={"trials": 1})()
+    printed = capfd.readouterr()
+    assert printed.out == "failed: sst2/raises/0 trial 0 (bug): KeyError: 'a mistake in a strategy'\n"  # by our console
+    assert printed.err == ""
+    # and a second run: only what had failed is run again
+    first = len(run.log)
+    run()
+    assert set(run.log[first:].label) == {"raises"}
+
+
+def test_winners_are_run_with_every_seed_in_one_warm_process(stand_in_run: Run) -> None:
+    search = {"trials": 4, "repeats": 2, "repeat": "winner"}
+    run = stand_in_run(["plain"], search=search, resources={"concurrent_trials": 1})()
+    records = run.store.records()
+    final = [record for record in records if record.spec.purpose == "final"]
+    searched = [record for record in records if record.spec.purpose == "search"]
+    best = max(searched, key=lambda record: record.objective or 0)
+    assert len(searched) == 4
+    assert [record.spec.repeat for record in final] == [0, 1]
+    assert {record.spec.training.temperature for record in final} == {best.spec.training.temperature}
+    assert run.log.process.nunique() == 1
+
+
+def test_a_trial_that_fits_nowhere_is_refused(stand_in_run: Run) -> None:
+    run = stand_in_run(["plain"], resources={"per_task": {"sst2": {"workers": 3, "cpus_per_worker": 2}}})
+    with pytest.raises(
+        ClusterError, match=r"sst2 wants 3 workers with 2 CPUs and 0 GPUs each; the cluster has 1 nodes with 4 CPUs"
+    ):
+        run()
+
+
+def test_an_error_of_the_store_ends_the_run_as_itself(stand_in_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = stand_in_run(["plain"], search={"trials": 1})
+
+    def full(*_: Any) -> None:
+        raise StoreError("no space left")
+
+    monkeypatch.setattr(run.store, "write", full)
+    with pytest.raises(StoreError, match="no space left"):
+        run()

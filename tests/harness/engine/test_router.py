@@ -1,0 +1,142 @@
+"""Which trial comes next. No Ray, no training: trials end in whatever order the test likes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harness.console import Console
+from harness.engine.router import Router
+from harness.failures import classify
+from harness.prepared import PreparedTask
+from harness.records import ErrorRecord, TrialRecord, TrialSpec
+from harness.store import Store
+from harness.study import Study
+from tests.harness.engine.stand_in import stand_in_plan, stand_in_study
+
+THREE_CELLS = stand_in_study(["a", "b", "c"], search={"trials": 5})
+
+
+class MemoryStore(Store):
+    """A store that nobody needs to clean up."""
+
+    def __init__(self, held: dict[str, TrialRecord] | None = None) -> None:
+        super().__init__(Path("unused"))
+        self.held = {} if held is None else held
+
+    def get(self, key: str) -> TrialRecord | None:
+        return self.held.get(key)
+
+    def write(self, record: TrialRecord, predictions: object) -> None:
+        self.held[record.key] = record
+
+
+def router_for(study: Study, store: Store, in_flight: int = 1, **missing: ErrorRecord) -> Router:
+    plan, prepared = stand_in_plan(study)
+    if missing:
+        prepared = {name: PreparedTask(**{**vars(task), "teacher_errors": missing}) for name, task in prepared.items()}
+    return Router(plan, plan.cells, prepared, store, Console(quiet=True), in_flight)
+
+
+def good(spec: TrialSpec) -> TrialRecord:
+    return TrialRecord(key=spec.key, status="ok", spec=spec, objective=1 / (1 + abs(spec.training.temperature - 4)))
+
+
+def run(router: Router, choose: Callable[[int], int], slots: int, stop_after: int | None = None) -> list[TrialSpec]:
+    """All trials in the order in which they started. `choose(n)`: which of n running trials ends next."""
+    started: list[TrialSpec] = []
+    running: list[TrialSpec] = []
+    while not router.finished and (stop_after is None or len(started) - len(running) < stop_after):
+        while len(running) < slots and (spec := router.next()) is not None:
+            started.append(spec)
+            running.append(spec)
+        if running:
+            router.finish(good(running.pop(choose(len(running)))), None)
+    return started
+
+
+def by_cell(specs: list[TrialSpec]) -> dict[str, list[str]]:
+    return {label: [spec.key for spec in specs if spec.label == label] for label in ("a", "b", "c")}
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data(), st.integers(1, 4), st.integers(0, 15))
+def test_searches_do_not_depend_on_timing_or_interruption(data: Any, slots: int, interrupted_after: int) -> None:
+    in_order = run(router_for(THREE_CELLS, MemoryStore()), lambda n: 0, slots=1)
+    assert len(in_order) == 15
+    store = MemoryStore()
+
+    def choose(n: int) -> int:
+        return int(data.draw(st.integers(0, n - 1)))
+
+    run(router_for(THREE_CELLS, store), choose, slots, stop_after=interrupted_after)
+    before = set(store.held)
+    rest = run(router_for(THREE_CELLS, store), choose, slots)
+    assert set(store.held) == {spec.key for spec in in_order}
+    assert before.isdisjoint(spec.key for spec in rest)  # nothing finished is run again
+    assert len(before) + len(rest) == 15
+    for label, keys in by_cell(in_order).items():
+        assert [key for key in keys if key not in before] == by_cell(rest)[label]
+
+
+def test_one_trial_of_a_cell_runs_at_a_time_and_cells_take_turns() -> None:
+    router = router_for(THREE_CELLS, MemoryStore())
+    first = [router.next() for _ in range(4)]
+    assert [spec and spec.label for spec in first] == ["a", "b", "c", None]
+    assert first[1] is not None
+    router.finish(good(first[1]), None)
+    following = router.next()
+    assert following is not None
+    assert (following.label, following.index) == ("b", 1)
+    assert not router.finished
+
+
+def test_more_trials_of_a_cell_run_at_once_where_slots_would_stay_empty() -> None:
+    router = router_for(stand_in_study(["a"], search={"trials": 5}), MemoryStore(), in_flight=3)
+    assert [spec and spec.index for spec in (router.next() for _ in range(4))] == [0, 1, 2, None]
+
+
+def test_a_failed_trial_is_run_again_once_in_a_routers_life() -> None:
+    study = stand_in_study(["a"], search={"trials": 2})
+    store = MemoryStore()
+    for _ in range(2):
+        router = router_for(study, store)
+        indices = []
+        while (spec := router.next()) is not None:
+            indices.append(spec.index)
+            router.fail(spec, classify(KeyError("a bug")))
+        assert indices == [0, 1]
+        assert router.finished
+    assert {record.status for record in store.held.values()} == {"failed"}
+
+
+def test_a_missing_teacher_fails_its_trials_without_running_them() -> None:
+    error = ErrorRecord(kind="teacher", type="OSError", message="no such model")
+    store = MemoryStore()
+    router = router_for(THREE_CELLS, store, teacher=error)
+    assert router.next() is None
+    assert router.finished
+    assert {record.error and record.error.kind for record in store.held.values()} == {"teacher"}
+    assert len(store.held) == 15
+
+
+def test_final_runs_wait_for_the_whole_search() -> None:
+    study = stand_in_study(["a"], search={"trials": 3, "repeats": 2, "repeat": "winner"})
+    router = router_for(study, MemoryStore(), in_flight=2)
+    searched = [spec for spec in (router.next(), router.next()) if spec is not None]
+    router.finish(good(searched[0]), None)
+    last = router.next()
+    assert last is not None
+    router.finish(good(last), None)
+    assert router.next() is None  # one is still being searched
+    router.finish(good(searched[1]), None)
+    final = [spec for spec in (router.next(), router.next()) if spec is not None]
+    assert [(spec.purpose, spec.repeat) for spec in final] == [("final", 0), ("final", 1)]
+    for spec in final:
+        router.finish(good(spec), None)
+    assert router.next() is None
+    assert router.finished
