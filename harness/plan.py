@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.errors import StudyError
 from harness.grid import grid_trials
-from harness.plan_checks import resolve_strategies, resolve_tasks, shared_space, task_training
+from harness.plan_checks import check_lengths, check_refusals, resolve_strategies, resolve_tasks, shared_space, task_training
 from harness.prepared import PreparedTask
 from harness.protocol import protocol_warnings
 from harness.records import Seeds, TrialSpec
@@ -95,6 +95,8 @@ def make_plan(study: Study, base: Path) -> Plan:
             raise StudyError(f"the plugin cannot be loaded: {type(error).__name__}: {error}", ("plugins", index)) from error
     tasks = resolve_tasks(study)
     strategies = resolve_strategies(study)
+    check_refusals(strategies, tasks)
+    check_lengths(study)
     training = {task.name: task_training(study, task) for task in tasks}
     shared = {SHARED + name: space for name, space in shared_space(study, training).items()}
     searches = study.search.trials > 1

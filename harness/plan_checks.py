@@ -5,7 +5,7 @@ Every StudyError raised here has `where` set.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from harness.errors import StudyError
 from harness.schema_errors import faults, nearest
-from harness.study import StrategyEntry, Study, TaskSpec, TeacherSpec, TrainingSpec
+from harness.study import ModelSpec, StrategyEntry, Study, TaskSpec, TeacherSpec, TrainingSpec
 from harness.tasks import GLUE, resolve_task
 from harness.yaml_lines import KeyPath
 from strategies.base import Needs, Settings
@@ -83,6 +83,28 @@ def resolve_strategies(study: Study) -> list[ResolvedStrategy]:
             raise StudyError(f"a label has no slash, got {entry.shown!r}", (*here, "label"))
         found.append(_strategy(study, entry, here))
     return found
+
+
+def check_refusals(strategies: Iterable[ResolvedStrategy], tasks: Iterable[TaskSpec]) -> None:
+    """Raises StudyError for a strategy that cannot run on one of the tasks."""
+    tasks = tuple(tasks)
+    for index, one in enumerate(strategies):
+        for task in tasks:
+            if (reason := one.strategy.refuses(one.settings, len(task.labels))) is not None:
+                raise StudyError(f"strategy {one.entry.name!r} on task {task.name!r}: {reason}", ("strategies", index))
+
+
+def check_lengths(study: Study) -> None:
+    """Raises StudyError for a model from a config that has no positions for the longest sequence."""
+    models: list[tuple[KeyPath, ModelSpec]] = [(("models", "student"), study.models.student)]
+    models += [(("models", "teachers", index), teacher) for index, teacher in enumerate(study.models.teachers)]
+    for where, model in models:
+        positions = (model.config or {}).get("max_position_embeddings")
+        if positions is not None and positions < study.data.max_length:
+            raise StudyError(
+                f"the model has {positions} positions, but data.max_length is {study.data.max_length}",
+                (*where, "config", "max_position_embeddings"),
+            )
 
 
 def shared_space(study: Study, training: Mapping[str, TrainingSpec]) -> dict[str, Range]:

@@ -67,6 +67,7 @@ def make_teacher(job: TeacherJob, cache: Path) -> str:
         return job.digest
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f"{job.digest}.", dir=folder.parent))
+    unfinished.chmod(0o755)  # others may read the cache
     try:
         _make(job, cache, unfinished, folder if folder.exists() else None)
         if folder.exists():

@@ -19,7 +19,7 @@ def term_gramian(
     One row a term, in the order of `terms`; a term per teacher has a row for each teacher. The graph stays usable.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    objectives = [row.sum() / batch.global_rows for values in terms.values() for row in torch.atleast_2d(values)]
+    objectives = [row.sum() / batch.global_rows for values in terms.values() for row in values.reshape(-1, values.shape[-1])]
     gradients = []
     for objective in objectives:
         found = torch.autograd.grad(objective, parameters, retain_graph=True, allow_unused=True)

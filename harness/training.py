@@ -150,7 +150,7 @@ class Training:
         self._count(forward=len(batch.ids))
         weighted = self.weighting.loss(self._moment(epoch), rows, batch, outputs, self.generator)
         # DDP averages gradients over ranks; the loss is a sum over the global batch
-        (weighted.loss * self.ranks.world).backward()
+        torch.autograd.backward(weighted.loss * self.ranks.world)
         self._count(backward=len(batch.ids))
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         for group in self.optimizer.param_groups:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -61,7 +62,6 @@ def train_trial(
         torch.set_num_threads(max(1, int(spec.resources.cpus_per_worker)))
     else:
         torch.cuda.reset_peak_memory_stats(device)
-        torch.set_float32_matmul_precision("high")
     for plugin in spec.plugins:
         load_plugin(plugin)
     registered = resolve(spec.strategy)
@@ -75,7 +75,7 @@ def train_trial(
     fit = _labelled(encoder(fit_rows), teachers)
     meta = None if meta_rows is None else _labelled(encoder(meta_rows), teachers)
 
-    attention = "eager" if needs.look_ahead in ("exact", "jvp") else "sdpa"
+    attention: Literal["eager", "sdpa"] = "eager" if needs.look_ahead in ("exact", "jvp") else "sdpa"
     classes = len(spec.task.labels)
     model = build_model(spec.student, classes, spec.seeds.student, encoder.vocabulary, attention).to(device)
     setup = Setup(

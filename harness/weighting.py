@@ -227,8 +227,8 @@ class Weighting:
         return replace(shape, temperature=temperature)
 
     def _mine(self, values: Tensor, rows: np.ndarray) -> Tensor:
-        """The rank's part of [..., global batch]."""
-        if self.ranks.world == 1:
+        """The rank's part of [..., global batch]; a value for all samples stays as it is."""
+        if self.ranks.world == 1 or values.dim() == 0 or values.shape[-1] == 1:
             return values
         mine = shard(np.arange(len(rows)), self.ranks.rank, self.ranks.world)
         return values[..., int(mine[0]) : int(mine[-1]) + 1]

@@ -181,3 +181,18 @@ def test_errors_say_where_without_a_file_too():
 def test_a_study_of_its_own_dump_is_the_same_study():
     plan = load_plan(PROJECT / "studies" / "glue_full.yaml")
     assert Study.model_validate(plan.study.model_dump(mode="json")) == plan.study
+
+
+def test_a_strategy_that_cannot_run_on_a_task_is_refused_before_training(tmp_path: Path) -> None:
+    study = tiny_study(strategies=["fixed_alpha", "dkd"], tasks=["mnli", "sst2"])
+    with pytest.raises(StudyError, match="strategy 'dkd' on task 'sst2'.*two_classes") as refused:
+        make_plan(study, tmp_path)
+    assert refused.value.where == ("strategies", 1)
+    make_plan(tiny_study(strategies=["dkd"], tasks=["mnli"]), tmp_path)
+
+
+def test_a_model_without_positions_for_the_longest_sequence_is_refused(tmp_path: Path) -> None:
+    models = tiny_study().models.model_dump(exclude_unset=True)
+    models["student"]["config"] = {**models["student"]["config"], "max_position_embeddings": 16}
+    with pytest.raises(StudyError, match=r"16 positions, but data\.max_length is 32"):
+        make_plan(tiny_study(models=models), tmp_path)
