@@ -80,9 +80,11 @@ def equal_compute_scores(selection: Selection) -> Array | None:
     for cells in searches.values():
         ordered = {label: sorted(trials, key=lambda r: r.spec.index) for label, trials in cells.items()}
         spent = {label: sum(r.cost.train_seconds for r in trials) for label, trials in ordered.items()}
-        budget = min(
-            (spent[label] for label, trials in ordered.items() if all(r.status == "ok" for r in trials)), default=np.inf
-        )
+        # a strategy with nothing to vary has one trial; that is no search to stop the others by
+        searched = [
+            label for label, trials in ordered.items() if len(trials) == longest and all(r.status == "ok" for r in trials)
+        ]
+        budget = min((spent[label] for label in searched), default=np.inf)
         for label, trials in ordered.items():
             found[label].append(_within(trials, budget))
     return np.array([float(np.mean(found[label])) if found[label] else np.nan for label in selection.labels])

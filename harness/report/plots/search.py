@@ -120,6 +120,7 @@ def _response(axis: Axes, name: str, values: list[object], gains: Array) -> None
     axis.plot(x, gains, linestyle="none", marker="o", markersize=2.2, color=BLUE, alpha=0.35, markeredgewidth=0)
     if numeric and _on_log_scale(name, x):
         axis.set_xscale("log")
+        _few_ticks(axis, x)
     elif numeric:
         axis.locator_params(axis="x", nbins=4)
     centres, medians = _running_median(x, gains)
@@ -140,6 +141,14 @@ def _on_log_scale(name: str, x: Array) -> bool:
     if low <= 0 or high / low < 4:
         return False
     return "rate" in name or "decay" in name or (high / low >= 20 and (middle - low) / (high - low) < 0.15)
+
+
+def _few_ticks(axis: Axes, x: Array) -> None:
+    """Decades, at most three; the ends where fewer than two lie in the range. A narrow panel holds no more."""
+    decades = np.arange(math.ceil(math.log10(x.min()) - 1e-9), math.floor(math.log10(x.max()) + 1e-9) + 1)
+    ticks = 10.0 ** decades[:: max(1, math.ceil(len(decades) / 3))] if len(decades) > 1 else np.array([x.min(), x.max()])
+    axis.set_xticks(ticks, [f"{tick:.0e}".replace("e-0", "e\N{MINUS SIGN}").replace("e+0", "e") for tick in ticks])
+    axis.minorticks_off()
 
 
 def _running_median(x: Array, y: Array) -> tuple[Array, Array]:

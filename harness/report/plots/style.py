@@ -81,6 +81,8 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     """`<name>.png` and `<name>.svg`; no date, no version."""
     figure.draw_without_rendering()  # lays out once for both formats
     figure.set_layout_engine("none")
+    for axes in figure.axes:  # the layout's solver differs in the last bits from run to run
+        axes.set_position(tuple(round(float(v), 6) for v in axes.get_position(original=True).bounds))  # type: ignore[arg-type]
     figure.savefig(folder / f"{name}.png", metadata={"Software": None})
     figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
 

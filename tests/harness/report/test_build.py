@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.errors import StoreError
+from harness.report import Report, build_report
+from tests.conftest import PROJECT
+
+
+def test_the_same_store_gives_the_same_bytes_everywhere(report: Report, tmp_path: Path) -> None:
+    keep = shutil.ignore_patterns("plots", "index.html", "leaderboard.*")
+    again = build_report(shutil.copytree(report.folder, tmp_path / report.folder.name, ignore=keep))
+    names = [path.relative_to(report.folder) for path in report.files]
+    assert [path.relative_to(again.folder) for path in again.files] == names
+    for name in names:
+        assert (again.folder / name).read_bytes() == (report.folder / name).read_bytes(), name
+    assert again.text == report.text
+
+
+def test_nothing_dates_the_files(report: Report) -> None:
+    for path in report.files:
+        if path.suffix == ".svg":
+            assert b"<dc:date>" not in path.read_bytes()
+
+
+def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no finished trial"):
+        build_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_importing_the_report_is_cheap() -> None:
+    code = "import sys, harness.report; print(any(m in sys.modules for m in ('matplotlib', 'pandas', 'scipy', 'torch')))"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "False"
+
+
+def test_the_page_is_whole_and_harmless(report: Report) -> None:
+    page = (report.folder / "index.html").read_text()
+    assert "<script>alert(1)" not in page  # the planted error message
+    assert "&lt;script&gt;alert(1)" in page
+    # nothing is loaded: no address but data: in any attribute
+    assert re.findall(r"(?:src|href)=\"(?!data:|#)", page) == []
+    assert "@import" not in page
+    assert 'http-equiv="Content-Security-Policy"' in page
+    assert "default-src 'none'" in page
+    assert "unsafe-inline" not in page
+    for label in ("rw_kd", "shuffled(rw_kd)"):
+        assert label in page
+    assert page.count("<img ") == len([plot for plot in report.plots if not plot.omitted])

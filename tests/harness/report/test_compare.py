@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UserError
+from harness.report.compare import Side, compare, compare_tasks
+from harness.report.selection import select
+from tests.harness.report.stores import Planted, build_store
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("compare") / "one"
+    gains = {"rw_kd": 0.09, "wsl": 0.0}
+    build_store(path, Planted(("sst2", "qnli"), ("fixed_alpha", "wsl", "rw_kd"), trials=1, rows=500, gains=gains))
+    return path
+
+
+def test_a_planted_gain_is_called_better_and_its_mirror_worse(folder: Path) -> None:
+    shown = compare("rw_kd", "fixed_alpha", results=str(folder), draws=1000)
+    assert "Verdict: rw_kd is better than fixed_alpha over these 2 tasks (mean)" in shown
+    assert "sst2 better; qnli better" in shown
+    mirror = compare("fixed_alpha", "rw_kd", results=str(folder), draws=1000)
+    assert "fixed_alpha is worse than rw_kd" in mirror
+    assert len(shown.splitlines()) < 24  # one screen
+
+
+def test_no_gain_is_no_evidence_and_says_what_could_have_been_seen(folder: Path) -> None:
+    shown = compare("wsl", "fixed_alpha", results=str(folder), task="sst2", draws=1000)
+    assert "no evidence that wsl and fixed_alpha differ on sst2" in shown
+    found, _ = compare_tasks(Side(select(folder), "wsl"), Side(select(folder), "fixed_alpha"), "sst2", 1000)
+    assert f"could have been seen is {100 * found[0].result.detectable:.1f} points" in shown
+
+
+def test_two_folders(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "two"
+    build_store(other, Planted(("sst2",), ("fixed_alpha", "ce_only"), trials=1, rows=500))
+    shown = compare(str(folder), str(other), draws=200)
+    assert "fixed_alpha (one) against fixed_alpha (two)" in shown
+    assert "exactly the same examples" in shown  # the same planted run
+    assert "ce_only" not in shown
+
+
+def test_other_examples_are_not_paired(folder: Path, tmp_path: Path) -> None:
+    build_store(tmp_path / "few", Planted(("mrpc",), ("fixed_alpha",), trials=1, rows=30))
+    assert "Nothing can be compared" in compare(str(folder), str(tmp_path / "few"), draws=50)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("rw_kdd", "wsl", "FOLDER", None), "Did you mean 'rw_kd'"),
+        (("rw_kd", "wsl", "FOLDER", "sst"), "Did you mean 'sst2'"),
+        (("rw_kd", "wsl", None, None), "--results"),
+    ],
+)
+def test_what_is_not_there_is_said(folder: Path, arguments: tuple[str, ...], says: str) -> None:
+    first, second, results, task = arguments
+    with pytest.raises(UserError, match=says):
+        compare(first, second, results=str(folder) if results else None, task=task)
+
+
+def test_a_failed_run_is_compared_as_the_majority_predictor(study: Path) -> None:
+    found, left_out = compare_tasks(Side(select(study), "wsl"), Side(select(study), "fixed_alpha"), "rte", 200)
+    assert left_out == []
+    assert found[0].runs == 2

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.report.leaderboard import Leaderboard, make_leaderboard
+from tests.harness.report.stores import Planted, build_store
+
+
+def test_figures_follow_from_the_scores(board: Leaderboard) -> None:
+    scores = board.selection.scores
+    names = board.selection.labels
+    np.testing.assert_allclose(board.task_mean, scores.mean(-1))
+    np.testing.assert_allclose(board.task_spread, scores.std(-1, ddof=1))
+    np.testing.assert_allclose(board.mean_score.value, scores.mean((1, 2)))
+    assert board.baseline_label == "fixed_alpha"
+    student = scores[names.index("ce_only")].mean(-1)
+    normalised = (scores.mean(-1) - student) / (board.teacher - student)
+    np.testing.assert_allclose(board.normalised.value, normalised[:, board.normalised_tasks].mean(1), atol=1e-9)
+    np.testing.assert_allclose(board.gain.value, (scores.mean(-1) - scores[names.index("fixed_alpha")].mean(-1)).mean(1))
+
+
+def test_intervals_hold_their_figure_and_tests_are_adjusted(board: Leaderboard) -> None:
+    for estimate in (board.mean_score, board.normalised, board.gain):
+        inside = (estimate.low <= estimate.value + 1e-9) & (estimate.value <= estimate.high + 1e-9)
+        assert inside.all()
+    assert (board.task_low <= board.task_mean).all()
+    made = np.isfinite(board.p)
+    assert made.sum(0).tolist() == [len(board.selection.labels) - 1] * len(board.selection.tasks)
+    assert (board.p_holm[made] >= board.p[made]).all()
+    assert (board.detectable > 0).all()
+
+
+def test_a_planted_difference_is_found_and_a_null_one_is_not(tmp_path: Path) -> None:
+    gains = {"rw_kd": 0.1, "wsl": 0.0, "ce_only": -0.1}
+    planted = Planted(("sst2", "qnli"), ("ce_only", "fixed_alpha", "wsl", "rw_kd"), trials=1, rows=800, gains=gains)
+    build_store(tmp_path, planted)
+    board = make_leaderboard(tmp_path, draws=1000)
+    names = board.selection.labels
+    assert [board.significant(names.index("rw_kd"), t) for t in (0, 1)] == [1, 1]
+    assert [board.significant(names.index("ce_only"), t) for t in (0, 1)] == [-1, -1]
+    assert [board.significant(names.index("wsl"), t) for t in (0, 1)] == [0, 0]
+    assert board.gain_p_holm[names.index("rw_kd")] < 0.05 < board.gain_p_holm[names.index("wsl")]
+    assert board.improvement.value[names.index("rw_kd")] == 1.0
+    assert names[board.order[0]] == "rw_kd"
+
+
+def test_missing_cells_withhold_averages_and_all_ranks(board_with_holes: Leaderboard) -> None:
+    board = board_with_holes
+    hole = board.selection.labels.index("wsl")
+    others = [i for i in range(len(board.selection.labels)) if i != hole]
+    for estimate in (board.mean_score, board.normalised, board.iqm, board.gain, board.improvement):
+        assert np.isnan(estimate.value[hole])
+        assert np.isfinite(estimate.value[[i for i in others if i != board.baseline]]).all()
+    assert board.ranking is None
+    assert np.isnan(board.wins[hole]).all()
+    assert board.equal_compute is None
+    assert board.order[-1] == hole
+    assert any("withheld" in note for note in board.notes)
+    assert np.isfinite(board.task_mean[hole]).all()  # what there is, is shown
+
+
+def test_costs_are_relative_to_plain_kd(board: Leaderboard) -> None:
+    names = board.selection.labels
+    assert board.costs.relative_seconds[names.index("fixed_alpha")] == pytest.approx(1.0)
+    assert board.costs.relative_passes[names.index("rw_kd")] == pytest.approx(2.6)
+    assert board.costs.relative_seconds[names.index("rw_kd")] == pytest.approx(2.6, rel=0.05)
+
+
+def test_equal_compute_gives_the_dear_one_fewer_trials(board: Leaderboard) -> None:
+    assert board.equal_compute is not None
+    names = board.selection.labels
+    # its first trial alone takes longer than both trials of plain KD
+    assert np.isnan(board.equal_compute[names.index("rw_kd")])
+    assert np.isfinite(board.equal_compute[names.index("kd_only")])
+
+
+def test_one_seed_one_trial_two_strategies(tmp_path: Path) -> None:
+    build_store(tmp_path, Planted(("sst2",), ("fixed_alpha", "rw_kd"), repeats=1, trials=1, rows=50))
+    board = make_leaderboard(tmp_path, draws=100)
+    assert np.isnan(board.task_spread).all()
+    assert np.isnan(board.normalised.value).all()
+    assert board.ranking is None
+    assert any("ce_only" in note for note in board.notes)
+    assert np.isnan(board.improvement.low).all()
+
+
+def test_an_older_store_makes_a_leaderboard() -> None:
+    board = make_leaderboard(Path(__file__).parents[1] / "fixtures" / "store_v1", draws=50)
+    assert np.isfinite(board.task_mean[board.selection.labels.index("fixed_alpha"), 0])

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from pathlib import Path
+from unittest.mock import patch
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from harness.report import Report
+from harness.report.leaderboard import Leaderboard, make_leaderboard
+from harness.report.plots import PLOTS, write_plots
+from harness.report.plots.cost import draw_cost
+from harness.report.plots.matrices import draw_gains, draw_wins
+from harness.report.plots.ranks import draw_ranks
+from harness.report.plots.scores import draw_scores
+from harness.report.plots.search import draw_progress, draw_responses
+from harness.report.plots.style import plot_style
+from harness.report.plots.weights import draw_flips, draw_teacher, draw_trajectories
+from tests.harness.report.stores import THIRTY, Planted, build_store
+
+DRAW = (draw_scores, draw_gains, draw_wins, draw_ranks, draw_cost, draw_progress, draw_responses, draw_trajectories,
+        draw_teacher, draw_flips)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def thirty(tmp_path_factory: pytest.TempPathFactory) -> Leaderboard:
+    path = tmp_path_factory.mktemp("thirty")
+    build_store(path, Planted(("cola", "rte"), THIRTY, trials=2, rows=40, flipped=0.2))
+    return make_leaderboard(path, draws=100)
+
+
+def figures(drawn: Figure | list[Figure] | str) -> list[Figure]:
+    assert not isinstance(drawn, str), drawn
+    return drawn if isinstance(drawn, list) else [drawn]
+
+
+def overlaps(figure: Figure) -> list[str]:
+    """Pairs of texts that cover one another, and texts that leave the figure. Boxes may touch by a pixel."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    drawn: list[Text] = []
+    draw = Text.draw
+
+    def noted(self: Text, *arguments: object, **named: object) -> None:
+        drawn.append(self)  # ticks outside the limits exist and are not drawn
+        draw(self, *arguments, **named)
+
+    with patch.object(Text, "draw", noted):
+        figure.draw(renderer)
+    texts = [text for text in dict.fromkeys(drawn) if text.get_visible() and text.get_text().strip()]
+    boxes = [(text.get_text(), Text.get_window_extent(text, renderer)) for text in texts]
+    page = figure.bbox
+    found = [
+        f"{name!r} is cut" for name, box in boxes if box.x0 < -1 or box.y0 < -1 or box.x1 > page.x1 + 1 or box.y1 > page.y1 + 1
+    ]
+    for i, (name, box) in enumerate(boxes):
+        for other, its in boxes[i + 1 :]:
+            width = min(box.x1, its.x1) - max(box.x0, its.x0)
+            height = min(box.y1, its.y1) - max(box.y0, its.y0)
+            if width > 1 and height > 1:
+                found.append(f"{name!r} over {other!r}")
+    return found
+
+
+@pytest.mark.parametrize("draw", DRAW, ids=lambda draw: draw.__name__)
+@pytest.mark.parametrize("size", ["few", "thirty"])
+def test_no_text_covers_another_or_is_cut(draw: object, size: str, board: Leaderboard, thirty: Leaderboard) -> None:
+    assert callable(draw)
+    with plot_style():
+        for figure in figures(draw(board if size == "few" else thirty)):
+            assert overlaps(figure) == []
+            for axes in figure.axes:
+                assert axes.has_data() or axes.texts, "an empty panel"
+
+
+def test_overlaps_are_seen() -> None:
+    figure = Figure(figsize=(2, 2))
+    figure.text(0.5, 0.5, "one")
+    figure.text(0.52, 0.5, "two")
+    figure.text(0.99, 0.1, "cut off")
+    assert len(overlaps(figure)) == 2
+
+
+def test_all_plots_are_written_and_the_figures_state_is_left_alone(report: Report) -> None:
+    assert [plot.name for plot in report.plots if not plot.omitted] == [name for name, *_ in PLOTS]
+    for path in report.files:
+        assert path.stat().st_size > 500
+    assert mpl.rcParams["svg.hashsalt"] is None
+
+
+def test_what_has_no_data_is_left_out_with_a_reason(tmp_path: Path) -> None:
+    build_store(tmp_path / "store", Planted(("sst2",), ("fixed_alpha", "rw_kd"), repeats=1, trials=1, rows=30))
+    plots_folder = tmp_path / "plots"
+    plots_folder.mkdir()
+    (plots_folder / "flipped_labels.png").write_bytes(b"of an earlier report")
+    plots = write_plots(make_leaderboard(tmp_path / "store", draws=50), plots_folder)
+    omitted = {plot.name: plot.omitted for plot in plots if plot.omitted}
+    assert set(omitted) == {"critical_difference", "best_so_far", "hyperparameters", "flipped_labels"}
+    assert "one trial" in omitted["best_so_far"]
+    assert not (plots_folder / "flipped_labels.png").exists()
+
+
+def test_missing_cells_draw_no_ranks(board_with_holes: Leaderboard) -> None:
+    assert isinstance(draw_ranks(board_with_holes), str)
+    with plot_style():
+        figure = figures(draw_gains(board_with_holes))[0]
+        wins = figures(draw_wins(board_with_holes))[0]
+    assert sum(patch.get_hatch() is not None for patch in figure.axes[0].patches) == 2  # sst2, and the mean over tasks
+    assert [label.get_text() for label in wins.axes[0].get_yticklabels()] == [
+        board_with_holes.selection.labels[i] for i in board_with_holes.order[:-1]
+    ]
+
+
+def test_numbers_in_the_heat_map_are_the_gains(board: Leaderboard) -> None:
+    with plot_style():
+        figure = figures(draw_gains(board))[0]
+    texts = [t.get_text().rstrip("*†‡").replace("−", "-") for t in figure.axes[0].texts]
+    order = [i for i in board.order if i != board.baseline]
+    want = np.concatenate([board.difference[order], board.gain.value[order, None]], axis=1) * 100
+    np.testing.assert_allclose([float(t) for t in texts], want.ravel(), atol=0.051)
+
+
+def test_names_are_no_formulas(tmp_path: Path) -> None:
+    build_store(tmp_path, Planted(("sst2",), ("fixed_alpha", "a$b_{c}$ <i>"), repeats=1, trials=1, rows=30))
+    board = make_leaderboard(tmp_path, draws=50)
+    write_plots(board, tmp_path / "plots")

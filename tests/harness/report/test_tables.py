@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.report.caption import caption
+from harness.report.leaderboard import Leaderboard, make_leaderboard
+from harness.report.tables import csv_text, latex, markdown, text
+from tests.harness.report.stores import Planted, build_store
+
+
+def test_markdown_holds_every_strategy_and_says_where_it_comes_from(board: Leaderboard) -> None:
+    shown = markdown(board)
+    for label in board.selection.labels:
+        assert f"| **{label}**" in shown if label == "fixed_alpha" else f"| {label} " in shown
+    for said in ("2,000 training", "200 validation rows", "package:mini/model, layers 0, 2, 4", "Protocol 1.0", "equal_labels",
+                 "2 independent searches of 2 trials", "2025-03-02", "0123456789ab", "20% of training labels"):  # fmt: skip
+        assert said in shown, said
+    row = next(line for line in shown.splitlines() if line.startswith("| rw_kd "))
+    assert f"{100 * board.task_mean[board.selection.labels.index('rw_kd'), 0]:.1f} ± " in row
+    wsl = next(line for line in shown.splitlines() if line.startswith("| wsl "))
+    assert "†" in wsl
+    assert "8/8 (1 failed)" in shown
+    widths = {line.count("|") for line in shown.split("## Over")[0].splitlines() if line.startswith("|")}
+    assert len(widths) == 1
+
+
+def test_csv_has_full_precision_and_reads_back(board: Leaderboard) -> None:
+    rows = list(csv.DictReader(io.StringIO(csv_text(board))))
+    assert [row["label"] for row in rows] == [board.selection.labels[i] for i in board.order]
+    first = board.order[0]
+    assert float(rows[0]["cola.mean"]) == board.task_mean[first, 0]
+    assert float(rows[0]["normalised"]) == board.normalised.value[first]
+    assert {row["protocol_version"] for row in rows} == {"1.0"}
+    assert {row["label_budget"] for row in rows} == {"equal_labels"}
+
+
+def test_latex_is_escaped_and_balanced(board: Leaderboard) -> None:
+    shown = latex(board)
+    assert shown.count("{") == shown.count("}")
+    assert shown.count(r"\begin{tabular}") == shown.count(r"\end{tabular}") == 2
+    assert re.search(r"(?<!\\)_", shown) is None
+    assert "rw\\_kd" in shown
+    for table in shown.split(r"\midrule")[1:2]:
+        columns = {line.count("&") for line in table.splitlines() if line.endswith(r"\\")}
+        assert columns == {len(board.selection.tasks)}
+    assert all(ord(letter) < 128 for letter in shown)
+
+
+def test_missing_cells_are_marked_and_averages_withheld(board_with_holes: Leaderboard) -> None:
+    shown = markdown(board_with_holes)
+    scores, overall = shown.split("## Over tasks")
+    assert "‡" in next(line for line in scores.splitlines() if line.startswith("| wsl "))
+    row = next(line for line in overall.splitlines() if line.startswith("| wsl "))
+    assert row.count("withheld") >= 4
+    assert "Rank" not in overall.splitlines()[2]
+    assert "3/4" in row
+    rows = {row["label"]: row for row in csv.DictReader(io.StringIO(csv_text(board_with_holes)))}
+    assert rows["wsl"]["mean"] == rows["wsl"]["mean_rank"] == rows["rw_kd"]["mean_rank"] == ""
+
+
+def test_the_terminal_fits_what_matters(board: Leaderboard) -> None:
+    shown = text(board, width=100)
+    assert "rw_kd" in shown
+    assert "Gain over fixed_alpha" in shown
+    table, said = shown.split("\n\n", 1)
+    assert max(map(len, said.splitlines())) <= 100
+    assert len(table.splitlines()) == len(board.selection.labels) + 3
+
+
+def test_winner_mode_and_defaults_are_labelled(tmp_path: Path) -> None:
+    build_store(tmp_path / "winner", Planted(("sst2",), ("ce_only", "fixed_alpha"), trials=2, rows=20, repeat="winner"))
+    assert "`repeat: winner`" in caption(make_leaderboard(tmp_path / "winner", draws=50))[0]
+    build_store(tmp_path / "default", Planted(("sst2",), ("ce_only", "fixed_alpha"), trials=1, rows=20))
+    assert "not tuned" in caption(make_leaderboard(tmp_path / "default", draws=50))[0]
+
+
+def test_rounded_zero_has_no_sign(board: Leaderboard) -> None:
+    assert re.search(r"[-−]0\.0+\b(?!\d)", markdown(board)) is None
+
+
+@pytest.mark.parametrize("make", [markdown, csv_text, latex, text])
+def test_the_same_store_gives_the_same_bytes(study: Path, board: Leaderboard, make: object) -> None:
+    assert callable(make)
+    again = make_leaderboard(study, draws=800)
+    assert make(again) == make(board)
+    assert np.array_equal(again.task_low, board.task_low)

@@ -1,0 +1,119 @@
+"""Each rule of studies/PROTOCOL.md, and an attempt to break it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from harness.data.rows import FitRows, MetaRows, ReportRows, SelectRows, TrainingRows
+from harness.plan import make_plan, trial_spec
+from harness.prepared import PreparedTask
+from harness.protocol import protocol_warnings
+from harness.records import TrialRecord
+from harness.report.leaderboard import make_leaderboard
+from harness.study import PROTOCOL_VERSION, Study
+from strategies.base import Context, RoleView, Setup
+from tests.conftest import PROJECT
+from tests.harness.report.stores import Planted, build_store
+from tests.harness.tiny import tiny_study
+
+
+def rows(kind: type[Any]) -> Any:
+    return kind(ids=np.arange(2), texts=(["a", "b"],), labels=np.array([0, 1]))
+
+
+def test_the_document_is_of_this_version() -> None:
+    text = (PROJECT / "studies" / "PROTOCOL.md").read_text()
+    assert text.startswith(f"# Protocol {PROTOCOL_VERSION}\n")
+    assert {f"## {n}." in text for n in range(1, 11)} == {True}
+
+
+def test_rule_1_training_cannot_be_handed_report_rows() -> None:
+    assert {field.name for field in dataclasses.fields(TrainingRows)} == {"fit", "meta", "select"}
+    fields: dict[str, Any] = {"fit": rows(FitRows), "meta": rows(MetaRows), "select": rows(SelectRows)}
+    with pytest.raises(TypeError):
+        TrainingRows(**fields, report=rows(ReportRows))
+    assert not any(issubclass(ReportRows, kind) for kind in (FitRows, MetaRows, SelectRows))
+
+
+def test_rule_1_a_strategy_that_asks_for_report_data_cannot_get_it() -> None:
+    """All that a strategy is ever given, by name: nothing selects, nothing reports, nothing tells flipped labels."""
+    for seen in (Setup, Context, RoleView):
+        names = {field.name for field in dataclasses.fields(seen)}
+        assert not {name for name in names if any(word in name for word in ("report", "select", "flip", "validation"))}
+    roles = {f.name for f in dataclasses.fields(Setup) if f.type in ("RoleView", "RoleView | None")}
+    assert roles == {"fit", "meta"}
+
+
+def test_rule_2_there_are_two_label_budgets() -> None:
+    with pytest.raises(ValidationError, match="equal_labels"):
+        tiny_study(protocol={"label_budget": "more_for_me"})
+
+
+@pytest.mark.parametrize(
+    ("where", "key"),
+    [("search", "pruner"), ("search", "early_stopping"), ("search", "asha"), ("resources", "pruner"), ("protocol", "prune")],
+)
+def test_rule_3_pruning_across_strategies_is_refused(where: str, key: str) -> None:
+    with pytest.raises(ValidationError, match=key):
+        tiny_study(**{where: {key: "median"}})
+
+
+def test_rule_3_no_strategy_gets_more_trials_or_ranges_of_its_own_for_a_task() -> None:
+    for key in ("trials", "repeats", "per_task", "seed"):
+        with pytest.raises(ValidationError, match=key):
+            tiny_study(strategies=[{"name": "fixed_alpha", key: 50}])
+
+
+def _specs(study: Study) -> list[Any]:
+    plan = make_plan(study, Path.cwd())
+    teachers = {teacher.name: "digest" for teacher in study.models.teachers}
+    prepared = {task.name: PreparedTask("data", {}, {}, "nowhere", {}, "student", teachers) for task in plan.tasks}
+    return [trial_spec(plan, cell, 0, {}, prepared) for cell in plan.cells]
+
+
+def test_rule_4_strategies_are_paired_by_seeds() -> None:
+    specs = _specs(tiny_study(strategies=["ce_only", "fixed_alpha", "wsl"], search={"trials": 1, "repeats": 2}))
+    for repeat in (0, 1):
+        assert len({spec.seeds.model_dump_json() for spec in specs if spec.repeat == repeat}) == 1
+    assert len({spec.seeds.model_dump_json() for spec in specs}) == 2
+
+
+def test_rule_5_missing_references_and_controls_are_named() -> None:
+    said = " ".join(protocol_warnings(tiny_study(strategies=["fixed_alpha", "rw_kd"])))
+    for name in ("ce_only", "kd_only", "random_weights", "shuffled(rw_kd)", "batch_mean(rw_kd)"):
+        assert name in said
+
+
+def test_rule_6_failures_cannot_be_dropped(tmp_path: Path) -> None:
+    """A strategy that fails where it is weak must not gain by it."""
+    names = ("ce_only", "fixed_alpha", "wsl")
+    honest, failing = tmp_path / "honest", tmp_path / "failing"
+    build_store(honest, Planted(("sst2", "rte"), names, repeats=1, trials=1, rows=100))
+    build_store(failing, Planted(("sst2", "rte"), names, repeats=1, trials=1, rows=100, failed=frozenset({("rte", "wsl", 0)})))
+    boards = [make_leaderboard(path, draws=50) for path in (honest, failing)]
+    means = [board.mean_score.value[names.index("wsl")] for board in boards]
+    assert np.isfinite(means).all()
+    assert means[1] < means[0]
+
+
+def test_rule_6_a_table_with_holes_withholds_averages_and_ranks(tmp_path: Path) -> None:
+    names = ("ce_only", "fixed_alpha", "wsl")
+    build_store(tmp_path, Planted(("sst2", "rte"), names, repeats=1, trials=1, rows=50, missing=frozenset({("rte", "wsl", 0)})))
+    board = make_leaderboard(tmp_path, draws=50)
+    assert np.isnan(board.mean_score.value[names.index("wsl")])
+    assert board.ranking is None
+
+
+def test_the_version_is_in_every_row() -> None:
+    field = TrialRecord.model_fields["spec"].annotation
+    assert field is not None
+    assert field.model_fields["protocol_version"].is_required()
+    assert {spec.protocol_version for spec in _specs(tiny_study())} == {PROTOCOL_VERSION}
+    with pytest.raises(ValidationError):
+        tiny_study(protocol={"version": "0.9"})
