@@ -69,7 +69,7 @@ def _strategy(board: Leaderboard, i: int) -> dict[str, Any]:
         "strategy": selection.strategies[label],
         "kind": kind_of(board, i),
         "withheld": withheld(board, i),
-        "scores": [[_number(v) for v in selection.scores[i, t]] for t in tasks],
+        "scores": [[_number(v, 12) for v in selection.scores[i, t]] for t in tasks],  # ranked by the page: no false ties
         "shown": [_number(board.task_mean[i, t]) for t in tasks],
         "spread": [_number(board.task_spread[i, t]) for t in tasks],
         "low": [_number(board.task_low[i, t]) for t in tasks],

@@ -20,10 +20,10 @@ class Ranking:
 
 
 def mean_ranks(scores: Array) -> Array:
-    """Of scores [strategies, tasks], higher is better."""
+    """Of scores [strategies, tasks], higher is better. Scores that differ by rounding errors alone are ties."""
     from scipy.stats import rankdata
 
-    return np.asarray(rankdata(-scores, axis=0).mean(1))
+    return np.asarray(rankdata(-np.round(scores, 9), axis=0).mean(1))
 
 
 def critical_difference(strategies: int, tasks: int, alpha: float = 0.05) -> float:
@@ -44,8 +44,9 @@ def rank_strategies(scores: Array, alpha: float = 0.05) -> Ranking:
         raise ValueError(f"ranks need at least 3 strategies and 2 tasks, got {scores.shape}")
     ranks = mean_ranks(scores)
     difference = critical_difference(scores.shape[0], scores.shape[1], alpha)
-    same = bool((scores == scores[:1]).all())
-    p = 1.0 if same else float(friedmanchisquare(*scores).pvalue)
+    rounded = np.round(scores, 9)
+    same = bool((rounded == rounded[:1]).all())
+    p = 1.0 if same else float(friedmanchisquare(*rounded).pvalue)
     return Ranking(ranks, p, difference, _cliques(ranks, difference))
 
 

@@ -31,6 +31,12 @@ def test_cliques_are_maximal_and_within_the_difference() -> None:
     assert [set(c) for c in found.cliques] == [{0, 1}, {2, 3}]
 
 
+def test_rounding_errors_are_ties() -> None:
+    scores = np.array([[(0.1 + 0.2) / 2, 0.5], [(0.15 + 0.15) / 2, 0.5], [0.1, 0.1]])
+    assert scores[0, 0] != scores[1, 0]
+    assert mean_ranks(scores).tolist() == [1.5, 1.5, 3.0]
+
+
 def test_equal_strategies_are_one_clique() -> None:
     found = rank_strategies(np.full((4, 7), 0.5))
     assert found.friedman_p == 1.0
