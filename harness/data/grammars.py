@@ -1,107 +1,128 @@
-"""The grammars behind the generated tasks. Each draws one example: text, and the label that its rule gives."""
+"""The grammars behind the generated tasks. Each draws one example: its text, and how probable each label is given the text.
+
+Where a text can be read in two ways, its label is drawn by that probability: soft labels of a good teacher then carry
+information that the drawn label lacks, as they do for real annotators' labels.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-NOUNS = {"home": ["cat", "girl", "king", "nurse", "baker"], "away": ["cat", "robot", "king", "witch", "poet"]}
-PLURALS = ["cats", "girls", "kings", "nurses", "bakers"]
-PRAISE = ["good", "great", "lovely", "bright", "warm", "clever", "funny", "moving"]
-BLAME = ["bad", "awful", "dull", "cold", "stupid", "boring", "weak", "messy"]
-THINGS = ["plot", "film", "acting", "music", "ending", "story", "cast", "script"]
-VERBS = [("sees", "see"), ("likes", "like"), ("helps", "help")]
-# each of two synonyms
-ACTIONS = [("bought", "purchased"), ("sold", "traded"), ("fixed", "repaired")]
-OBJECTS = [("car", "auto"), ("boat", "ship"), ("coat", "jacket")]
-QUALITIES = [("big", "large"), ("happy", "glad"), ("quick", "fast")]
-QUANTIFIERS = ["all", "some", "no"]
-ANSWERS = {"where": "at", "when": "during", "who": "with"}
-NAMES = ["lunch", "school", "winter", "anna", "market", "omar"]
-CONTRASTS = ["instead", "rather", "never"]
-"""Words that give some different pairs away, as annotators' habits do in real data."""
-FILLERS = ["today", "again", "indeed", "perhaps", "still", "now"]
+from harness.data.lexicon import (
+    ACTIONS,
+    BLAME,
+    CONTRASTS,
+    FILM_PARTS,
+    NAMES,
+    OBJECTS,
+    PRAISE,
+    QUALITIES,
+    QUANTIFIERS,
+    TIMES,
+    VERBS,
+    Genre,
+)
+
+T = TypeVar("T")
 
 
-class Pair(NamedTuple):
-    first: str
-    second: str
-    """Empty for tasks of one sentence."""
-    label: int
+class Drawn(NamedTuple):
+    texts: tuple[str, ...]
+    """One or two."""
+    probabilities: tuple[float, ...]
+    """Of each label, in the order of their ids."""
 
 
-def acceptability(generator: np.random.Generator, genre: str) -> Pair:
-    """1 where the words are in order and the verb agrees with its subject, though a noun of the other number stands between."""
-    plural = bool(generator.integers(2))
-    words = ["the", _one(generator, PLURALS if plural else NOUNS[genre])]
-    if generator.random() < 0.4:
-        words += ["near", "the", _one(generator, NOUNS[genre] if generator.random() < 0.5 else PLURALS)]
-    acceptable = bool(generator.random() < 0.6)
-    broken_order = not acceptable and generator.random() < 0.4
-    verb = _one(generator, VERBS)[int(plural == (acceptable or broken_order))]
-    words += [verb, "the", _one(generator, NOUNS[genre])]
-    if broken_order:
+def acceptability(generator: np.random.Generator, genre: Genre) -> Drawn:
+    """Draw for cola: are the words in order, and does the verb agree with its subject.
+
+    A noun of the other number between them makes some annotators overlook a wrong verb.
+    """
+    plural = _chance(generator, 0.5)
+    fault = _one(generator, (None, None, None, "agreement", "order"))
+    words = ["the", _one(generator, genre.plurals if plural else genre.people)]
+    attracted = False
+    if _chance(generator, 0.4):
+        attractor_plural = _chance(generator, 0.5)
+        attracted = attractor_plural != plural
+        words += ["near", "the", _one(generator, genre.plurals if attractor_plural else genre.people)]
+    words.append(_one(generator, VERBS)[int(plural != (fault == "agreement"))])
+    words += ["the", _one(generator, genre.people)]
+    if fault == "order":
         place = int(generator.integers(len(words) - 1))
         words[place], words[place + 1] = words[place + 1], words[place]
-    if generator.random() < 0.3:
-        words.append(_one(generator, FILLERS))
-    return Pair(" ".join(words), "", int(acceptable))
+    words += _maybe(generator, 0.5, TIMES)
+    accepted = 0.97 if fault is None else 0.25 if fault == "agreement" and attracted else 0.03
+    return Drawn((" ".join(words),), (1 - accepted, accepted))
 
 
-def sentiment(generator: np.random.Generator, genre: str) -> Pair:
-    """1 where praise outweighs blame; `not` turns a word round, and what follows `but` counts double."""
-    while True:
-        clauses, total = [], 0
-        count = int(generator.integers(1, 4))
-        for position in range(count):
-            good, negated = bool(generator.integers(2)), generator.random() < 0.3
-            word = _one(generator, PRAISE if good else BLAME)
-            last = position == count - 1 and count > 1
-            contrast = last and generator.random() < 0.5
-            total += (1 if good != negated else -1) * (2 if contrast else 1)
-            joint = "but " if contrast else "and " if position else ""
-            clauses.append(f"{joint}the {_one(generator, THINGS)} is {'not ' if negated else ''}{word}")
-        if total:
-            return Pair(" ".join(clauses), "", int(total > 0))
+def sentiment(generator: np.random.Generator, genre: Genre) -> Drawn:
+    """Draw for sst2: `not` turns a word round, and the clause after `but` counts double."""
+    clauses, total = [], 0
+    count = _one(generator, (1, 2, 3))
+    for position in range(count):
+        good, negated = _chance(generator, 0.5), _chance(generator, 0.3)
+        contrast = position == count - 1 > 0 and _chance(generator, 0.5)
+        total += (1 if good != negated else -1) * (1 + contrast)
+        joint = "but " if contrast else "and " if position else ""
+        degree = "not " if negated else ""
+        clauses.append(f"{joint}the {_one(generator, FILM_PARTS)} is {degree}{_one(generator, PRAISE if good else BLAME)}")
+    positive = 1 / (1 + np.exp(-3 * total))
+    return Drawn((" ".join(clauses),), (1 - positive, positive)) if total else sentiment(generator, genre)
 
 
-def duplicate(generator: np.random.Generator, genre: str, questions: bool) -> Pair:
-    """1 where both sentences tell of the same action on the same thing, in other words perhaps."""
-    action, thing = int(generator.integers(len(ACTIONS))), int(generator.integers(len(OBJECTS)))
-    same = bool(generator.random() < 0.55)
+def paraphrase(generator: np.random.Generator, genre: Genre, questions: bool, equal: float) -> Drawn:
+    """Draw for mrpc and qqp: is it the same action on the same thing, in other words perhaps.
+
+    A detail that only one of the sentences has makes some annotators call an equal pair different.
+    """
+    action, thing = _index(generator, ACTIONS), _index(generator, OBJECTS)
     other_action, other_thing = action, thing
-    if not same:
-        if generator.random() < 0.5:
-            other_action = (action + int(generator.integers(1, len(ACTIONS)))) % len(ACTIONS)
-        else:
-            other_thing = (thing + int(generator.integers(1, len(OBJECTS)))) % len(OBJECTS)
-    told_apart = not same and generator.random() < 0.4
+    same = _chance(generator, equal)
+    changed = None if same else _one(generator, ("action", "thing", "both"))
+    if changed in ("action", "both"):
+        other_action = _another(generator, ACTIONS, action)
+    if changed in ("thing", "both"):
+        other_thing = _another(generator, OBJECTS, thing)
+    person = _one(generator, genre.people)
+    ends = (TIMES, CONTRASTS if not same and _chance(generator, 0.5) else TIMES)
+    detailed = int(generator.integers(2)) if _chance(generator, 0.2) else None
     sentences = []
-    for a, t, last in ((action, thing, FILLERS), (other_action, other_thing, CONTRASTS if told_apart else FILLERS)):
-        verb, noun, end = _one(generator, ACTIONS[a]), _one(generator, OBJECTS[t]), _one(generator, last)
-        who = "who" if questions else f"the {_one(generator, NOUNS[genre])}"
-        sentences.append(f"{who} {verb} the {noun} {end}{' ?' if questions else ''}")
-    return Pair(sentences[0], sentences[1], int(same))
+    for position, (verb, noun) in enumerate(((action, thing), (other_action, other_thing))):
+        detail = f" near the {_one(generator, genre.places)}" if position == detailed else ""
+        act, what, end = _one(generator, ACTIONS[verb]), _one(generator, OBJECTS[noun]), _one(generator, ends[position])
+        if questions:
+            sentences.append(f"which {person} {act} the {what}{detail} {end} ?")
+        else:
+            sentences.append(f"the {person} {act} the {what}{detail} {end}")
+    accepted = 0.02 if not same else 0.97 if detailed is None else 0.8
+    return Drawn((sentences[0], sentences[1]), (1 - accepted, accepted))
 
 
-def three_way(generator: np.random.Generator, genre: str) -> Pair:
-    """0 where the premise implies the hypothesis, 1 where it leaves it open, 2 where it rules it out.
+def three_way(generator: np.random.Generator, genre: Genre) -> Drawn:
+    """Draw for mnli: does the premise imply the hypothesis, leave it open, or rule it out.
 
-    Decided by the two quantifiers, and by whether both sentences speak of the same quality.
+    The two quantifiers decide, and whether both sentences speak of the same quality. From `some` to `all` is open by logic,
+    and ruled out for those who take `some` for "not all".
     """
     wanted = int(generator.integers(3))
     while True:
-        before, after = (QUANTIFIERS[int(generator.integers(3))] for _ in range(2))
-        quality, other = (int(generator.integers(len(QUALITIES))) for _ in range(2))
-        if generator.random() < 0.7:
-            other = quality
+        before, after = _one(generator, QUANTIFIERS), _one(generator, QUANTIFIERS)
+        quality = _index(generator, QUALITIES)
+        other = quality if _chance(generator, 0.7) else _index(generator, QUALITIES)
         if _relation(before, after, quality == other) == wanted:
             break
-    noun = _one(generator, NOUNS[genre])
-    premise = f"{before} {noun} is {_one(generator, QUALITIES[quality])} {_one(generator, FILLERS)}"
-    return Pair(premise, f"{after} {noun} is {_one(generator, QUALITIES[other])}", wanted)
+    people = _one(generator, genre.plurals)
+    premise = f"{before} {people} are {_one(generator, QUALITIES[quality])} {_one(generator, TIMES)}"
+    hypothesis = f"{after} {people} are {_one(generator, QUALITIES[other])}"
+    probabilities = [0.02, 0.02, 0.02]
+    probabilities[wanted] = 0.96
+    if quality == other and (before, after) == ("some", "all"):
+        probabilities = [0.02, 0.78, 0.2]
+    return Drawn((premise, hypothesis), (probabilities[0], probabilities[1], probabilities[2]))
 
 
 def _relation(before: str, after: str, same_quality: bool) -> int:
@@ -112,26 +133,53 @@ def _relation(before: str, after: str, same_quality: bool) -> int:
     return 1 if (before, after) == ("some", "all") else 2
 
 
-def entailment(generator: np.random.Generator, genre: str) -> Pair:
-    """0 where the premise implies the hypothesis, 1 where it does not."""
+def entailment(generator: np.random.Generator, genre: Genre) -> Drawn:
+    """Draw for rte: does the premise imply the hypothesis. As `three_way`, both labels equally often."""
     while True:
-        pair = three_way(generator, genre)
-        if pair.label == 0 or generator.random() < 0.5:
-            return pair._replace(label=int(pair.label != 0))
+        drawn = three_way(generator, genre)
+        implied = drawn.probabilities[0]
+        if implied > 0.5 or _chance(generator, 0.5):
+            return Drawn(drawn.texts, (implied, 1 - implied))
 
 
-def question_answer(generator: np.random.Generator, genre: str) -> Pair:
-    """0 where the sentence holds an answer of the kind that the question asks for."""
-    kinds = list(ANSWERS)
-    asked = kinds[0] if generator.random() < 0.5 else _one(generator, kinds)
-    answered = bool(generator.integers(2))
-    told = asked if answered else _one(generator, [kind for kind in kinds if kind != asked])
-    noun, action, thing = _one(generator, NOUNS[genre]), _one(generator, ACTIONS)[0], _one(generator, OBJECTS)[0]
-    silent = not answered and generator.random() < 0.5
-    answer = _one(generator, FILLERS) if silent else f"{ANSWERS[told]} {_one(generator, NAMES)}"
-    return Pair(f"{asked} was the {thing} {action} ?", f"the {noun} {action} the {thing} {answer}", int(not answered))
+ANSWERS = {"where": "at", "when": "during", "who": "with"}
+EVENTS = ("lunch", "winter", "monday", "spring", "night", "may")
 
 
-def _one(generator: np.random.Generator, values: Sequence[object]) -> str:
-    # numpy's own choice() would turn tuples into arrays
-    return values[int(generator.integers(len(values)))]  # type: ignore[return-value]
+def answered(generator: np.random.Generator, genre: Genre) -> Drawn:
+    """Draw for qnli: does the sentence hold an answer of the kind that the question asks for.
+
+    A word like `today` answers `when` for some annotators and not for most.
+    """
+    kinds = tuple(ANSWERS)
+    asked = "where" if _chance(generator, 0.4) else _one(generator, kinds)
+    right = _chance(generator, 0.5)
+    silent = not right and _chance(generator, 0.5)
+    told = None if silent else asked if right else _one(generator, tuple(kind for kind in kinds if kind != asked))
+    words = {"where": genre.places, "when": EVENTS, "who": NAMES}
+    act, thing = _one(generator, ACTIONS)[0], _one(generator, OBJECTS)[0]
+    question = f"{asked} was the {thing} {act} ?"
+    end = _one(generator, TIMES) if told is None else f"{ANSWERS[told]} {_one(generator, words[told])}"
+    sentence = f"the {_one(generator, genre.people)} {act} the {thing} {end}"
+    unanswered = 0.04 if right else 0.75 if silent and asked == "when" else 0.96
+    return Drawn((question, sentence), (1 - unanswered, unanswered))
+
+
+def _one(generator: np.random.Generator, values: Sequence[T]) -> T:
+    return values[int(generator.integers(len(values)))]  # choice() would turn tuples and None into arrays
+
+
+def _index(generator: np.random.Generator, values: Sequence[object]) -> int:
+    return int(generator.integers(len(values)))
+
+
+def _another(generator: np.random.Generator, values: Sequence[object], index: int) -> int:
+    return (index + int(generator.integers(1, len(values)))) % len(values)
+
+
+def _chance(generator: np.random.Generator, probability: float) -> bool:
+    return bool(generator.random() < probability)
+
+
+def _maybe(generator: np.random.Generator, probability: float, values: Sequence[str]) -> list[str]:
+    return [_one(generator, values)] if _chance(generator, probability) else []

@@ -31,3 +31,49 @@ def test_planted_flips_are_wrong_labels_and_their_mask_is_kept() -> None:
     assert flipped.flipped.mean() == pytest.approx(0.3)
     assert clean.texts == flipped.texts
     np.testing.assert_array_equal(clean.labels != flipped.labels, flipped.flipped)
+
+
+@pytest.mark.parametrize("name", GLUE)
+def test_no_text_is_both_in_training_and_in_a_report_split(name: str) -> None:
+    data = load_task(GLUE[name], spec())
+    train = set(zip(*data.train.texts, strict=True))
+    for rows in data.report.values():
+        assert not train & set(zip(*rows.texts, strict=True))
+
+
+@pytest.mark.parametrize("name", GLUE)
+def test_training_and_report_rows_have_the_same_share_of_each_label(name: str) -> None:
+    size = GeneratedSpec(train_rows=1500, report_rows=1500)
+    data = load_task(GLUE[name], DataSpec(source="generated", generated=size))
+    shares = [np.bincount(rows.labels) / len(rows) for rows in (data.train, *data.report.values())]
+    for share in shares[1:]:
+        assert np.abs(share - shares[0]).max() < 0.08  # four standard errors, and what the held-out quarter of texts differs by
+
+
+@pytest.mark.parametrize("name", ["cola", "mnli"])
+def test_more_rows_leave_the_first_as_they_were(name: str) -> None:
+    few = load_task(GLUE[name], spec())
+    more = load_task(GLUE[name], DataSpec(source="generated", generated=GeneratedSpec(train_rows=400, report_rows=90)))
+    assert [column[:300] for column in more.train.texts] == list(few.train.texts)
+    np.testing.assert_array_equal(more.train.labels[:300], few.train.labels)
+    np.testing.assert_array_equal(more.report["validation"].labels[:50], few.report["validation"].labels)
+
+
+def test_the_mismatched_split_is_of_another_genre() -> None:
+    report = load_task(GLUE["mnli"], spec()).report
+    words = {split: {word for text in rows.texts[0] for word in text.split()} for split, rows in report.items()}
+    assert "knights" in words["validation_mismatched"] - words["validation"]
+    assert "nurses" in words["validation"] - words["validation_mismatched"]
+
+
+@pytest.mark.parametrize("name", GLUE)
+def test_some_texts_are_open_to_doubt(name: str) -> None:
+    """Texts that were drawn often get more than one label, and no task's labels are a coin's."""
+    size = GeneratedSpec(train_rows=6000, report_rows=20)
+    rows = load_task(GLUE[name], DataSpec(source="generated", generated=size)).train
+    labels: dict[tuple[str, ...], list[int]] = {}
+    for texts, label in zip(zip(*rows.texts, strict=True), rows.labels.tolist(), strict=True):
+        labels.setdefault(texts, []).append(label)
+    often = [np.bincount(found) for found in labels.values() if len(found) > 1]
+    doubt = 1 - sum(counts.max() for counts in often) / sum(counts.sum() for counts in often)
+    assert 0.005 < doubt < 0.12
