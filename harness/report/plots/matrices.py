@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from harness.report.cells import score_cell
 from harness.report.leaderboard import Leaderboard
-from harness.report.plots.style import LIGHT, new_figure, shown
+from harness.report.plots.style import LIGHT, new_figure, shown, wrapped
 from harness.report.tables import task_headers
 from harness.stats.metrics import Array
 
@@ -37,7 +37,7 @@ def draw_gains(board: Leaderboard) -> Figure | str:
     notes = [[_note(board, i, column) for column in range(values.shape[1])] for i in order]
     limit = max(1.0, float(np.nanquantile(np.abs(values), 0.95))) if np.isfinite(values).any() else 1.0
     longest = max(len(board.selection.labels[i]) for i in order)
-    figure = new_figure(0.62 * values.shape[1] + 0.075 * longest + 1.3, 0.23 * len(order) + 0.95)
+    figure = new_figure(0.62 * values.shape[1] + 0.075 * longest + 1.3, max(0.23 * len(order) + 0.95, 1.6))
     axis = figure.subplots()
     image = _matrix(axis, values, Normalize(-limit, limit), _signed, notes)
     axis.set_xticks(range(values.shape[1]), headers)
@@ -45,7 +45,7 @@ def draw_gains(board: Leaderboard) -> Figure | str:
     if several:
         axis.axvline(values.shape[1] - 1.5, color="black", linewidth=1)
     bar = figure.colorbar(image, ax=axis, shrink=min(1.0, 2.2 / (0.23 * len(order) + 0.4)), aspect=14, pad=0.02)
-    bar.set_label(f"points over {shown(board.baseline_label or '')}")
+    bar.set_label(f"points over\n{wrapped(board.baseline_label or '', 18)}", fontsize=7)
     bar.outline.set_linewidth(0.4)
     return figure
 
@@ -59,13 +59,13 @@ def draw_wins(board: Leaderboard) -> Figure | str:
     names = [shown(board.selection.labels[i]) for i in order]
     size = 0.27 * len(order)
     longest = max(len(name) for name in names) * 0.07
-    figure = new_figure(size + longest + 0.7, size + longest + 0.5)
+    figure = new_figure(max(size, 0.9) + longest + 0.7, max(size, 0.9) + longest + 0.8)
     axis = figure.subplots()
     axis.set_aspect("equal")
     _matrix(axis, values, Normalize(0, 100), lambda v: f"{v:.0f}", None)
     axis.set_xticks(range(len(order)), names, rotation=90)
     axis.set_yticks(range(len(order)), names)
-    axis.set_xlabel("... beats this one (percent of tasks and repeats)")
+    axis.set_xlabel("... beats this one\n(percent of tasks\nand repeats)")
     axis.set_ylabel("this strategy ...")
     return figure
 
