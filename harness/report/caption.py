@@ -139,9 +139,9 @@ def _models(models: Mapping[str, Any]) -> str:
 
 def _model(spec: Mapping[str, Any]) -> str:
     config = spec.get("config")
-    name = spec.get("model") or (
-        f"random {config.get('model_type')} of {config.get('num_hidden_layers', '?')} layers" if config else "?"
-    )
+    depth = (config or {}).get("num_hidden_layers")
+    random = f"random {config.get('model_type')}" + (f" of {_count(depth, 'layer')}" if depth else "") if config else "?"
+    name = spec.get("model") or random
     layers = spec.get("layers")
     return f"{name}, layers {', '.join(map(str, layers))}" if layers else str(name)
 

@@ -283,4 +283,5 @@ def _note_references(
 
 
 def _sentence(text: str) -> str:
+    text = text.replace("so the table will be marked incomplete", "so this table is incomplete")
     return text[:1].upper() + text[1:].rstrip(".") + "."

@@ -53,7 +53,6 @@ class Planted:
     missing: frozenset[tuple[str, str, int]] = frozenset()
     """(task, label, repeat) that was planned and not run."""
     gains: dict[str, float] = field(default_factory=lambda: dict(GAIN))
-    manifest: bool = True
 
 
 def build_store(path: Path, planted: Planted) -> Store:
@@ -77,8 +76,7 @@ def _build_store(path: Path, planted: Planted) -> Store:
                     continue
                 for record, predictions in _cell(planted, task, label, repeat):
                     store.write(record, predictions)
-    if planted.manifest:
-        store.write_manifest(_manifest(planted, cells))
+    store.write_manifest(_manifest(planted, cells))
     return store
 
 
@@ -295,8 +293,7 @@ def _manifest(planted: Planted, cells: list[dict[str, Any]]) -> dict[str, Any]:
         "rows": {task: {"fit": 1600, "meta": 200, "select": 200, "validation": planted.rows} for task in planted.tasks},
         "official_rows": {task: {"train": 67349, "validation": 872} for task in planted.tasks},
         "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False},
-        "packages": {"torch": "2.7", "ray": "2.60"},
-        "hardware": {"cpus": 2, "memory_gib": 8},
+        "packages": {"torch": "2.7"},
         "started_at": "2025-03-01T09:00:00+00:00",
         "finished_at": "2025-03-02T12:00:00+00:00",
         "planned_cells": cells,
