@@ -7,6 +7,7 @@ import math
 import os
 import secrets
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -53,8 +54,7 @@ def connect(address: str | None, log_dir: Path, *, cpus: int | None = None) -> I
     cluster started here. SIGTERM raises KeyboardInterrupt from then on. Raises ClusterError.
 
     Ray's server processes listen on all interfaces. A cluster of our own therefore gets a token that only this process and
-    Ray's own know (unless the user has one, or has set RAY_AUTH_MODE), and its dashboard listens on loopback.
-    It needs the dashboard: without its state API the resources of a killed Ray Train run are never given back.
+    Ray's own know (unless the user has one, or has set RAY_AUTH_MODE), and no dashboard.
     """
     set_environment()
     import ray
@@ -69,15 +69,15 @@ def connect(address: str | None, log_dir: Path, *, cpus: int | None = None) -> I
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # 195 MB to watch for what cannot happen here
         own = {
             "num_cpus": cpus,
-            "include_dashboard": True,
-            "dashboard_host": "127.0.0.1",
+            "include_dashboard": False,  # ten processes and 1 GB; Ray's own clusters have one
             "object_store_memory": OBJECT_STORE_BYTES,
         }
     _log_quietly()
     try:
         try:
+            _knock(address)
             context = ray.init(address=address, log_to_driver=False, configure_logging=False, **own)
-        except ConnectionError as error:
+        except OSError as error:  # ConnectionError from Ray
             raise ClusterError(
                 f"no Ray cluster answers at {address!r} (from --address or RAY_ADDRESS): {error}. Start one with "
                 f"`ray start --head`, or leave the address out to run on this machine."
@@ -147,6 +147,13 @@ def map_tasks(
             yield item, error.cause if isinstance(error.cause, Exception) else error
         except ray.exceptions.RayError as error:
             yield item, error
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens at host:port. Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _choose_token() -> None:

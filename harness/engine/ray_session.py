@@ -15,6 +15,7 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
 from harness.engine.payload import unpack
+from harness.engine.ray_orphans import OrphanSweep
 from harness.engine.router import Router
 from harness.records import ErrorRecord
 from harness.store import Store
@@ -95,8 +96,10 @@ class StoreCallback(TrialProgressCallback):  # type: ignore[misc]  # ray is unty
     def __init__(self, session: RouterSession) -> None:
         super().__init__()
         self._session = session
+        self._sweep = OrphanSweep()
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._sweep.step()
         if self._session.interrupted:  # here and not in the signal handler: never in the middle of a write
             raise KeyboardInterrupt
 
@@ -116,12 +119,14 @@ class StoreCallback(TrialProgressCallback):  # type: ignore[misc]  # ray is unty
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune starts the trial again; it goes on from its checkpoint."""
+        self._sweep.begin()
         with self._session.guard():
             key = self._session.keys[trial.trial_id]
             self._session.store.event("trial_retried", key=key, error=_error_text(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Out of retries."""
+        self._sweep.begin()
         with self._session.guard():
             key = self._close(trial)
             self._session.router.fail(self._session.router.running(key), _lost(_error_text(trial)))

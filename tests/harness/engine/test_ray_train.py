@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import threading
+import time
 from collections.abc import Callable
 
+import psutil
 import pytest
 
 from tests.harness.engine.conftest import StandInRun
@@ -14,7 +18,7 @@ Run = Callable[..., StandInRun]
 @pytest.fixture(scope="module")
 def pairs(stand_in_run: Run) -> StandInRun:
     resources = {"workers": 2, "concurrent_trials": 1, "retries": 1}
-    return stand_in_run(["plain", "other", "raises", "killed_rank"], resources=resources, search={"trials": 1})()
+    return stand_in_run(["plain", "other", "killed_rank", "raises"], resources=resources, search={"trials": 1})()
 
 
 def test_ranks_stay_for_the_next_trial(pairs: StandInRun) -> None:
@@ -38,3 +42,24 @@ def test_a_lost_rank_costs_no_more_than_an_epoch(pairs: StandInRun) -> None:
     killed = pairs.log[pairs.log.label == "killed_rank"]
     assert list(killed[(killed["rank"] == 1) & (killed.kind == "starts")].epoch.sort_values()) in ([0, 1], [0, 2], [0, 3])
     assert pairs.record("killed_rank").objective == pairs.record("plain").objective
+
+
+@pytest.mark.slow
+def test_a_killed_supervisor_takes_its_ranks_along_and_the_trial_goes_on(stand_in_run: Run) -> None:
+    """The trial wants the whole cluster: it can only go on if the killed one's resources come back."""
+    resources = {"workers": 2, "cpus_per_worker": 2, "retries": 1}
+    run = stand_in_run(["slow"], resources=resources, search={"trials": 1}, training={"epochs": 8})
+
+    def kill_supervisor() -> None:
+        while not ((run.cache / "log").exists() and (run.log.epoch == 3).any()):
+            time.sleep(0.1)
+        for process in psutil.Process().children(recursive=True):  # of this test's cluster
+            if process.cmdline()[:1] and re.match("ray::.*Trainable.train", process.cmdline()[0]):
+                process.kill()
+
+    killer = threading.Thread(target=kill_supervisor, daemon=True)
+    killer.start()
+    run()
+    starts = run.log[(run.log["rank"] == 0) & (run.log.kind == "starts")]
+    assert run.record("slow").status == "ok"
+    assert list(starts.epoch) in ([0, 3], [0, 4])
