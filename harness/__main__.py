@@ -17,6 +17,8 @@ VERBS = {
     "report": "tables, plots and the page again, from the store alone",
     "compare": "two strategies of a study, or two studies, pair by pair",
     "list": "strategies, tasks, or what a study may say",
+    "reproduce": "train one row of a result folder again, and say whether the number comes out the same",
+    "merge": "results of one study from several machines into one folder",
     "check": "the conformance tests of a strategy, also of one that you wrote",
     "prefetch": "fetch a study's data and models, for running without a network later",
     "doctor": "versions, accelerators, disk and cache",

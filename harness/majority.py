@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from harness.data.rows import Rows, TrainingRows
 from harness.records import Score
-from harness.tasks import compute_metrics
+from harness.study import TaskSpec
+from harness.tasks import task_metrics
 
 
-def majority_scores(training: TrainingRows, report: Mapping[str, Rows], metrics: Sequence[str]) -> dict[str, Score]:
+def majority_scores(training: TrainingRows, report: Mapping[str, Rows], task: TaskSpec) -> dict[str, Score]:
     """Report split -> score of the most frequent label of the fit and meta rows."""
     label = int(np.bincount(np.concatenate([training.fit.labels, training.meta.labels])).argmax())
     return {
-        split: Score(rows=len(rows.labels), metrics=compute_metrics(metrics, rows.labels, np.full_like(rows.labels, label)))
+        split: Score(rows=len(rows.labels), metrics=task_metrics(task, rows.labels, np.full_like(rows.labels, label)))
         for split, rows in report.items()
     }

@@ -111,7 +111,7 @@ def _prepared(
         digests=roles.digests,
         rows={role: len(rows.ids) for role, rows in parts.items()},
         origin=origin,
-        majority=majority_scores(training, roles.report, task.metrics),
+        majority=majority_scores(training, roles.report, task),
         student_digest=student_digest,
         teacher_digests=own,
         teacher_errors={name: errors[digest] for name, digest in own.items() if digest in errors},

@@ -63,10 +63,10 @@ def official_rows(name: str) -> dict[str, int]:
     return {"train": train, "validation": validation, **extra}
 
 
-def compute_metrics(metrics: Sequence[str], labels: Any, predictions: Any) -> dict[str, float]:
-    """Metrics by name, in [0, 1] (matthews in [-1, 1]), of int arrays [rows].
+def compute_metrics(metrics: Sequence[str], labels: Any, predictions: Any, classes: int) -> dict[str, float]:
+    """Metrics by name, in [0, 1] (matthews in [-1, 1]), of int arrays [rows] for a task of `classes` classes.
 
-    `f1` is of class 1 for two classes, as in GLUE, and the macro average for more.
+    `f1` is of class 1 for two classes, as in GLUE, and for more the mean over the classes that occur.
     """
     import numpy as np
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
@@ -80,8 +80,13 @@ def compute_metrics(metrics: Sequence[str], labels: Any, predictions: Any) -> di
             constant = len(np.unique(labels)) == 1 or len(np.unique(predictions)) == 1
             found[metric] = 0.0 if constant else float(matthews_corrcoef(labels, predictions))
         elif metric == "f1":
-            binary = max(int(np.max(labels, initial=0)), int(np.max(predictions, initial=0))) <= 1
-            found[metric] = float(f1_score(labels, predictions, average="binary" if binary else "macro", zero_division=0.0))
+            average = "binary" if classes == 2 else "macro"
+            found[metric] = float(f1_score(labels, predictions, average=average, zero_division=0.0))
         else:
             raise ValueError(f"unknown metric {metric!r}")
     return found
+
+
+def task_metrics(task: TaskSpec, labels: Any, predictions: Any) -> dict[str, float]:
+    """All of a task's metrics."""
+    return compute_metrics(task.metrics, labels, predictions, len(task.labels))

@@ -27,7 +27,7 @@ from harness.ranks import Single
 from harness.records import Score, Seeds, digest
 from harness.seeds import derive_seed
 from harness.study import Section, TaskSpec, TeacherSpec
-from harness.tasks import compute_metrics
+from harness.tasks import task_metrics
 from harness.teacher_outputs import teacher_folder
 from harness.training import Training, steps_per_epoch
 from strategies.base import Context, Needs, Normalisation, RoleView, Settings, Setup, Strategy, Weights
@@ -119,7 +119,7 @@ def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> 
     report = {}
     for split, part in load_report_rows(cache, job.data_digest).items():
         predicted = predict(model, encoded(part, split), np.arange(len(part.ids)), precision).logits.argmax(-1).numpy()
-        report[split] = Score(rows=len(predicted), metrics=compute_metrics(job.task.metrics, part.labels, predicted))
+        report[split] = Score(rows=len(predicted), metrics=task_metrics(job.task, part.labels, predicted))
     _write_parameters(model, target)
     about = {
         "job": job.model_dump(mode="json"),

@@ -179,7 +179,7 @@ class Training:
         indices = np.arange(len(self.select.ids))
         logits = predict(self.model, self.select, shard(indices, self.ranks.rank, self.ranks.world), self.precision).logits
         predicted = self.ranks.gather_rows(logits.argmax(-1).to(self.device)).cpu().numpy()
-        return compute_metrics(self.metrics, self.select.labels, predicted)
+        return compute_metrics(self.metrics, self.select.labels, predicted, logits.shape[-1])
 
     def _check_finite(self, epoch: int, loss_sum: Tensor, sums: dict[str, Tensor]) -> None:
         for name, total in sums.items():

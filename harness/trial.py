@@ -28,7 +28,8 @@ from harness.majority import majority_scores
 from harness.models import build_model, count_parameters, hidden_size, load_tokenizer, tokenizer_digest
 from harness.ranks import Ranks, Single
 from harness.records import Score, TrialRecord, TrialSpec
-from harness.tasks import compute_metrics
+from harness.study import TaskSpec
+from harness.tasks import task_metrics
 from harness.teacher_outputs import TeacherOutputs
 from harness.training import EpochHook, Training, steps_per_epoch
 from strategies import load_plugin, resolve
@@ -127,8 +128,8 @@ def train_trial(
         spec=spec,
         objective=progress.records[progress.best_epoch].select[spec.task.headline_metric],
         best_epoch=progress.best_epoch,
-        report=score_predictions(predictions, spec.task.metrics),
-        majority=majority_scores(training_rows, report_rows, spec.task.metrics),
+        report=score_predictions(predictions, spec.task),
+        majority=majority_scores(training_rows, report_rows, spec.task),
         teacher_report=[outputs.report for outputs in teachers],
         epochs=progress.records,
         cost=cost,
@@ -152,12 +153,10 @@ def training_parts(rows: TrainingRows, uses_meta: bool, label_budget: str) -> tu
     return rows.fit, None
 
 
-def score_predictions(predictions: pd.DataFrame, metrics: Sequence[str]) -> dict[str, Score]:
+def score_predictions(predictions: pd.DataFrame, task: TaskSpec) -> dict[str, Score]:
     """Report split -> score."""
     return {
-        str(split): Score(
-            rows=len(part), metrics=compute_metrics(metrics, part["label"].to_numpy(), part["predicted"].to_numpy())
-        )
+        str(split): Score(rows=len(part), metrics=task_metrics(task, part["label"].to_numpy(), part["predicted"].to_numpy()))
         for split, part in predictions.groupby("split", sort=False)
     }
 

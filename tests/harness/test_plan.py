@@ -185,7 +185,7 @@ def test_a_study_of_its_own_dump_is_the_same_study():
 
 def test_a_strategy_that_cannot_run_on_a_task_is_refused_before_training(tmp_path: Path) -> None:
     study = tiny_study(strategies=["fixed_alpha", "dkd"], tasks=["mnli", "sst2"])
-    with pytest.raises(StudyError, match="strategy 'dkd' on task 'sst2'.*two_classes") as refused:
+    with pytest.raises(StudyError, match=r"strategy 'dkd' on task 'sst2'.*two_classes") as refused:
         make_plan(study, tmp_path)
     assert refused.value.where == ("strategies", 1)
     make_plan(tiny_study(strategies=["dkd"], tasks=["mnli"]), tmp_path)

@@ -37,7 +37,7 @@ def test_an_unknown_task_is_answered_with_the_nearest() -> None:
 @given(PAIRS)
 def test_binary_metrics_equal_their_definitions(pairs: list[tuple[int, int]]) -> None:
     labels, predictions = (np.array(column) for column in zip(*pairs, strict=True))
-    found = compute_metrics(["accuracy", "f1", "matthews"], labels, predictions)
+    found = compute_metrics(["accuracy", "f1", "matthews"], labels, predictions, 2)
     tp, tn = int(((labels == 1) & (predictions == 1)).sum()), int(((labels == 0) & (predictions == 0)).sum())
     fp, fn = int(((labels == 0) & (predictions == 1)).sum()), int(((labels == 1) & (predictions == 0)).sum())
     assert found["accuracy"] == pytest.approx((tp + tn) / len(labels))
@@ -48,4 +48,4 @@ def test_binary_metrics_equal_their_definitions(pairs: list[tuple[int, int]]) ->
 
 def test_f1_of_three_classes_is_the_macro_average() -> None:
     labels, predictions = np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2])
-    assert compute_metrics(["f1"], labels, predictions)["f1"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+    assert compute_metrics(["f1"], labels, predictions, 3)["f1"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)

@@ -15,7 +15,7 @@ from tests.harness.tiny import TEACHER, prepared_plan, tiny_study
 
 
 def test_outputs_cover_every_training_row_and_are_read_by_id(tmp_path: Path) -> None:
-    plan, prepared = prepared_plan(tiny_study(), tmp_path)
+    _, prepared = prepared_plan(tiny_study(), tmp_path)
     digest = prepared["sst2"].teacher_digests["teacher"]
     outputs = TeacherOutputs.load(tmp_path, digest)
     rows = load_training_rows(tmp_path, prepared["sst2"].data_digest)
@@ -28,7 +28,7 @@ def test_outputs_cover_every_training_row_and_are_read_by_id(tmp_path: Path) -> 
 
 
 def test_a_teacher_is_made_once(tmp_path: Path) -> None:
-    plan, prepared = prepared_plan(tiny_study(), tmp_path)
+    _, prepared = prepared_plan(tiny_study(), tmp_path)
     folder = teacher_folder(tmp_path, prepared["sst2"].teacher_digests["teacher"])
     written = (folder / "teacher.json").stat().st_mtime_ns
     prepared_plan(tiny_study(), tmp_path)

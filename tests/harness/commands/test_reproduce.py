@@ -1,0 +1,36 @@
+"""`reproduce` and `merge`, on a real study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.__main__ import main
+from harness.store import Store
+
+
+@pytest.fixture
+def results(study_file, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("harness.report.build_report", lambda path: None)
+    monkeypatch.setattr("harness.report.leaderboard_text", lambda path: "")
+    assert main(["run", str(study_file(strategies=["ce_only", "rw_kd"])), "--quiet"]) == 0
+    return tmp_path / "results" / "tiny"
+
+
+def test_a_row_comes_out_the_same_and_a_changed_one_does_not(results, capsys):
+    assert main(["reproduce", str(results), "sst2/rw_kd"]) == 0
+    assert "The number came out the same." in capsys.readouterr().out
+    store = Store(results)
+    record = next(record for record in store.records() if record.spec.label == "ce_only")
+    store.write(record.model_copy(update={"objective": 0.123}), store.predictions(record.key))
+    assert main(["reproduce", str(results), "sst2/ce_only/0"]) == 1
+    assert "0.123000 stored" in capsys.readouterr().out
+    assert main(["reproduce", str(results), "sst2/wsl"]) == 2
+    assert "strategies: ce_only, rw_kd" in capsys.readouterr().err
+
+
+def test_stores_are_merged(results, tmp_path, capsys):
+    assert main(["merge", str(results), "--into", str(tmp_path / "all")]) == 0
+    assert "2 trials added" in capsys.readouterr().out
+    assert set(Store(tmp_path / "all").keys()) == set(Store(results).keys())
