@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import platform
-import resource
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from harness.evaluate import predict
 from harness.labelled_rows import LabelledRows
 from harness.majority import majority_scores
 from harness.models import build_model, count_parameters, hidden_size, load_tokenizer, tokenizer_digest
+from harness.peak_memory import peak_bytes, reset_peak
 from harness.ranks import Ranks, Single
 from harness.records import Score, TrialRecord, TrialSpec
 from harness.study import TaskSpec
@@ -61,8 +60,7 @@ def train_trial(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(spec.resources.cpus_per_worker)))
-    else:
-        torch.cuda.reset_peak_memory_stats(device)
+    reset_peak(device)
     for plugin in spec.plugins:
         load_plugin(plugin)
     registered = resolve(spec.strategy)
@@ -120,7 +118,7 @@ def train_trial(
         ignore_index=True,
     )
     cost = progress.cost
-    cost.peak_memory_bytes = _peak_memory(device)
+    cost.peak_memory_bytes = peak_bytes(device)
     cost.total_seconds = time.perf_counter() - started
     record = TrialRecord(
         key=spec.key,
@@ -212,10 +210,3 @@ def _predictions(split: str, encoded: Encoded, model: torch.nn.Module, precision
         "predicted": probabilities.argmax(-1).astype(np.int16),
     }
     return pd.DataFrame({**columns, **{f"p{k}": probabilities[:, k] for k in range(probabilities.shape[1])}})
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
