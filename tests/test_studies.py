@@ -1,0 +1,75 @@
+"""The paper's scale, with small models and few rows in place of the large ones, and nothing else changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tokenizers import ByteLevelBPETokenizer
+from tokenizers.processors import RobertaProcessing
+from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification
+
+from harness.console import Console
+from harness.plan import load_plan, trial_spec
+from harness.prepare import prepare
+from harness.search import CellSearch
+from harness.trial import train_trial
+from tests.conftest import PROJECT
+
+
+@pytest.fixture
+def small_roberta(tmp_path: Path) -> str:
+    """A directory as the hub's RoBERTa is, with a tokenizer of its own."""
+    folder = tmp_path / "roberta"
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(["the cat is big and all kings are happy today"], vocab_size=300, special_tokens=special)
+    tokenizer.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer._tokenizer,
+        bos_token="<s>",
+        cls_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+    ).save_pretrained(folder)
+    config = RobertaConfig(
+        vocab_size=300,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=130,
+        type_vocab_size=1,
+    )
+    RobertaForSequenceClassification(config).save_pretrained(folder)
+    return str(folder)
+
+
+def test_glue_full_is_the_same_study_with_small_models(small_roberta: str, tmp_path: Path) -> None:
+    overrides = [
+        f"models.student.model={small_roberta}",
+        f"models.teachers.0.model={small_roberta}",
+        "data.source=generated",
+        "data.generated.train_rows=60",
+        "data.generated.report_rows=20",
+    ]
+    plan = load_plan(PROJECT / "studies" / "glue_full.yaml", overrides)
+    assert len({cell.task.name for cell in plan.cells}) == 7
+    prepared = prepare(plan, tmp_path / "cache", Console(quiet=True))
+    assert not any(task.teacher_errors for task in prepared.values())
+    for cell in plan.cells:
+        if cell.repeat > 0:
+            continue
+        search = CellSearch.for_cell(plan, cell)
+        asked = search.ask()
+        assert asked is not None
+        search.tell(asked[0], 0.5)
+        sampled = search.ask()  # a point of the search space: the settings that Optuna varies
+        assert sampled is not None
+        spec = trial_spec(plan, cell, *sampled, prepared)
+        assert spec.settings != cell.settings.model_dump() or spec.training != cell.training
+        record = train_trial(spec, tmp_path / "cache").record
+        assert record.status == "ok"
+        assert record.report["validation"].rows == 20
