@@ -168,7 +168,6 @@ def _rows(generator: np.random.Generator, rows: int, teachers: int, features: bo
         segments=None,
         starts=LENGTH * np.arange(rows),
         pad_token=0,
-        max_length=LENGTH,
     )
     right = generator.random((teachers, rows)) < TEACHER_RIGHT
     preferred = np.where(right, labels, (labels + 1) % CLASSES)

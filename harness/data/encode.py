@@ -16,8 +16,6 @@ from harness.data.rows import Rows
 from harness.errors import DataError
 
 TOKENISED_AT_ONCE = 10_000
-WIDTH_STEP = 8
-"""Few different widths: kernel libraries build and keep code for every shape, in bf16 about 4 MB each on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +34,14 @@ class Encoded:
     starts: np.ndarray
     """[rows] int64: where a row's tokens start."""
     pad_token: int
-    max_length: int
 
     def inputs(self, indices: np.ndarray, pad_to: int | None = None) -> dict[str, torch.Tensor]:
-        """Model inputs for the rows at `indices`, each [batch, length] int64.
-
-        Padded to the longest row in steps of `WIDTH_STEP` (never beyond `max_length`), or to `pad_to`.
-        """
+        """Model inputs for the rows at `indices`, each [batch, length] int64, padded to the longest or to `pad_to`."""
         lengths = self.lengths[indices]
-        longest = int(lengths.max())
-        width = min(-(-longest // WIDTH_STEP) * WIDTH_STEP, self.max_length)
+        width = int(lengths.max())
         if pad_to is not None:
-            if pad_to < longest:
-                raise ValueError(f"pad_to is {pad_to}, but a row has {longest} tokens")
+            if pad_to < width:
+                raise ValueError(f"pad_to is {pad_to}, but a row has {width} tokens")
             width = pad_to
         position = np.arange(width)
         mask = position[None, :] < lengths[:, None]
@@ -86,7 +79,6 @@ def encode(
         segments=np.load(segments, mmap_mode="r") if segments.exists() else None,
         starts=np.concatenate([[0], np.cumsum(lengths[:-1], dtype=np.int64)]),
         pad_token=int(tokenizer.pad_token_id),
-        max_length=max_length,
     )
 
 
