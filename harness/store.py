@@ -81,7 +81,9 @@ class Store:
 
         `predictions` has the columns split, id, label, predicted and p0 .. p{classes - 1}; None where the trial failed.
         Raises StoreError where the files cannot be written (no space, no permission); nothing stored before is touched then.
+        Raises ValueError for a successful trial without a prediction for every row that it was scored on.
         """
+        _check_whole(record, predictions)
         sealed: dict[str, Any] | None = None
         if predictions is not None:
             content = _to_parquet(predictions)
@@ -243,3 +245,10 @@ def _make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(path, error) from error
+
+
+def _check_whole(record: TrialRecord, predictions: pd.DataFrame | None) -> None:
+    given = {} if predictions is None else predictions["split"].value_counts().to_dict()
+    lacking = [split for split, score in record.report.items() if given.get(split) != score.rows]
+    if lacking:
+        raise ValueError(f"trial {record.key} was scored on {', '.join(lacking)} and does not come with each row's prediction")

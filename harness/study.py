@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from strategies.space import Range
 
-PROTOCOL_VERSION = "1.0"
+PROTOCOL_VERSION = "1.1"
 
 
 class Section(BaseModel):
@@ -211,7 +211,7 @@ class ResourcesSpec(TaskResources):
 
 
 class ProtocolSpec(Section):
-    version: Literal["1.0"] = "1.0"
+    version: Literal["1.1"] = "1.1"
     label_budget: Literal["equal_labels", "equal_fit"] = "equal_labels"
     """equal_labels: strategies that need no meta set train on fit + meta. equal_fit: nobody trains on meta."""
 

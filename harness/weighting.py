@@ -149,7 +149,8 @@ class Weighting:
             raise ValueError(f"strategy {name!r} gave a weight for {sorted(unknown)}, which it does not declare")
         full = {}
         for term, values in terms.items():
-            weight = torch.as_tensor(given[term], dtype=torch.float32, device=self.device).detach()
+            # a copy: what is logged is what was applied, whatever the strategy does with its tensor afterwards
+            weight = torch.as_tensor(given[term], dtype=torch.float32, device=self.device).detach().clone()
             try:
                 full[term] = weight.expand(values.shape)
             except RuntimeError:

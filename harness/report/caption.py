@@ -37,13 +37,13 @@ def legend(board: Leaderboard) -> list[str]:
         said.append(f"± is the standard deviation over {selection.repeats} repeats.")
     if board.baseline is not None:
         said.append(
-            f"▲ / ▼: better / worse than {board.baseline_label} with p < 0.05 (paired bootstrap over examples"
-            f"{' and repeats' if selection.repeats > 1 else ''}, Holm over the strategies of the task)."
+            f"▲ / ▼: better / worse than {board.baseline_label} with p < 0.05 (paired: bootstrap over examples"
+            f"{', t over repeats' if selection.repeats > 1 else ''}, Holm over the strategies of the task)."
         )
         if np.isfinite(board.detectable).any():
             said.append("Detectable difference: the true one that this test would find in four of five studies (at 5 %).")
         if selection.repeats in (2, 3):
-            said.append(f"With {selection.repeats} repeats intervals over repeats are too narrow: read them as lower bounds.")
+            said.append(f"Intervals of normalised scores draw the {selection.repeats} repeats anew: so few are too narrow.")
         if selection.repeats == 1:
             said.append("One repeat: intervals hold examples alone, not training noise.")
     if any(row.state == "failed" for row in selection.rows.values()):

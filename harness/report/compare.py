@@ -114,7 +114,7 @@ def compare_labels(a: Side, b: Side, task: str | None = None, draws: int = DRAWS
         )
     runs = max(one.runs for one in found)
     lines.append(
-        f"Paired bootstrap over examples{' and repeats' if runs > 1 else ''}, {draws:,} draws; points; first minus second."
+        f"Paired: bootstrap over examples{', t over repeats' if runs > 1 else ''}, {draws:,} draws; points; first minus second."
         + (" One run each: what training itself varies is not in the intervals." if runs == 1 else "")
     )
     return "\n".join([*lines, *left_out])
@@ -131,7 +131,7 @@ def compare_tasks(a: Side, b: Side, task: str | None, draws: int) -> tuple[list[
         tasks = [task]
     found, left_out = [], []
     for name in tasks:
-        one = _compare_task(a, b, name, draws)
+        one = _compare_task(a, b, name, draws, len(tasks))
         if isinstance(one, str):
             left_out.append(f"{name} is left out: {one}.")
         else:
@@ -139,7 +139,7 @@ def compare_tasks(a: Side, b: Side, task: str | None, draws: int) -> tuple[list[
     return found, left_out
 
 
-def _compare_task(a: Side, b: Side, task: str, draws: int) -> TaskComparison | str:
+def _compare_task(a: Side, b: Side, task: str, draws: int, tasks: int) -> TaskComparison | str:
     left, right = (load_predictions(side.selection, task, (side.label,)) for side in (a, b))
     if left is None or right is None:
         return "no predictions"
@@ -153,7 +153,7 @@ def _compare_task(a: Side, b: Side, task: str, draws: int) -> TaskComparison | s
     predicted_a, predicted_b = left.predicted[0][both][:, rows[0]], right.predicted[0][both][:, rows[1]]
     labels = left.labels[rows[0]]
     result, differences = compare_pair(
-        left.metric, labels, predicted_a, predicted_b, left.classes, draws, zlib.crc32(task.encode())
+        left.metric, labels, predicted_a, predicted_b, left.classes, draws, zlib.crc32(task.encode()), tasks
     )
     scores = [float(point_scores(left.metric, labels, p, left.classes).mean()) for p in (predicted_a, predicted_b)]
     return TaskComparison(task, scores[0], scores[1], len(both), len(labels), result, differences)
@@ -193,7 +193,7 @@ def _verdict_over_tasks(names: tuple[str, str], found: list[TaskComparison]) -> 
     differences = np.mean([one.differences for one in found], axis=0)
     low, high = interval(differences)
     mean = float(np.mean([one.result.difference for one in found]))
-    detectable = float(minimum_detectable_effect(float(differences.std(ddof=1))))
+    detectable = float(minimum_detectable_effect(differences))
     where = f"over these {len(found)} tasks (mean)"
     return _verdict(names, where, mean, float(low), float(high), float(two_sided_p(differences)), detectable)
 

@@ -196,10 +196,11 @@ class _Sampled:
             found = load_predictions(selection, task)
             if found is None:
                 continue
+            seed = zlib.crc32(task.encode())
             sample = sample_task(
-                found.metric, found.labels, found.predicted, found.present, found.classes, draws, zlib.crc32(task.encode())
+                found.metric, found.labels, found.predicted, found.present, found.classes, draws, seed, shape[1]
             )
-            self.means[:, :, t] = sample.means
+            self.means[:, :, t] = sample.pooled
             self.low[:, t], self.high[:, t] = sample.intervals
             if baseline is None:
                 continue
@@ -207,10 +208,10 @@ class _Sampled:
             others = np.arange(shape[0]) != baseline
             self.difference_low[:, t], self.difference_high[:, t] = interval(differences)
             self.p[others, t] = two_sided_p(differences)[others]
-            errors = differences[:, others].std(0, ddof=1)
-            errors = errors[np.isfinite(errors) & (errors > 0)]
-            if len(errors):
-                self.detectable[t] = minimum_detectable_effect(float(np.median(errors)))
+            effects = minimum_detectable_effect(differences[:, others])
+            effects = effects[np.isfinite(effects) & (effects > 0)]
+            if len(effects):
+                self.detectable[t] = float(np.median(effects))
             right = found.predicted == found.labels
             for s in np.flatnonzero(others & found.present.all(1) & found.present[baseline].all()):
                 self.p_mcnemar[s, t] = mcnemar(right[s], right[baseline]).p

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from harness.errors import StoreError
 from harness.report.selection import SPLIT, Row, Selection
+from harness.stats.paired import point_scores
 from harness.store import Store
 
 
@@ -73,13 +74,15 @@ def _load(store: Store, row: Row) -> tuple[NDArray[np.int64], NDArray[np.int64],
         return str(error)
     frame = frame[frame["split"] == SPLIT].sort_values("id", kind="stable")
     ids, truth, said = (frame[name].to_numpy("int64") for name in ("id", "label", "predicted"))
+    task = row.record.spec.task
+    found = float(point_scores(task.headline_metric, truth, said[None], len(task.labels))[0])
+    if not np.isclose(found, row.record.report[SPLIT].metrics[task.headline_metric], atol=1e-6):
+        return f"{task.name}/{row.label}/{row.repeat}: its score is not that of its predictions. Not compared in pairs."
     return ids, truth, said
 
 
 def _majority_class(row: Row, truth: NDArray[np.int64], classes: int) -> int:
     """The class that the majority predictor says: the most frequent one that gives the score it is recorded with."""
-    from harness.stats.paired import point_scores
-
     assert row.record is not None
     metrics = row.record.spec.task.metrics
     recorded = row.record.majority.get(SPLIT)

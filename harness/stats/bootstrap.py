@@ -1,4 +1,4 @@
-"""Paired bootstrap over examples and repeats (Efron & Tibshirani 1993; for paired systems Koehn 2004)."""
+"""Paired bootstrap over examples (Efron & Tibshirani 1993; for paired systems Koehn 2004), and draws of repeats."""
 
 from __future__ import annotations
 
@@ -43,15 +43,23 @@ def _example_counts(rng: np.random.Generator, rows: int, draws: int) -> NDArray[
     return np.bincount(drawn.ravel(), minlength=draws * rows).reshape(draws, rows).astype(np.float32)
 
 
-def resampled_repeats(draws: int, repeats: int, seed: int) -> Array:
-    """Weights of the repeats in each draw, [draws, repeats], summing to 1: drawn with replacement."""
-    drawn = np.random.default_rng(seed).integers(0, repeats, size=(draws, repeats))
-    return np.asarray((drawn[:, :, None] == np.arange(repeats)).mean(1))
+def drawn_repeats(scores: Array, draws: int, seed: int, freedom: int | None = None) -> Array:
+    """What the mean over repeats may be off by, as the repeats differ: scores [..., repeats] -> [draws, ...].
 
-
-def mean_over_repeats(scores: Array, weights: Array) -> Array:
-    """[draws, strategies, repeats] and [draws, repeats] -> [draws, strategies]; NaN where a repeat is missing."""
-    return np.asarray(np.einsum("dsr,dr->ds", scores, weights))
+    Student's t with `freedom` degrees (default: repeats - 1) and the scale of the standard error of the mean, the same
+    directions for all leading indices, so that differences of paired repeats come out right. Drawing two or three repeats
+    with replacement instead has two thirds of that variance or less and no tails, and finds differences between equals
+    (tests/harness/stats/test_size.py). One repeat: zeros, nothing is known of the others.
+    """
+    repeats = scores.shape[-1]
+    if repeats == 1:
+        return np.zeros((draws, *scores.shape[:-1])) + 0 * scores[..., 0]
+    rng = np.random.default_rng(seed)
+    freedom = repeats - 1 if freedom is None else freedom
+    directions = rng.standard_normal((draws, repeats))
+    directions -= directions.mean(1, keepdims=True)
+    directions *= np.sqrt(freedom / rng.chisquare(freedom, (draws, 1)) / (repeats * (repeats - 1)))
+    return np.asarray(np.einsum("dr,...r->d...", directions, scores))
 
 
 def interval(samples: Array, level: float = 0.95) -> Array:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.stats.bootstrap import interval, mean_over_repeats, resampled_repeats, resampled_scores, two_sided_p
+from harness.stats.bootstrap import drawn_repeats, interval, resampled_scores, two_sided_p
 from harness.stats.mcnemar import McNemar, mcnemar
 from harness.stats.metrics import METRICS, Array, class_indicators
 from harness.stats.power import minimum_detectable_effect
@@ -18,7 +18,9 @@ class TaskSample:
     """Bootstrap of one task. All strategies share the draws of examples and of repeats."""
 
     means: Array
-    """[draws, strategies]: mean over the drawn repeats on the drawn examples; NaN for a strategy with a missing repeat."""
+    """[draws, strategies]: mean over repeats on the drawn examples, off by what repeats differ; NaN: a repeat is missing."""
+    pooled: Array
+    """The same for averages over tasks, where the spread of repeats is known from those of all tasks."""
 
     @property
     def intervals(self) -> Array:
@@ -51,15 +53,20 @@ def sample_task(
     classes: int,
     draws: int,
     seed: int,
+    tasks: int = 1,
 ) -> TaskSample:
     """`labels` [rows], `predicted` [strategies, repeats, rows], `present` [strategies, repeats] (False: no such run).
 
-    With one repeat, the examples alone are drawn.
+    With one repeat, the examples alone are drawn. `tasks`: how many tasks `pooled` is averaged over.
     """  # fmt: skip
     strategies, repeats, rows = predicted.shape
     scores = resampled_scores(metric, labels, predicted.reshape(-1, rows), classes, draws, seed)
-    by_repeat = np.where(present, scores.reshape(draws, strategies, repeats), np.nan)
-    return TaskSample(mean_over_repeats(by_repeat, resampled_repeats(draws, repeats, seed + 1)))
+    over_examples = np.where(present, scores.reshape(draws, strategies, repeats), np.nan).mean(-1)
+    whole = np.where(present, point_scores(metric, labels, predicted, classes), np.nan)
+    means, pooled = (
+        over_examples + drawn_repeats(whole, draws, seed + 1, freedom) for freedom in (repeats - 1, tasks * (repeats - 1))
+    )
+    return TaskSample(means, pooled)
 
 
 def compare_pair(
@@ -70,10 +77,11 @@ def compare_pair(
     classes: int,
     draws: int,
     seed: int,
+    tasks: int = 1,
 ) -> tuple[PairedResult, Array]:
-    """`predicted_*` [repeats, rows], paired by repeat and row. Also the bootstrap differences [draws]."""  # fmt: skip
+    """`predicted_*` [repeats, rows], paired by repeat and row. Also the draws [draws] for an average over `tasks` tasks."""
     both = np.stack([predicted_a, predicted_b])
-    sample = sample_task(metric, labels, both, np.ones(both.shape[:2], bool), classes, draws, seed)
+    sample = sample_task(metric, labels, both, np.ones(both.shape[:2], bool), classes, draws, seed, tasks)
     differences = sample.differences(1)[:, 0]
     whole = point_scores(metric, labels, both, classes).mean(1)
     low, high = interval(differences)
@@ -82,10 +90,10 @@ def compare_pair(
         low=float(low),
         high=float(high),
         p=float(two_sided_p(differences)),
-        detectable=float(minimum_detectable_effect(float(differences.std(ddof=1)))),
+        detectable=float(minimum_detectable_effect(differences)),
         mcnemar=mcnemar(predicted_a == labels, predicted_b == labels),
     )
-    return result, differences
+    return result, sample.pooled[:, 0] - sample.pooled[:, 1]
 
 
 def point_scores(metric: str, labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> Array:

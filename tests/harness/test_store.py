@@ -223,8 +223,8 @@ def test_readers_never_see_half_a_record(tmp_path: Path) -> None:
 
 def test_frame_has_one_flat_row_per_trial(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    scores = {"validation": {"rows": 4, "metrics": {"accuracy": 0.5}}}
-    store.write(record(report=scores, majority=scores, teacher_report=[scores]), None)
+    scores = {"validation": {"rows": 12, "metrics": {"accuracy": 0.5}}}
+    store.write(record(report=scores, majority=scores, teacher_report=[scores]), predictions())
     row = store.frame().iloc[0]
     assert (row["task"], row["label"], row["score"], row["teacher"], row["settings.alpha"]) == (
         "sst2",

@@ -51,6 +51,7 @@ def study_file(tmp_path: Path) -> StudyWriter:
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A plugin file with the strategies `raising` and `interrupting`, which are gone again after the test."""
+    registry.strategy_names()  # the built-in ones are there before the copy
     monkeypatch.setattr(registry, "_strategies", dict(registry._strategies))
     (tmp_path / "plugin.py").write_text(PLUGIN)
     return "plugin.py"

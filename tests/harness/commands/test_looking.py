@@ -6,6 +6,7 @@ import pytest
 
 from harness.__main__ import VERBS, main
 from strategies import resolve, strategy_names, wrapper_names
+from tests.harness.report.stores import Planted, build_store
 
 
 def shown(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
@@ -81,3 +82,16 @@ def test_arguments_that_make_no_sense_exit_with_2(arguments, capsys):
         main(arguments)
     assert caught.value.code == 2
     assert "usage: python -m harness" in capsys.readouterr().err
+
+
+def test_two_strategies_and_two_folders_are_compared(capsys, tmp_path):
+    """And what cannot be compared ends with exit code 2 and says why."""
+    for name in ("one", "two"):
+        build_store(tmp_path / name, Planted(("sst2",), ("fixed_alpha", "rw_kd"), repeats=4, trials=1, rows=200))
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    assert "Verdict: " in shown(capsys, "compare", "rw_kd", "fixed_alpha", "--results", one, "--task", "sst2")
+    assert "rw_kd (one) against rw_kd (two)" in shown(capsys, "compare", one, two)
+    assert main(["compare", "rw_kdd", "fixed_alpha", "--results", one]) == 2
+    assert "Did you mean 'rw_kd'?" in capsys.readouterr().err
+    assert main(["compare", one, str(tmp_path / "three")]) == 2
+    assert "no such result folder" in capsys.readouterr().err

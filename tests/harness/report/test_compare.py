@@ -14,7 +14,7 @@ from tests.harness.report.stores import Planted, build_store
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("compare") / "one"
     gains = {"rw_kd": 0.09, "wsl": 0.0}
-    build_store(path, Planted(("sst2", "qnli"), ("fixed_alpha", "wsl", "rw_kd"), trials=1, rows=500, gains=gains))
+    build_store(path, Planted(("sst2", "qnli"), ("fixed_alpha", "wsl", "rw_kd"), repeats=4, trials=1, rows=500, gains=gains))
     return path
 
 
@@ -36,7 +36,7 @@ def test_no_gain_is_no_evidence_and_says_what_could_have_been_seen(folder: Path)
 
 def test_two_folders(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "two"
-    build_store(other, Planted(("sst2",), ("fixed_alpha", "ce_only"), trials=1, rows=500))
+    build_store(other, Planted(("sst2",), ("fixed_alpha", "ce_only"), repeats=4, trials=1, rows=500))
     shown = compare(str(folder), str(other), draws=200)
     assert "fixed_alpha (one) against fixed_alpha (two)" in shown
     assert "exactly the same examples" in shown  # the same planted run

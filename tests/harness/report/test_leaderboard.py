@@ -35,7 +35,7 @@ def test_intervals_hold_their_figure_and_tests_are_adjusted(board: Leaderboard) 
 
 def test_a_planted_difference_is_found_and_a_null_one_is_not(tmp_path: Path) -> None:
     gains = {"rw_kd": 0.1, "wsl": 0.0, "ce_only": -0.1}
-    planted = Planted(("sst2", "qnli"), ("ce_only", "fixed_alpha", "wsl", "rw_kd"), trials=1, rows=800, gains=gains)
+    planted = Planted(("sst2", "qnli"), ("ce_only", "fixed_alpha", "wsl", "rw_kd"), repeats=5, trials=1, rows=800, gains=gains)
     build_store(tmp_path, planted)
     board = make_leaderboard(tmp_path, draws=1000)
     names = board.selection.labels

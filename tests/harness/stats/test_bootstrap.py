@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from harness.stats.bootstrap import interval, mean_over_repeats, resampled_repeats, resampled_scores, two_sided_p
+from harness.stats.bootstrap import drawn_repeats, interval, resampled_scores, two_sided_p
 from harness.stats.paired import compare_pair, sample_task
 from harness.stats.power import minimum_detectable_effect
 
@@ -57,13 +57,25 @@ def test_no_difference_is_rarely_found() -> None:
     assert 2 <= found <= 22
 
 
-def test_repeats_are_drawn_with_replacement_and_shared() -> None:
-    weights = resampled_repeats(20_000, 4, 0)
-    np.testing.assert_allclose(weights.sum(1), 1)
-    # a mean of 4 draws out of 4 values has the variance (plug-in) / 4
+def test_the_interval_over_repeats_is_that_of_a_t_test() -> None:
+    a, b = np.array([0.71, 0.64, 0.69, 0.8]), np.array([0.66, 0.65, 0.61, 0.7])
+    drawn = drawn_repeats(np.stack([a, b]), 200_000, 0)
+    low, high = (a - b).mean() + interval(drawn[:, 0] - drawn[:, 1])
+    want = stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert (low, high) == pytest.approx((want.low, want.high), abs=0.002)
+
+
+def test_many_degrees_of_freedom_make_it_normal() -> None:
     values = np.array([0.1, 0.4, 0.2, 0.9])
-    means = mean_over_repeats(np.tile(values, (20_000, 1, 1)), weights)[:, 0]
-    assert means.var() == pytest.approx(values.var() / 4, rel=0.05)
+    drawn = drawn_repeats(values, 100_000, 0, freedom=10_000)
+    low, high = interval(drawn)
+    half = stats.norm.ppf(0.975) * stats.sem(values)
+    assert (low, high) == pytest.approx((-half, half), rel=0.02)
+
+
+def test_one_repeat_says_nothing_of_others() -> None:
+    assert (drawn_repeats(np.array([[0.5], [0.7]]), 10, 0) == 0).all()
+    assert np.isnan(drawn_repeats(np.array([np.nan]), 10, 0)).all()
 
 
 def test_the_same_predictions_differ_by_nothing_and_missing_runs_stay_missing() -> None:
@@ -79,17 +91,17 @@ def test_the_same_predictions_differ_by_nothing_and_missing_runs_stay_missing() 
 
 
 def test_a_pair_is_compared() -> None:
-    labels, predicted = runs(1000, accuracies=(0.85, 0.75, 0.85, 0.75))
-    result, _ = compare_pair("accuracy", labels, predicted[[0, 2]], predicted[[1, 3]], 2, 2000, 0)
+    labels, predicted = runs(1000, accuracies=(0.85, 0.75) * 4)
+    result, _ = compare_pair("accuracy", labels, predicted[::2], predicted[1::2], 2, 2000, 0)
     assert result.low < result.difference < result.high
     assert result.p < 0.01
     assert result.mcnemar.p < 0.001
-    other, _ = compare_pair("accuracy", labels, predicted[[1, 3]], predicted[[0, 2]], 2, 2000, 0)
+    other, _ = compare_pair("accuracy", labels, predicted[1::2], predicted[::2], 2, 2000, 0)
     assert (other.difference, other.low, other.high) == pytest.approx((-result.difference, -result.high, -result.low), abs=1e-9)
 
 
 def test_the_detectable_effect_is_found_in_four_of_five() -> None:
-    effect = float(minimum_detectable_effect(0.01))
     rng = np.random.default_rng(0)
+    effect = float(minimum_detectable_effect(rng.normal(0.3, 0.01, 100_000)))  # where the draws are centred does not matter
     z = rng.normal(effect, 0.01, 20_000) / 0.01
     assert (np.abs(z) > stats.norm.ppf(0.975)).mean() == pytest.approx(0.8, abs=0.01)
