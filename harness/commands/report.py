@@ -14,8 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write tables, plots and the page, and print the leaderboard."""
     folder = results_folder(arguments.results)
-    from harness.report import build_report, leaderboard_text
+    from harness.report import build_report
 
-    build_report(folder)
-    print(leaderboard_text(folder))
+    print(build_report(folder).text)
     return 0

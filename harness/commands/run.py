@@ -83,11 +83,10 @@ def _run_trials(plan: Plan, store: Store, console: Console, arguments: argparse.
 
 
 def _report(store: Store, console: Console) -> None:
-    from harness.report import build_report, leaderboard_text
+    from harness.report import build_report
 
     console.stage("writing the report")
-    build_report(store.path)
-    print(leaderboard_text(store.path))
+    print(build_report(store.path).text)
     print(f"\ntables, plots and the page: {store.path}")
     progress = console.progress
     if failed := progress.failed.total():

@@ -20,7 +20,7 @@ class Report:
     files: tuple[Path, ...]
     plots: tuple[Plot, ...]
     text: str
-    """The leaderboard for a terminal, as `leaderboard_text` gives it."""
+    """The leaderboard for a terminal."""
 
 
 def build_report(path: Path) -> Report:
@@ -42,11 +42,3 @@ def build_report(path: Path) -> Report:
     write_atomically(folder / "index.html", page(board, plots, folder / "plots").encode())
     drawn = [folder / "plots" / f"{plot.name}.{kind}" for plot in plots if not plot.omitted for kind in ("png", "svg")]
     return Report(folder, (*(folder / name for name in tables), *drawn, folder / "index.html"), tuple(plots), text(board))
-
-
-def leaderboard_text(path: Path) -> str:
-    """The leaderboard for a terminal. Raises StoreError where there is nothing to report on."""
-    from harness.report.leaderboard import make_leaderboard
-    from harness.report.tables import text
-
-    return text(make_leaderboard(Path(path)))

@@ -24,8 +24,8 @@ class TaskSample:
 
     @property
     def intervals(self) -> Array:
-        """[2, strategies], 95 %."""
-        return interval(self.means)
+        """Of the scores, [2, strategies], 95 %: to look at, so with the tails of `pooled`; tests rest on `differences`."""
+        return interval(self.pooled)
 
     def differences(self, baseline: int) -> Array:
         """[draws, strategies]: strategy minus baseline."""

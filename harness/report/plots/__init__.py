@@ -22,7 +22,7 @@ class Plot:
 
 PLOTS = (
     ("leaderboard", "Scores with 95 % intervals",
-     "Bars: paired bootstrap over examples and repeats; ticks: single repeats; dashed: plain KD; dotted: references."),
+     "Bars: bootstrap over examples, t over repeats; ticks: single repeats; dashed: plain KD; dotted: references."),
     ("gains", "Gains over plain KD", "In points. Bold with *: p < 0.05 (Holm); †: failed runs; ‡ or hatched: missing runs."),
     ("critical_difference", "Mean ranks",
      "Critical-difference diagram (Friedman, Nemenyi). So few tasks separate extremes only: this is no ground for a claim."),

@@ -44,7 +44,7 @@ def draw_gains(board: Leaderboard) -> Figure | str:
     axis.set_yticks(range(len(order)), [shown(board.selection.labels[i]) for i in order])
     if several:
         axis.axvline(values.shape[1] - 1.5, color="black", linewidth=1)
-    bar = figure.colorbar(image, ax=axis, shrink=min(1.0, 2.2 / (0.23 * len(order) + 0.4)), aspect=14, pad=0.02)
+    bar = figure.colorbar(image, ax=axis, shrink=min(1.0, 2.2 / (0.23 * len(order) + 0.4)), aspect=14, pad=0.02, extend="both")
     bar.set_label(f"points over\n{wrapped(board.baseline_label or '', 18)}", fontsize=7)
     bar.outline.set_linewidth(0.4)
     return figure

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main
+from harness.report import Report
 from harness.store import Store
 
 
 @pytest.fixture
 def results(study_file, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("harness.report.build_report", lambda path: None)
-    monkeypatch.setattr("harness.report.leaderboard_text", lambda path: "")
+    monkeypatch.setattr("harness.report.build_report", lambda path: Report(path, (), (), ""))
     assert main(["run", str(study_file(strategies=["ce_only", "rw_kd"])), "--quiet"]) == 0
     return tmp_path / "results" / "tiny"
 

@@ -8,6 +8,7 @@ import pytest
 
 from harness.__main__ import main
 from harness.manifest import git_state, package_versions, portable
+from harness.report import Report
 from harness.store import Store
 from tests.conftest import PROJECT
 
@@ -20,8 +21,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def _no_report(monkeypatch):
     """The report has tests of its own; drawing it takes longer than these studies."""
-    monkeypatch.setattr("harness.report.build_report", lambda path: None, raising=False)
-    monkeypatch.setattr("harness.report.leaderboard_text", lambda path: "the leaderboard", raising=False)
+    monkeypatch.setattr("harness.report.build_report", lambda path: Report(path, (), (), "the leaderboard"))
 
 
 @pytest.mark.usefixtures("_no_report")
