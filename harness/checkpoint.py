@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.loss_terms.bound import LossTerms
 from harness.records import CostRecord, EpochRecord
 from strategies.base import Strategy
 
@@ -34,6 +35,7 @@ def save_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     strategy: Strategy[Any],
+    terms: LossTerms,
     generator: torch.Generator,
     progress: Progress,
 ) -> None:
@@ -42,6 +44,7 @@ def save_checkpoint(
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "strategy": strategy.state_dict(),
+        "terms": dict(terms.state_dict()),
         "generator": generator.get_state(),
         "epoch": progress.epoch,
         "step": progress.step,
@@ -67,6 +70,7 @@ def load_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     strategy: Strategy[Any],
+    terms: LossTerms,
     generator: torch.Generator,
 ) -> Progress:
     """Restore what `save_checkpoint` wrote. Raises CheckpointError for a file that cannot be read whole."""
@@ -78,6 +82,7 @@ def load_checkpoint(
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     strategy.load_state_dict(state["strategy"])
+    terms.load_state_dict(state.get("terms", {}))  # absent from checkpoints made before terms had parameters
     generator.set_state(state["generator"].cpu())
     return Progress(
         epoch=state["epoch"],

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from harness.cached_outputs import NUMBER_OF_PARTS, teacher_passes_per_row
+from harness.loss_terms import needs_of_terms
 from harness.plan import Cell, Plan
 from harness.study import DataSpec, TaskSpec, TeacherSpec
 from harness.tasks import official_rows
@@ -97,20 +100,24 @@ def cell_cost(plan: Plan, cell: Cell) -> CellCost | None:
 
 def extra_passes(cell: Cell) -> tuple[float, float]:
     """Student forward and backward passes per training sample beside the plain step's own, at most, by declared cost class."""
-    match cell.strategy.strategy.cost:
+    declared = cell.strategy.strategy.cost
+    takes_parts = declared is Cost.PARTS or needs_of_terms(cell.needs).parts
+    parts = NUMBER_OF_PARTS * takes_parts  # every pass over the batch takes them along
+    match declared:
         case Cost.LOOK_AHEAD:
             # gradient of the weighed loss, gradient of the meta loss on its own batch, then two forward passes along it
             meta = cell.training.meta_batch_size / cell.training.batch_size
-            return 3 + meta, 1 + meta
+            return 3 * (1 + parts) + meta + parts, 1 + parts + meta + parts
         case Cost.PER_TERM:
-            return 0, len(cell.needs.terms)
+            return parts, len(cell.needs.terms) * (1 + parts) + parts
         case Cost.REPLAY:
-            return 1, 0
-        case Cost.PLAIN | Cost.LIVE_TEACHER:
-            return 0, 0
+            return 1 + parts, parts
+        case Cost.PLAIN | Cost.PARTS | Cost.LIVE_TEACHER:
+            return parts, parts
 
 
-def teacher_passes(teacher: TeacherSpec, rows: RowCounts) -> Passes:
-    """Fine-tuning on `fit`, selection after each epoch, then one pass over all rows for the cache."""
+def teacher_passes(teacher: TeacherSpec, rows: RowCounts, outputs: Iterable[str] = ()) -> Passes:
+    """Fine-tuning on `fit`, selection after each epoch, then one pass over all rows for the cache, and those for `outputs`."""
     epochs = teacher.training.epochs
-    return Passes(forward=epochs * (rows.fit + rows.select) + rows.train + rows.report, backward=epochs * rows.fit)
+    cached = (1 + sum(map(teacher_passes_per_row, outputs))) * rows.train
+    return Passes(forward=epochs * (rows.fit + rows.select) + cached + rows.report, backward=epochs * rows.fit)

@@ -11,6 +11,7 @@ from harness.cost import (
     TEACHER_SAMPLES_PER_SECOND,
     CellCost,
     Passes,
+    RowCounts,
     cell_cost,
     planned_rows,
     teacher_passes,
@@ -31,6 +32,9 @@ def describe(
         students = sum((cost.student for cost in found), Passes()).hours(student_per_second)
         return students + sum((cost.live_teacher for cost in found), Passes()).hours(teacher_per_second)
 
+    def teacher_cost(rows: RowCounts) -> Passes:
+        return sum((teacher_passes(one, rows, plan.teacher_outputs[one.name]) for one in study.models.teachers), Passes())
+
     tasks = []
     for task in plan.tasks:
         mine = [(cell, cost) for cell, cost in costs if cell.task.name == task.name]
@@ -41,9 +45,11 @@ def describe(
             tasks.append([task.name, len(mine), trials, *["?"] * 7])
             continue
         student = sum((cost.student for cost in found), Passes())
-        teacher = sum((teacher_passes(one, rows) for one in study.models.teachers), Passes())
+        teacher = teacher_cost(rows)
         teacher += sum((cost.live_teacher for cost in found), Passes())
-        total = hours(found) + sum(teacher_passes(one, rows).hours(teacher_per_second) for one in study.models.teachers)
+        total = hours(found) + sum(
+            teacher_passes(one, rows, plan.teacher_outputs).hours(teacher_per_second) for one in study.models.teachers
+        )
         steps = sum(cost.steps for cost in found)
         passes = (student.forward, student.backward, teacher.forward, teacher.backward)
         tasks.append([task.name, len(mine), trials, f"{rows.train:,}", f"{steps:,}", *map(_short, passes), f"{total:,.2f}"])
@@ -60,7 +66,11 @@ def describe(
 
     students = hours([cost for _, cost in costs if cost is not None])
     sizes = [rows for task in plan.tasks if (rows := planned_rows(task, study.data)) is not None]
-    teachers = sum(teacher_passes(one, rows).hours(teacher_per_second) for rows in sizes for one in study.models.teachers)
+    teachers = sum(
+        teacher_passes(one, rows, plan.teacher_outputs).hours(teacher_per_second)
+        for rows in sizes
+        for one in study.models.teachers
+    )
     task_headers = ["task", "cells", "trials", "train rows", "steps"]
     task_headers += [f"{model}\n{kind}" for model in ("student", "teacher") for kind in ("forward", "backward")]
     strategy_headers = ["strategy", "extra cost", "trials\na cell", "final\nruns", "GPU-hours", "searched"]

@@ -20,6 +20,8 @@ class Predictions(NamedTuple):
     """[rows, classes] float32 on the CPU, in the order asked for."""
     features: Tensor | None
     """[rows, hidden] float32 on the CPU."""
+    layers: Tensor | None = None
+    """[rows, layers, hidden] float32 on the CPU."""
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -36,9 +38,16 @@ def resolve_precision(wanted: str, device: torch.device) -> str:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, rows: Encoded, indices: np.ndarray, precision: str = "fp32", features: bool = False
+    model: nn.Module,
+    rows: Encoded,
+    indices: np.ndarray,
+    precision: str = "fp32",
+    features: bool = False,
+    *,
+    layers: bool = False,
+    dropout: bool = False,
 ) -> Predictions:
-    """Outputs for the rows at `indices`, dropout off; the model's mode is restored.
+    """Outputs for the rows at `indices`, dropout off unless asked for; the model's mode is restored.
 
     Rows are batched by length, so a batch holds little padding.
     """
@@ -46,17 +55,24 @@ def predict(
     by_length = np.argsort(rows.lengths[indices], kind="stable")
     logits: list[Tensor] = []
     pooled: list[Tensor] = []
+    each_layer: list[Tensor] = []
     was_training = model.training
-    model.eval()
+    model.train(dropout)
     try:
         for start in range(0, len(indices), EVALUATION_BATCH):
             inputs = rows.inputs(indices[by_length[start : start + EVALUATION_BATCH]])
             with autocast(device, precision):
-                outputs = run_model(model, {name: tensor.to(device) for name, tensor in inputs.items()}, features=features)
+                outputs = run_model(model, {name: tensor.to(device) for name, tensor in inputs.items()}, features, layers)
             logits.append(outputs.logits.float())
             if outputs.features is not None:
                 pooled.append(outputs.features.float())
+            if outputs.layers is not None:
+                each_layer.append(outputs.layers.float().transpose(0, 1).cpu())
     finally:
         model.train(was_training)
     back = torch.from_numpy(np.argsort(by_length, kind="stable"))
-    return Predictions(torch.cat(logits).cpu()[back], torch.cat(pooled).cpu()[back] if pooled else None)
+    return Predictions(
+        torch.cat(logits).cpu()[back],
+        torch.cat(pooled).cpu()[back] if pooled else None,
+        torch.cat(each_layer)[back] if each_layer else None,
+    )

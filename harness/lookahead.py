@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -22,7 +23,7 @@ from harness.data.batch import Batch
 from harness.directional import TermsAt, along_difference, along_double_backward, along_forward_mode
 from harness.errors import ModelError
 from harness.losses import cross_entropy
-from harness.models import Outputs, encoder_layers, run_model
+from harness.models import Outputs, encoder_layers, run_batch
 
 Terms = Callable[[Outputs, Batch], dict[str, Tensor]]
 Difference = Literal["central", "forward"]
@@ -45,7 +46,7 @@ class LookAhead:
     take_step        False: the meta gradient is taken at theta even where weights are given, which saves a forward and a
                      backward. At the learning rates of fine-tuning the step is so short that the cosine to the exact
                      meta-gradient stays above 0.9999 (1.0000000 at 5e-5 for a three-layer MiniLM on SST-2)
-    features         run the model with its pooled features, for terms that use them
+    features, layer_features run the model with its pooled features, or every layer's, for terms that use them
     reduce_sum       sums each tensor of a list over ranks, in place; every rank then holds its own rows' influence
     precondition     maps the meta gradient, in the order of `parameters`, to the direction that is used in its place, e.g. to
                      divide by Adam's root mean square
@@ -63,6 +64,7 @@ class LookAhead:
         layers: int | None = None,
         take_step: bool = True,
         features: bool = False,
+        layer_features: bool = False,
         reduce_sum: Callable[[list[Tensor]], None] | None = None,
         precondition: Callable[[list[Tensor]], list[Tensor]] | None = None,
     ) -> None:
@@ -82,6 +84,7 @@ class LookAhead:
         self.difference = difference
         self.take_step = take_step
         self.features = features
+        self.layer_features = layer_features
         self.reduce_sum = reduce_sum
         self.precondition = precondition
         self.student_forward = 0
@@ -145,8 +148,10 @@ class LookAhead:
 
     def _meta_gradient(self, where: list[Tensor], meta_batch: Batch) -> list[Tensor]:
         leaves = [tensor.requires_grad_() for tensor in _aliases(where)]
+        if not self.meta_kd_weight:
+            meta_batch = replace(meta_batch, parts=())  # only terms use them
         outputs = self._run(leaves, meta_batch)
-        self.student_forward += len(meta_batch.ids)
+        self.student_forward += meta_batch.samples
         loss = cross_entropy(outputs.logits, meta_batch.labels).sum()
         if self.meta_kd_weight:
             terms = self.terms(outputs, meta_batch)
@@ -159,7 +164,7 @@ class LookAhead:
     def _gradient(self, loss: Tensor, leaves: list[Tensor], batch: Batch) -> list[Tensor]:
         # a rank's part of a global sum: summed over ranks, it is the gradient of the whole
         gradient = list(torch.autograd.grad(loss, leaves, materialize_grads=True))
-        self.student_backward += len(batch.ids)
+        self.student_backward += batch.samples
         if self.reduce_sum is not None:
             self.reduce_sum(gradient)
         return gradient
@@ -170,10 +175,10 @@ class LookAhead:
         terms_at = self._terms_at(batch)
         if self.engine == "exact":
             found = along_double_backward(terms_at, theta, direction)
-            self.student_backward += 3 * len(batch.ids)
+            self.student_backward += 3 * batch.samples
         elif self.engine == "jvp":
             found = along_forward_mode(terms_at, theta, direction)
-            self.student_forward += len(batch.ids)
+            self.student_forward += batch.samples
         else:
             forward = self.difference == "forward"
             base = base_terms if forward else None
@@ -183,7 +188,7 @@ class LookAhead:
 
     def _terms_at(self, batch: Batch) -> TermsAt:
         def terms_at(parameters: Sequence[Tensor]) -> dict[str, Tensor]:
-            self.student_forward += len(batch.ids)
+            self.student_forward += batch.samples
             return self.terms(self._run(parameters, batch), batch)
 
         return terms_at
@@ -194,7 +199,7 @@ class LookAhead:
             all_parameters = dict(self.model.named_parameters())
             given |= {name: all_parameters[name].detach() for name in self._fixed}
         state = {f"model.{name}": tensor for name, tensor in given.items()}
-        outputs: Outputs = torch.func.functional_call(_Runner(self.model), state, (batch, self.features))
+        outputs: Outputs = torch.func.functional_call(_Runner(self.model), state, (batch, self.features, self.layer_features))
         return outputs
 
     @contextmanager
@@ -223,14 +228,14 @@ def _full_precision() -> Iterator[None]:
 
 
 class _Runner(nn.Module):
-    """`run_model` as a module, which `functional_call` wants."""
+    """`run_batch` as a module, which `functional_call` wants."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch, features: bool) -> Outputs:
-        return run_model(self.model, batch.inputs, features=features)
+    def forward(self, batch: Batch, features: bool, layers: bool) -> Outputs:
+        return run_batch(self.model, batch, features, layers)
 
 
 def _aliases(tensors: list[Tensor]) -> list[Tensor]:

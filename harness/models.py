@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from transformers import PretrainedConfig, PreTrainedModel
 
+    from harness.data.batch import Batch
+
 __all__ = [
     "Outputs",
     "build_model",
@@ -33,6 +35,7 @@ __all__ = [
     "load_tokenizer",
     "model_digest",
     "resolve_model_path",
+    "run_batch",
     "run_model",
     "tokenizer_digest",
 ]
@@ -43,6 +46,10 @@ class Outputs(NamedTuple):
     """[batch, classes] float32 (float64 for a model in float64)."""
     features: Tensor | None
     """[batch, hidden], likewise: the last hidden state of the first token; None unless asked for."""
+    layers: Tensor | None = None
+    """[layers, batch, hidden], likewise: the first token's hidden state after each layer; None unless asked for."""
+    parts: Tensor | None = None
+    """[parts, batch, classes], likewise: logits on each part of the inputs; None where the batch has none."""
 
 
 def build_model(
@@ -70,17 +77,36 @@ def build_model(
     return model.train()
 
 
-def run_model(model: nn.Module, inputs: Mapping[str, Tensor], features: bool = False) -> Outputs:
-    """Logits, and with `features` the pooled feature, of one batch. `model` may be wrapped for several ranks.
+def run_model(model: nn.Module, inputs: Mapping[str, Tensor], features: bool = False, layers: bool = False) -> Outputs:
+    """Logits, with `features` the pooled feature, and with `layers` every layer's, of one batch.
 
-    Token types are left out where the model has fewer than two of them.
+    `model` may be wrapped for several ranks.     Token types are left out where the model has fewer than two of them.
     """
     config = getattr(model, "module", model).config
     given = dict(inputs)
     if getattr(config, "type_vocab_size", 0) < 2:
         given.pop("token_type_ids", None)
-    found = model(**given, output_hidden_states=True) if features else model(**given)
-    return Outputs(_full_precision(found.logits), _full_precision(found.hidden_states[-1][:, 0]) if features else None)
+    found = model(**given, output_hidden_states=True) if features or layers else model(**given)
+    return Outputs(
+        _full_precision(found.logits),
+        _full_precision(found.hidden_states[-1][:, 0]) if features else None,
+        torch.stack([_full_precision(state[:, 0]) for state in found.hidden_states[1:]]) if layers else None,
+    )
+
+
+def run_batch(model: nn.Module, batch: Batch, features: bool = False, layers: bool = False) -> Outputs:
+    """`run_model` on a batch and the parts of its inputs: one pass over all of them, because DDP takes one pass a step."""
+    if not batch.parts:
+        return run_model(model, batch.inputs, features, layers)
+    rows = len(batch.ids)
+    joined = {name: torch.cat([tensor, *(part[name] for part in batch.parts)]) for name, tensor in batch.inputs.items()}
+    found = run_model(model, joined, features, layers)
+    return Outputs(
+        found.logits[:rows],
+        None if found.features is None else found.features[:rows],
+        None if found.layers is None else found.layers[:, :rows],
+        found.logits[rows:].reshape(len(batch.parts), rows, -1),
+    )
 
 
 def count_parameters(model: nn.Module) -> int:

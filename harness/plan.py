@@ -65,8 +65,8 @@ class Plan:
     tasks: tuple[TaskSpec, ...]
     cells: tuple[Cell, ...]
     """All cells of the first repeat, then those of the next: what is done of a study that is stopped is a whole table."""
-    teacher_features: bool
-    """Does any trial want the teachers' pooled features?"""
+    teacher_outputs: Mapping[str, tuple[str, ...]]
+    """What the trials want of each teacher, by its name, beside its logits (`harness.cached_outputs`)."""
     warnings: tuple[str, ...] = ()
     """What the protocol misses in this study."""
 
@@ -121,8 +121,11 @@ def make_plan(study: Study, base: Path) -> Plan:
                     resources=_resources(study, task),
                 )
                 cells.append(cell)
-    features = any(one.teacher_features for one in strategies)
-    return Plan(study, base, tasks, tuple(cells), features, protocol_warnings(study))
+    outputs = {
+        teacher.name: tuple(sorted({output for one in strategies if teacher in one.teachers for output in one.teacher_outputs}))
+        for teacher in study.models.teachers
+    }
+    return Plan(study, base, tasks, tuple(cells), outputs, protocol_warnings(study))
 
 
 def trial_spec(

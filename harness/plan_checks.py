@@ -15,6 +15,7 @@ from harness.errors import StudyError
 from harness.schema_errors import faults, nearest
 from harness.study import ModelSpec, StrategyEntry, Study, TaskSpec, TeacherSpec, TrainingSpec
 from harness.tasks import GLUE, resolve_task
+from harness.term_checks import check_range, check_terms
 from harness.yaml_lines import KeyPath
 from strategies.base import Needs, Settings
 from strategies.registry import Registered, UnknownStrategyError, resolve
@@ -34,8 +35,8 @@ class ResolvedStrategy:
     teachers: tuple[TeacherSpec, ...]
     space: dict[str, Range]
     """Of its own settings."""
-    teacher_features: bool
-    """With any settings that its search can reach."""
+    teacher_outputs: frozenset[str]
+    """What it wants of the teachers beside their logits, with any settings that its search can reach."""
 
 
 def resolve_tasks(study: Study) -> tuple[TaskSpec, ...]:
@@ -126,14 +127,15 @@ def _strategy(study: Study, entry: StrategyEntry, here: KeyPath) -> ResolvedStra
         space = entry.search
     else:  # a value that the study fixes is not searched, unless the study gives its range too
         space = {k: v for k, v in strategy.strategy.Settings.search_space.items() if k not in entry.settings}
-    reached = [settings]
+    needs = [strategy.needs(settings)]
     for name, one in space.items():
-        reached += _reached(name, one, settings, (*here, "search", name))
-    needs = [strategy.needs(one) for one in reached]
+        ends = [strategy.needs(reached) for reached in _reached(name, one, settings, (*here, "search", name))]
+        if not isinstance(one, Choice):
+            check_range(entry.name, name, ends, (*here, "search", name))
+        needs += ends
     teachers = _teachers(study, entry, needs, here)
-    return ResolvedStrategy(
-        entry, strategy, settings, needs[0], teachers, dict(space), any(one.teacher_features for one in needs)
-    )
+    outputs = check_terms(study, entry.name, needs, teachers, here)
+    return ResolvedStrategy(entry, strategy, settings, needs[0], teachers, dict(space), outputs)
 
 
 def _validated(model: type[M], defaults: Mapping[str, Any], given: Mapping[str, Any], where: KeyPath) -> M:

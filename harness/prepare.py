@@ -71,7 +71,7 @@ def _teacher_jobs(plan: Plan, task: TaskSpec, data_digest: str) -> list[TeacherJ
             data_digest=data_digest,
             source_digest=model_digest(teacher),
             max_length=study.data.max_length,
-            features=plan.teacher_features,
+            outputs=plan.teacher_outputs[teacher.name],
             cpus=resources.cpus_per_worker,
             gpus=resources.gpus_per_worker,
         )
@@ -83,8 +83,11 @@ def _make_teachers(jobs: list[TeacherJob], cache: Path, console: Console, map_fu
     """Digest -> error of the teachers that failed."""
     console.stage(f"preparing {len(jobs)} teachers")
     errors: dict[str, ErrorRecord] = {}
-    # two tasks never share a digest, but a study may name one teacher twice
-    unique: dict[str, TeacherJob] = {job.digest: job for job in jobs}
+    # two tasks never share a digest, but a study may name one teacher twice, and want different outputs of each
+    unique: dict[str, TeacherJob] = {}
+    for job in jobs:
+        outputs = {*job.outputs, *(unique[job.digest].outputs if job.digest in unique else ())}
+        unique[job.digest] = job.model_copy(update={"outputs": tuple(sorted(outputs))})
     for job, result in map_function(partial(make_teacher, cache=cache), unique.values()):
         if isinstance(result, BaseException):
             error = classify(result)

@@ -27,6 +27,10 @@ class Ranks(Protocol):
         """The ranks' tensors joined along `dim`, in the order of ranks. They may differ in size along `dim` only."""
         ...
 
+    def gather_with_gradient(self, rows: Tensor) -> Tensor:
+        """`gather_rows` along the first dimension. Going backward, a rank's rows get the sum of all ranks' gradients."""
+        ...
+
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Sum each tensor over ranks, in place."""
         ...
@@ -42,6 +46,9 @@ class Single:
         return model
 
     def gather_rows(self, rows: Tensor, dim: int = 0) -> Tensor:
+        return rows
+
+    def gather_with_gradient(self, rows: Tensor) -> Tensor:
         return rows
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
@@ -75,6 +82,10 @@ class ProcessGroup:
         dist.all_gather(parts, padded)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).transpose(0, dim)
 
+    def gather_with_gradient(self, rows: Tensor) -> Tensor:
+        found: Tensor = _GatherRows.apply(rows, self)  # type: ignore[no-untyped-call]
+        return found
+
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         if not tensors:
             return
@@ -84,3 +95,20 @@ class ProcessGroup:
         for tensor in tensors:
             tensor.copy_(flat[offset : offset + tensor.numel()].view_as(tensor))
             offset += tensor.numel()
+
+
+class _GatherRows(torch.autograd.Function):
+    """All ranks must go backward through it, in the same order of graph."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, ranks: ProcessGroup) -> Tensor:
+        found = ranks.gather_rows(rows.detach())
+        before = ranks.gather_rows(torch.tensor([rows.shape[0]], device=rows.device))[: ranks.rank]
+        ctx.ranks, ctx.start, ctx.rows = ranks, int(before.sum()), rows.shape[0]
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total = gradients[0].contiguous().clone()
+        ctx.ranks.sum_([total])
+        return total[ctx.start : ctx.start + ctx.rows], None

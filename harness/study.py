@@ -135,6 +135,14 @@ class TeacherSpec(ModelSpec):
 class ModelsSpec(Section):
     student: ModelSpec
     teachers: list[TeacherSpec] = Field(min_length=1)
+    """An entry may say `architecture: student` in the place of `model` or `config`: one that starts as the student does."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _like_the_student(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not isinstance(value.get("teachers"), list):
+            return value
+        return {**value, "teachers": [_as_student(teacher, value.get("student")) for teacher in value["teachers"]]}
 
     @model_validator(mode="after")
     def _names(self) -> ModelsSpec:
@@ -142,6 +150,17 @@ class ModelsSpec(Section):
         if len(set(names)) != len(names):
             raise ValueError(f"two teachers share a name: {names}")
         return self
+
+
+def _as_student(teacher: Any, student: Any) -> Any:
+    """A teacher's entry with `architecture: student` written out; another one as it is."""
+    if not isinstance(teacher, dict) or "architecture" not in teacher:
+        return teacher
+    own = {name: value for name, value in teacher.items() if name != "architecture"}
+    if teacher["architecture"] != "student" or {"model", "config", "layers"} & set(own):
+        raise ValueError("a teacher's `architecture` can only be `student`, without `model`, `config` and `layers` of its own")
+    found = student.model_dump(exclude_defaults=True) if isinstance(student, ModelSpec) else student
+    return {**found, **own} if isinstance(found, dict) else own
 
 
 class StrategyEntry(Section):

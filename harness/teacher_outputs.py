@@ -1,17 +1,20 @@
 """A teacher's cached outputs, read by example id.
 
-They lie in `cache/teachers/<digest>/`: `teacher.json`, `train_ids.npy` (sorted), `train_logits.npy`, optionally
-`train_features.npy`, and the fine-tuned model. Never by batch: batches are made anew every epoch.
+They lie in `cache/teachers/<digest>/`: `teacher.json`, `train_ids.npy` (sorted), `train_logits.npy`, what else strategies and
+loss terms want (`harness.cached_outputs`), and the fine-tuned model. Never by batch: batches are made anew every epoch.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from harness.cached_outputs import FEATURES
+from harness.labelled_rows import CachedRows
 from harness.records import Score
 
 
@@ -21,30 +24,26 @@ class TeacherOutputs:
     """[rows] int64, sorted: all rows of fit, meta and select."""
     all_logits: np.ndarray
     """[rows, classes] float32, memory-mapped."""
-    all_features: np.ndarray | None
-    """[rows, hidden] float32, memory-mapped."""
+    others: Mapping[str, np.ndarray]
+    """Name -> [rows, ...], memory-mapped."""
     report: dict[str, Score]
     """The teacher's own scores on the report splits."""
     parameters: int
     hidden_size: int
 
     @classmethod
-    def load(cls, cache: Path, digest: str, features: bool = False) -> TeacherOutputs:
+    def load(cls, cache: Path, digest: str, outputs: Sequence[str] = ()) -> TeacherOutputs:
         """Raises FileNotFoundError where `harness.teachers` has not made them."""
         folder = teacher_folder(cache, digest)
         about = json.loads((folder / "teacher.json").read_text("utf-8"))
         return cls(
             ids=np.load(folder / "train_ids.npy"),
             all_logits=np.load(folder / "train_logits.npy", mmap_mode="r"),
-            all_features=np.load(folder / "train_features.npy", mmap_mode="r") if features else None,
+            others={name: np.load(folder / f"train_{name}.npy", mmap_mode="r") for name in outputs},
             report={split: Score.model_validate(score) for split, score in about["report"].items()},
             parameters=about["parameters"],
             hidden_size=about["hidden_size"],
         )
-
-    @property
-    def has_features(self) -> bool:
-        return self.all_features is not None
 
     def logits(self, ids: np.ndarray) -> np.ndarray:
         """[rows, classes] for the given example ids. Raises KeyError for an id the teacher never saw."""
@@ -52,9 +51,11 @@ class TeacherOutputs:
 
     def features(self, ids: np.ndarray) -> np.ndarray:
         """[rows, hidden] for the given example ids."""
-        if self.all_features is None:
-            raise KeyError("this teacher's features were not asked for when it was loaded")
-        return np.asarray(self.all_features[self._rows(ids)])
+        return np.asarray(self.others[FEATURES][self._rows(ids)])
+
+    def cached(self, name: str, ids: np.ndarray) -> CachedRows:
+        """Another output's rows for the given example ids, read when they are used."""
+        return CachedRows(self.others[name], self._rows(ids))
 
     def _rows(self, ids: np.ndarray) -> np.ndarray:
         rows = np.searchsorted(self.ids, ids)

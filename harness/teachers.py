@@ -20,7 +20,7 @@ from torch import nn
 from harness.data.encode import Encoded, encode
 from harness.data.roles import load_report_rows, load_training_rows
 from harness.data.rows import Rows, TrainingRows
-from harness.evaluate import Predictions, predict
+from harness.evaluate import predict
 from harness.labelled_rows import LabelledRows
 from harness.models import build_model, count_parameters, hidden_size, load_tokenizer, tokenizer_digest
 from harness.ranks import Single
@@ -28,6 +28,7 @@ from harness.records import Score, Seeds, digest
 from harness.seeds import derive_seed
 from harness.study import Section, TaskSpec, TeacherSpec
 from harness.tasks import task_metrics
+from harness.teacher_caches import cached_output
 from harness.teacher_outputs import teacher_folder
 from harness.training import Training, steps_per_epoch
 from strategies.base import Context, Needs, Normalisation, RoleView, Settings, Setup, Strategy, Weights
@@ -42,14 +43,14 @@ class TeacherJob(Section):
     source_digest: str
     """Digest of the pretrained weights (`harness.sources`)."""
     max_length: int
-    features: bool = False
-    """Cache the pooled features too; some strategy of the study wants them."""
+    outputs: tuple[str, ...] = ()
+    """What to cache beside the logits (`harness.cached_outputs`): some strategy or loss term of the study wants it."""
     cpus: float = 1
     gpus: float = 0
 
     @property
     def digest(self) -> str:
-        content = self.model_dump(mode="json", exclude={"features", "cpus", "gpus"})
+        content = self.model_dump(mode="json", exclude={"outputs", "cpus", "gpus"})
         content["task"].pop("files", None)
         for name in ("name", "model"):  # what it is called and where it lies is not what it is
             content["teacher"].pop(name)
@@ -62,8 +63,7 @@ def make_teacher(job: TeacherJob, cache: Path) -> str:
     Safe under races: a folder appears whole or not at all, and the first one wins.
     """
     folder = teacher_folder(cache, job.digest)
-    wanted = folder / ("train_features.npy" if job.features else "teacher.json")
-    if wanted.exists():
+    if _complete(job, folder):
         return job.digest
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f"{job.digest}.", dir=folder.parent))
@@ -71,15 +71,20 @@ def make_teacher(job: TeacherJob, cache: Path) -> str:
     try:
         _make(job, cache, unfinished, folder if folder.exists() else None)
         if folder.exists():
-            (unfinished / "train_features.npy").replace(folder / "train_features.npy")
+            for file in unfinished.glob("train_*.npy"):
+                file.replace(folder / file.name)
         else:
             unfinished.rename(folder)
     except OSError:
-        if not wanted.exists():  # otherwise another process was first
+        if not _complete(job, folder):  # otherwise another process was first
             raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return job.digest
+
+
+def _complete(job: TeacherJob, folder: Path) -> bool:
+    return all((folder / name).exists() for name in ("teacher.json", *(f"train_{output}.npy" for output in job.outputs)))
 
 
 def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> None:
@@ -102,20 +107,22 @@ def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> 
         training.run()
         precision = training.precision
         epochs = [record.model_dump() for record in training.progress.records]
-    else:  # fine-tuned before, for a study that wanted no features
+    else:  # fine-tuned before, for a study that wanted less of it
         model.load_state_dict(_read_parameters(finished))
         precision = json.loads((finished / "teacher.json").read_text("utf-8"))["precision"]
 
-    parts = [encoded(part) for part in (rows.fit, rows.meta, rows.select)]
-    outputs = [predict(model, part, np.arange(len(part.ids)), precision, features=job.features) for part in parts]
+    roles = (rows.fit, rows.meta, rows.select)
+    parts = [encoded(part) for part in roles]
     ids = np.concatenate([part.ids for part in parts])
     order = np.argsort(ids)
-    if job.features:
-        np.save(target / "train_features.npy", _joined(outputs, "features")[order])
+    for output in job.outputs:
+        if finished is None or not (finished / f"train_{output}.npy").exists():
+            np.save(target / f"train_{output}.npy", cached_output(output, model, roles, encoded, precision, seed)[order])
     if finished is not None:
         return
     np.save(target / "train_ids.npy", ids[order])
-    np.save(target / "train_logits.npy", _joined(outputs, "logits")[order])
+    logits = [predict(model, part, np.arange(len(part.ids)), precision).logits.numpy() for part in parts]
+    np.save(target / "train_logits.npy", np.concatenate(logits)[order])
     report = {}
     for split, part in load_report_rows(cache, job.data_digest).items():
         predicted = predict(model, encoded(part, split), np.arange(len(part.ids)), precision).logits.argmax(-1).numpy()
@@ -185,10 +192,6 @@ class _LabelsOnly(Strategy[Settings]):
 
     def weights(self, context: Context) -> Weights:
         return {"ce": 1.0}
-
-
-def _joined(outputs: list[Predictions], field: str) -> np.ndarray:
-    return np.concatenate([np.asarray(getattr(output, field), dtype=np.float32) for output in outputs])
 
 
 def _write_parameters(model: nn.Module, folder: Path) -> None:

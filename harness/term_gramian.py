@@ -28,6 +28,6 @@ def term_gramian(
         )
         ranks.sum_([flat])
         gradients.append(flat)
-    count(0, len(objectives) * len(batch.ids))
+    count(0, len(objectives) * batch.samples)
     stacked = torch.stack(gradients)
     return (stacked @ stacked.T).float()

@@ -1,7 +1,8 @@
-"""The loss terms that strategies weigh, by name.
+"""The loss terms that strategies weigh, by name: those that need logits and labels alone.
 
 A term is a function of what one batch gives, [batch] or [teachers, batch], never reduced. `TERMS` is the table; a plugin adds
-its own with `TERMS["name"] = function` before training.
+its own with `TERMS["name"] = function` before training. A term that needs more, or has parameters, is a class:
+`harness.loss_terms`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,17 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from harness import losses
+from harness.ranks import Ranks, Single
 from strategies.base import TermShape
+
+if TYPE_CHECKING:
+    from harness.data.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,13 @@ class TermInputs:
     shape: TermShape
     student_features: Tensor | None = None  # [batch, hidden]
     teacher_features: tuple[Tensor, ...] | None = None  # per teacher [batch, hidden of that teacher]
+    student_layers: Tensor | None = None  # [layers, batch, hidden]
+    student_parts: Tensor | None = None  # [parts, batch, classes]
+    batch: Batch | None = None
+    """The rank's rows, as the student saw them."""
+    ranks: Ranks = field(default_factory=Single)
+    own_rows: slice = field(default_factory=lambda: slice(None))
+    """Where the rank's rows lie in the global batch."""
 
 
 TermFunction = Callable[..., Tensor]

@@ -21,7 +21,8 @@ from harness.data.encode import Encoded
 from harness.evaluate import autocast, predict, resolve_precision
 from harness.failures import DivergedError
 from harness.labelled_rows import LabelledRows
-from harness.models import Outputs, run_model
+from harness.loss_terms.bound import LossTerms
+from harness.models import Outputs, run_batch
 from harness.ranks import Ranks
 from harness.records import EpochRecord, Seeds
 from harness.seeds import derive_seed
@@ -54,7 +55,9 @@ class Training:
         *,
         temperature: float = 1.0,
         meta_batch_size: int = 32,
+        terms: LossTerms | None = None,
     ) -> None:
+        """`terms`: the strategy's, which may be left out where they are all plain functions."""
         self.model = model
         self.strategy = strategy
         self.needs = needs
@@ -69,7 +72,9 @@ class Training:
         self.precision = resolve_precision(recipe.precision, self.device)
         self.batches = LengthBucketedBatches(fit.encoded.lengths, recipe.batch_size, seeds.order)
         self.total_steps = recipe.epochs * steps_per_epoch(len(fit), recipe.batch_size)
-        self.optimizer = _adamw(model, recipe)
+        self.terms = terms or LossTerms(needs)
+        self.terms.agree(ranks)
+        self.optimizer = _adamw(model, recipe, self.terms)
         self.generator = torch.Generator().manual_seed(seeds.strategy)
         self.progress = Progress()
         self._forward = self._backward = 0
@@ -85,6 +90,7 @@ class Training:
             meta_batches=None if meta is None else MetaBatches(len(meta), meta_batch_size, seeds.order),
             precision=self.precision,
             optimizer=self.optimizer,
+            terms=self.terms,
         )
         self._wrapped = ranks.wrap(model)
 
@@ -143,18 +149,20 @@ class Training:
     def _step(self, epoch: int, rows: np.ndarray, log: WeightLog) -> tuple[Tensor, dict[str, Tensor]]:
         """One optimiser step on the global batch `rows`; returns its loss and the unweighted terms of all samples."""
         progress = self.progress
-        batch = self.fit.batch(shard(rows, self.ranks.rank, self.ranks.world), len(rows), self.device)
+        batch = self.fit.batch(shard(rows, self.ranks.rank, self.ranks.world), len(rows), self.device, epoch)
+        wanted = self.terms.needs
         self._wrapped.train()
         with autocast(self.device, self.precision):
-            outputs: Outputs = run_model(self._wrapped, batch.inputs, features=self.needs.student_features)
-        self._count(forward=len(batch.ids))
+            outputs: Outputs = run_batch(self._wrapped, batch, wanted.student_features, wanted.student_layers)
+        self._count(forward=batch.samples)
         weighted = self.weighting.loss(self._moment(epoch), rows, batch, outputs, self.generator)
         # DDP averages gradients over ranks; the loss is a sum over the global batch
         torch.autograd.backward(weighted.loss * self.ranks.world)
-        self._count(backward=len(batch.ids))
+        self._count(backward=batch.samples)
+        self.terms.reduce_gradients(self.ranks, self.recipe.clip_norm)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(progress.step)
+            group["lr"] = group.get("scale", 1.0) * self.learning_rate(progress.step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         progress.step += 1
@@ -211,10 +219,10 @@ class Training:
         cost.precision = self.precision
 
     def _save(self, directory: Path) -> None:
-        save_checkpoint(directory, self.model, self.optimizer, self.strategy, self.generator, self.progress)
+        save_checkpoint(directory, self.model, self.optimizer, self.strategy, self.terms, self.generator, self.progress)
 
     def _load(self, directory: Path) -> None:
-        self.progress = load_checkpoint(directory, self.model, self.optimizer, self.strategy, self.generator)
+        self.progress = load_checkpoint(directory, self.model, self.optimizer, self.strategy, self.terms, self.generator)
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
@@ -227,8 +235,8 @@ def _teacher_right(context: Context) -> Tensor | None:
     return context.teacher_logits.softmax(-1).mean(0).argmax(-1) == context.labels
 
 
-def _adamw(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+def _adamw(model: nn.Module, recipe: Recipe, terms: LossTerms) -> torch.optim.AdamW:
     decayed = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
     plain = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+    return torch.optim.AdamW([*groups, *terms.parameter_groups()], lr=recipe.learning_rate, fused=True)

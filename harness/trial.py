@@ -7,7 +7,7 @@ import logging
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -16,12 +16,18 @@ import numpy as np
 import pandas as pd
 import torch
 
+from harness.cached_outputs import FEATURES
 from harness.checkpoint import CheckpointError
 from harness.data.encode import Encoded, encode
+from harness.data.parts import split_parts
 from harness.data.roles import load_report_rows, load_training_rows
 from harness.data.rows import FitRows, MetaRows, Rows, TrainingRows, join_rows
+from harness.data.word_drop import WordDrop
 from harness.evaluate import predict
 from harness.labelled_rows import LabelledRows
+from harness.loss_terms.base import TermNeeds, TermSetup
+from harness.loss_terms.bound import LossTerms
+from harness.loss_terms.registry import needs_of_terms
 from harness.majority import majority_scores
 from harness.models import build_model, count_parameters, hidden_size, load_tokenizer, tokenizer_digest
 from harness.peak_memory import peak_bytes, reset_peak
@@ -70,9 +76,12 @@ def train_trial(
     training_rows = load_training_rows(cache, spec.data_digest)
     fit_rows, meta_rows = training_parts(training_rows, needs.needs_meta_set, spec.label_budget)
     encoder = _Encoder(spec, cache, training_rows)
-    teachers = [TeacherOutputs.load(cache, digest, features=needs.teacher_features) for digest in spec.teacher_digests]
-    fit = _labelled(encoder(fit_rows), teachers)
-    meta = None if meta_rows is None else _labelled(encoder(meta_rows), teachers)
+    wanted = needs_of_terms(needs)
+    teachers = [TeacherOutputs.load(cache, digest, wanted.teacher_outputs) for digest in spec.teacher_digests]
+    fit = _labelled(fit_rows, encoder, teachers, wanted)
+    if wanted.word_drop:
+        fit = replace(fit, word_drop=WordDrop(fit.encoded, wanted.word_drop, spec.seeds.dropout))
+    meta = None if meta_rows is None else _labelled(meta_rows, encoder, teachers, wanted)
 
     attention: Literal["eager", "sdpa"] = "eager" if needs.look_ahead in ("exact", "jvp") else "sdpa"
     classes = len(spec.task.labels)
@@ -104,6 +113,18 @@ def train_trial(
         ranks,
         temperature=spec.training.temperature,
         meta_batch_size=spec.training.meta_batch_size,
+        terms=LossTerms(
+            needs,
+            TermSetup(
+                classes=classes,
+                student_layers=int(model.config.num_hidden_layers),
+                student_hidden_size=hidden_size(model),
+                vocabulary=int(model.get_input_embeddings().num_embeddings),
+                fit=fit,
+                seed=spec.seeds.strategy,
+                device=device,
+            ),
+        ),
     )
     try:
         progress = training.run(on_epoch, resume_from)
@@ -186,11 +207,21 @@ class _Encoder:
         )
 
 
-def _labelled(encoded: Encoded, teachers: Sequence[TeacherOutputs]) -> LabelledRows:
-    features = None
-    if teachers and all(teacher.has_features for teacher in teachers):
-        features = tuple(teacher.features(encoded.ids) for teacher in teachers)
-    return LabelledRows(encoded, np.stack([teacher.logits(encoded.ids) for teacher in teachers]), features)
+def _labelled(rows: Rows, encoder: _Encoder, teachers: Sequence[TeacherOutputs], wanted: TermNeeds) -> LabelledRows:
+    encoded = encoder(rows)
+    role = type(rows).role
+    has_features = FEATURES in wanted.teacher_outputs
+    return LabelledRows(
+        encoded,
+        np.stack([teacher.logits(encoded.ids) for teacher in teachers]),
+        tuple(teacher.features(encoded.ids) for teacher in teachers) if has_features else None,
+        {
+            name: tuple(teacher.cached(name, encoded.ids) for teacher in teachers)
+            for name in wanted.teacher_outputs
+            if name != FEATURES
+        },
+        tuple(encoder(part, f"{role}.part{k}") for k, part in enumerate(split_parts(rows))) if wanted.parts else (),
+    )
 
 
 def _role_view(rows: LabelledRows) -> RoleView:

@@ -16,10 +16,12 @@ from harness.data.batches import MetaBatches, shard
 from harness.evaluate import predict
 from harness.labelled_rows import LabelledRows
 from harness.lookahead import LookAhead
+from harness.loss_terms.bound import LossTerms
+from harness.loss_terms.registry import look_ahead_refusal
 from harness.models import Outputs
 from harness.ranks import Ranks
 from harness.term_gramian import term_gramian
-from harness.terms import TermInputs, compute_terms
+from harness.terms import TermInputs
 from strategies.base import Context, LookAheadFunction, Needs, Strategy, TermShape
 
 
@@ -67,11 +69,15 @@ class Weighting:
         meta_batches: MetaBatches | None,
         precision: str,
         optimizer: torch.optim.Optimizer | None = None,
+        terms: LossTerms | None = None,
     ) -> None:
-        """`optimizer`: the student's; read by look-aheads that are to follow it (`precondition: adam`)."""
+        """`optimizer`: the student's; read by look-aheads that are to follow it (`precondition: adam`).
+        `terms`: the strategy's, which may be left out where they are all plain functions.
+        """
         self.model = model
         self.strategy = strategy
         self.needs = needs
+        self.terms = terms or LossTerms(needs)
         self.fit = fit
         self.meta = meta
         self.ranks = ranks
@@ -137,8 +143,13 @@ class Weighting:
             shape=shape,
             student_features=outputs.features,
             teacher_features=batch.teacher_features,
+            student_layers=outputs.layers,
+            student_parts=outputs.parts,
+            batch=batch,
+            ranks=self.ranks,
+            own_rows=self._own_rows(batch.global_rows),
         )
-        return compute_terms(self.needs.terms, inputs, self.needs.term_options)
+        return self.terms(inputs)
 
     def _full_weights(self, given: Mapping[str, Any], terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The strategy's weights, broadcast to each term's shape; a mistake in them is named."""
@@ -168,12 +179,16 @@ class Weighting:
     def _make_look_ahead(self, optimizer: torch.optim.Optimizer | None) -> LookAhead | None:
         if self.needs.look_ahead is None:
             return None
+        if reason := look_ahead_refusal(self.terms.needs, self.needs.look_ahead, self.ranks.world):
+            raise ValueError(f"strategy {self.strategy.name!r}: {reason}")
         options = dict(self.needs.look_ahead_options)
         like_adam = options.pop("precondition", None) == "adam"
         look_ahead = LookAhead(
             self.model,
             lambda outputs, batch: self._terms(outputs, batch, TermShape(self.temperature)),
             self.needs.look_ahead,
+            features=self.terms.needs.student_features,
+            layer_features=self.terms.needs.student_layers,
             reduce_sum=self.ranks.sum_,
             **options,
         )
@@ -231,5 +246,11 @@ class Weighting:
         """The rank's part of [..., global batch]; a value for all samples stays as it is."""
         if self.ranks.world == 1 or values.dim() == 0 or values.shape[-1] == 1:
             return values
-        mine = shard(np.arange(len(rows)), self.ranks.rank, self.ranks.world)
-        return values[..., int(mine[0]) : int(mine[-1]) + 1]
+        return values[..., self._own_rows(len(rows))]
+
+    def _own_rows(self, global_rows: int) -> slice:
+        """Where this rank's rows lie in a global batch."""
+        if self.ranks.world == 1:
+            return slice(None)
+        mine = shard(np.arange(global_rows), self.ranks.rank, self.ranks.world)
+        return slice(int(mine[0]), int(mine[-1]) + 1)

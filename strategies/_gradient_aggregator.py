@@ -6,10 +6,11 @@ from abc import abstractmethod
 from importlib.util import find_spec
 from typing import Any, ClassVar, TypeVar
 
-from strategies.base import Context, Needs, Settings, Setup, Strategy, Weights
+from strategies._extra_terms import TermSettings
+from strategies.base import Context, Needs, Setup, Strategy, Weights
 from strategies.lazy import torch
 
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", bound=TermSettings)
 
 
 class GradientAggregator(Strategy[S]):
@@ -17,6 +18,7 @@ class GradientAggregator(Strategy[S]):
 
     packages: ClassVar[tuple[str, ...]] = ("torchjd",)
     """Modules that must be importable."""
+    Settings = TermSettings
 
     def __init__(self, settings: S, setup: Setup) -> None:
         super().__init__(settings, setup)
@@ -40,7 +42,7 @@ class GradientAggregator(Strategy[S]):
 
     @classmethod
     def needs(cls, settings: S) -> Needs:
-        return Needs(teachers=(1, None), term_gramian=True)
+        return Needs(terms=settings.terms, teachers=(1, None), term_gramian=True)
 
     def weights(self, context: Context) -> Weights:
         assert context.term_gramian is not None

@@ -35,6 +35,7 @@ class Cost(StrEnum):
     LOOK_AHEAD = "look-ahead"  # extra student passes on the batch and on a meta batch
     PER_TERM = "per-term"  # one extra backward pass per loss term
     REPLAY = "replay"  # now and then a student forward pass over recent batches
+    PARTS = "parts"  # student passes on each part of the inputs alone
     LIVE_TEACHER = "live teacher"  # teacher forward passes in the step
 
 
@@ -61,7 +62,7 @@ class Needs:
     """What a strategy asks of the harness. A study that cannot provide it is refused before any training."""
 
     terms: tuple[str, ...] = ("ce", "kd")
-    """Loss terms, by name (`harness.terms`). A weight is expected for each."""
+    """Loss terms, by name (`harness.terms`, `harness.loss_terms`). A weight is expected for each."""
     teachers: tuple[int, int | None] = (1, 1)
     """Fewest and most teachers (None: any number)."""
     meta_set: bool = False
@@ -146,7 +147,7 @@ class Context:
     labels: torch.Tensor  # [batch] int64
     student_logits: torch.Tensor  # [batch, classes]
     teacher_logits: torch.Tensor  # [teachers, batch, classes]
-    terms: Mapping[str, torch.Tensor]  # each [batch], or [teachers, batch] for terms per teacher
+    terms: Mapping[str, torch.Tensor]  # each [batch], or [rows, batch] for terms per teacher or per part of the input
     generator: torch.Generator
     """On the CPU; the same state on all ranks; saved in checkpoints. All randomness of a strategy comes from here."""
     student_features: torch.Tensor | None = None  # [batch, hidden]

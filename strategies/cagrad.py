@@ -6,13 +6,14 @@ from typing import Any
 
 from pydantic import Field
 
+from strategies._extra_terms import TermSettings
 from strategies._gradient_aggregator import GradientAggregator
-from strategies.base import Cost, Normalisation, Settings
+from strategies.base import Cost, Normalisation
 from strategies.registry import register
 from strategies.space import FloatRange
 
 
-class CaGradSettings(Settings):
+class CaGradSettings(TermSettings):
     radius: float = Field(0.5, ge=0.0, lt=1.0)
     """How far from the average gradient the update may go, as a share of its norm (c in the paper); 0 is the average."""
 

@@ -7,13 +7,14 @@ from typing import Any
 
 from pydantic import Field
 
-from strategies.base import Context, Needs, Normalisation, Settings, Setup, Strategy, Weights
+from strategies._extra_terms import TermSettings
+from strategies.base import Context, Needs, Normalisation, Setup, Strategy, Weights
 from strategies.lazy import torch
 from strategies.registry import register
 from strategies.space import FloatRange
 
 
-class DwaSettings(Settings):
+class DwaSettings(TermSettings):
     softness: float = Field(2.0, gt=0.0)
     """Temperature of the softmax over terms (T in the paper; not the distillation temperature)."""
 
@@ -38,7 +39,7 @@ class Dwa(Strategy[DwaSettings]):
 
     @classmethod
     def needs(cls, settings: DwaSettings) -> Needs:
-        return Needs(teachers=(1, None))
+        return Needs(terms=settings.terms, teachers=(1, None))
 
     def weights(self, context: Context) -> Weights:
         if len(self.history) < 2:

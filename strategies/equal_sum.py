@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from strategies.base import Context, Needs, Normalisation, Settings, Strategy, Weights
+from strategies._extra_terms import TermSettings
+from strategies.base import Context, Needs, Normalisation, Strategy, Weights
 from strategies.registry import register
 
 
 @register
-class EqualSum(Strategy[Settings]):
-    """L = mean_i [ce_i + kd_i]: equal weights in the multi-task convention. Twice the scale of a convex mixture."""
+class EqualSum(Strategy[TermSettings]):
+    """L = mean_i [ce_i + kd_i + ...]: equal weights in the multi-task convention. Twice the scale of a convex mixture."""
 
     name = "equal_sum"
     family = "fixed"
@@ -16,10 +17,11 @@ class EqualSum(Strategy[Settings]):
     paper = "convention of multi-task libraries (equal weighting)"
     sample_wise = False
     normalisation = Normalisation.ADDITIVE
+    Settings = TermSettings
 
     @classmethod
-    def needs(cls, settings: Settings) -> Needs:
-        return Needs(teachers=(1, None))
+    def needs(cls, settings: TermSettings) -> Needs:
+        return Needs(terms=settings.terms, teachers=(1, None))
 
     def weights(self, context: Context) -> Weights:
-        return {"ce": 1.0, "kd": 1.0}
+        return dict.fromkeys(context.terms, 1.0)

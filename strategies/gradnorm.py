@@ -7,14 +7,15 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from strategies._extra_terms import TermSettings
 from strategies._state import detached
-from strategies.base import Context, Cost, Needs, Normalisation, Settings, Setup, Strategy, Weights
+from strategies.base import Context, Cost, Needs, Normalisation, Setup, Strategy, Weights
 from strategies.lazy import torch
 from strategies.registry import register
 from strategies.space import FloatRange
 
 
-class GradNormSettings(Settings):
+class GradNormSettings(TermSettings):
     alpha: float = Field(1.5, ge=0.0)
     """How much more gradient a term gets that falls slower than the others; 0: the same norm for all."""
     learning_rate: float = Field(1e-2, gt=0.0)
@@ -47,14 +48,14 @@ class GradNorm(Strategy[GradNormSettings]):
 
     def __init__(self, settings: GradNormSettings, setup: Setup) -> None:
         super().__init__(settings, setup)
-        terms = len(self.needs(settings).terms)
+        terms = len(settings.terms)
         self.logits = torch.ones(terms, device=setup.device, requires_grad=True)
         self.optimizer = torch.optim.Adam([self.logits], lr=settings.learning_rate)
         self.initial: dict[str, float] | None = None
 
     @classmethod
     def needs(cls, settings: GradNormSettings) -> Needs:
-        return Needs(teachers=(1, None), term_gramian=True)
+        return Needs(terms=settings.terms, teachers=(1, None), term_gramian=True)
 
     def weights(self, context: Context) -> Weights:
         means = {name: float(term.mean()) for name, term in context.terms.items()}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from strategies._extra_terms import TermSettings
 from strategies._gradient_aggregator import GradientAggregator
-from strategies.base import Context, Cost, Normalisation, Settings
+from strategies.base import Context, Cost, Normalisation
 from strategies.lazy import torch
 from strategies.registry import register
 from strategies.space import Choice
 
 
-class MgdaSettings(Settings):
+class MgdaSettings(TermSettings):
     scale_by: Literal["nothing", "norm", "loss", "loss_and_norm"] = "nothing"
     """What each gradient is divided by before the shortest vector is sought. Unscaled, the term with the smaller gradient gets
     most of the weight."""

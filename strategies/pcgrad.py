@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from strategies._extra_terms import TermSettings
 from strategies._gradient_aggregator import GradientAggregator
-from strategies.base import Cost, Normalisation, Settings
+from strategies.base import Cost, Normalisation
 from strategies.registry import register
 
 
 @register
-class PcGrad(GradientAggregator[Settings]):
+class PcGrad(GradientAggregator[TermSettings]):
     """Each term's gradient loses its component against every other term's gradient where the two conflict; the sum is taken.
 
     Without a conflict all weights are 1.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from strategies.base import Context, Needs, Normalisation, Settings, Strategy, Weights
+from strategies._extra_terms import TermSettings
+from strategies.base import Context, Needs, Normalisation, Strategy, Weights
 from strategies.lazy import torch
 from strategies.registry import register
 
 
 @register
-class RandomWeights(Strategy[Settings]):
+class RandomWeights(Strategy[TermSettings]):
     """w = softmax(z), z ~ N(0, I), drawn anew each step, one weight for each term."""
 
     name = "random_weights"
@@ -17,10 +18,11 @@ class RandomWeights(Strategy[Settings]):
     paper = "Lin et al., Reasonable Effectiveness of Random Weighting, TMLR 2022"
     sample_wise = False
     normalisation = Normalisation.CONVEX
+    Settings = TermSettings
 
     @classmethod
-    def needs(cls, settings: Settings) -> Needs:
-        return Needs(teachers=(1, None))
+    def needs(cls, settings: TermSettings) -> Needs:
+        return Needs(terms=settings.terms, teachers=(1, None))
 
     def weights(self, context: Context) -> Weights:
         drawn = torch.randn(len(context.terms), generator=context.generator).softmax(0)

@@ -7,14 +7,15 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from strategies._extra_terms import TermSettings
 from strategies._state import detached
-from strategies.base import Context, Needs, Normalisation, Settings, Setup, Strategy, Weights
+from strategies.base import Context, Needs, Normalisation, Setup, Strategy, Weights
 from strategies.lazy import torch
 from strategies.registry import register
 from strategies.space import Choice, FloatRange
 
 
-class UncertaintySettings(Settings):
+class UncertaintySettings(TermSettings):
     form: Literal["kendall", "revised"] = "revised"
     """kendall: sum L / (2 exp s) + s / 2. revised: sum L / (2 sigma^2) + log(1 + sigma^2), which cannot become negative."""
     learning_rate: float = Field(1e-2, gt=0.0)
@@ -44,13 +45,13 @@ class Uncertainty(Strategy[UncertaintySettings]):
     def __init__(self, settings: UncertaintySettings, setup: Setup) -> None:
         super().__init__(settings, setup)
         initial = -0.5 if settings.form == "kendall" else 0.0  # the usual starting points: s = -0.5, sigma = 1
-        terms = len(self.needs(settings).terms)
+        terms = len(settings.terms)
         self.log_variance = torch.full((terms,), initial, device=setup.device, requires_grad=True)
         self.optimizer = torch.optim.Adam([self.log_variance], lr=settings.learning_rate)
 
     @classmethod
     def needs(cls, settings: UncertaintySettings) -> Needs:
-        return Needs(teachers=(1, None))
+        return Needs(terms=settings.terms, teachers=(1, None))
 
     def weights(self, context: Context) -> Weights:
         weights = 0.5 * torch.exp(-self.log_variance.detach())

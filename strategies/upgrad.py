@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from strategies._extra_terms import TermSettings
 from strategies._gradient_aggregator import GradientAggregator
-from strategies.base import Cost, Normalisation, Settings
+from strategies.base import Cost, Normalisation
 from strategies.registry import register
 
 
 @register
-class UpGrad(GradientAggregator[Settings]):
+class UpGrad(GradientAggregator[TermSettings]):
     """Each term's gradient is projected onto the cone of directions that harm no term; the mean of the projections is taken.
 
     Without a conflict all weights are 1 / (number of terms).

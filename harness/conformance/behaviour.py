@@ -108,7 +108,7 @@ def _cost_faults(declared: Cost, needs: Needs, trace: Trace) -> Iterator[tuple[s
     counted = f"{forward:.2f} forward and {backward:.2f} backward passes per sample beside the training step's own"
     if declared is Cost.PLAIN and (forward or backward):
         yield "cost", f"declares cost plain, but {counted} were counted. Declare the Cost that fits"
-    if declared in (Cost.LOOK_AHEAD, Cost.PER_TERM, Cost.REPLAY) and not (forward or backward):
+    if declared in (Cost.LOOK_AHEAD, Cost.PER_TERM, Cost.REPLAY, Cost.PARTS) and not (forward or backward):
         yield (
             "cost",
             (

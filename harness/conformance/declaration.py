@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.terms import term_function
+from harness.loss_terms import TermError, needs_of_terms
 from strategies.base import Cost, Normalisation, Settings, Strategy
 from strategies.registry import Registered
 from strategies.space import Choice
@@ -65,11 +65,10 @@ def _needs_faults(registered: Registered) -> Iterator[str]:
         return  # said by the settings already
     if not needs.terms:
         yield "needs() declares no loss term; there would be nothing to train on"
-    for name in needs.terms:
-        try:
-            term_function(name)
-        except ValueError as error:
-            yield str(error)
+    try:
+        needs_of_terms(needs)
+    except TermError as error:
+        yield str(error)
     if needs.look_ahead is not None and registered.strategy.cost is not Cost.LOOK_AHEAD:
         yield "needs() asks for the look-ahead; declare cost = Cost.LOOK_AHEAD"
 

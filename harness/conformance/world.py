@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from harness.cached_outputs import FEATURES, LAYERS, NUMBER_OF_PARTS, PARTS, parse_draws
 from harness.data.batches import LengthBucketedBatches, MetaBatches
 from harness.data.encode import Encoded
-from harness.labelled_rows import LabelledRows
-from harness.models import build_model, hidden_size, run_model
+from harness.data.word_drop import WordDrop
+from harness.labelled_rows import CachedRows, LabelledRows
+from harness.loss_terms import TermNeeds, TermSetup, needs_of_terms
+from harness.loss_terms.bound import LossTerms
+from harness.models import build_model, hidden_size, run_batch
 from harness.ranks import Single
 from harness.study import ModelSpec
 from harness.weighting import Moment, Weighting
@@ -35,6 +39,7 @@ TEMPERATURE = 2.0
 VOCABULARY = 30
 LENGTH = 6
 TEACHER_HIDDEN = 5
+TEACHER_LAYERS = 2
 TEACHER_RIGHT = 0.6
 STUDENT = ModelSpec(
     config={
@@ -65,9 +70,13 @@ class World:
 
     def __init__(self, needs: Needs, teachers: int) -> None:
         self.needs = needs
+        wanted = needs_of_terms(needs)
         generator = np.random.default_rng(0)
-        self.fit = _rows(generator, FIT_ROWS, teachers, needs.teacher_features, first_id=50)
-        self.meta = _rows(generator, META_ROWS, teachers, needs.teacher_features, first_id=9000)
+        fit = _rows(generator, FIT_ROWS, teachers, FEATURES in wanted.teacher_outputs, first_id=50)
+        meta = _rows(generator, META_ROWS, teachers, FEATURES in wanted.teacher_outputs, first_id=9000)
+        self.fit, self.meta = _with_needs(fit, wanted, generator), _with_needs(meta, wanted, generator)
+        if wanted.word_drop:
+            self.fit = replace(self.fit, word_drop=WordDrop(self.fit.encoded, wanted.word_drop, 13))
         attention: Literal["sdpa", "eager"] = "eager" if needs.look_ahead in ("exact", "jvp") else "sdpa"
         self._model = build_model(STUDENT, CLASSES, 0, VOCABULARY, attention)
         self._initial = {name: value.clone() for name, value in self._model.state_dict().items()}
@@ -99,7 +108,8 @@ class World:
         """
         self._model.load_state_dict(self._initial)
         self._model.train()
-        optimizer = torch.optim.AdamW(self._model.parameters(), lr=LEARNING_RATE)
+        terms = LossTerms(self.needs, self._term_setup())
+        optimizer = torch.optim.AdamW([*self._model.parameters(), *terms.parameters], lr=LEARNING_RATE)
         generator = torch.Generator().manual_seed(11)
         passes = {"forward": 0, "backward": 0}
 
@@ -120,6 +130,7 @@ class World:
             meta_batches=MetaBatches(META_ROWS, BATCH, 3) if self.needs.needs_meta_set else None,
             precision="fp32",
             optimizer=optimizer,
+            terms=terms,
         )
         batches = LengthBucketedBatches(self.fit.encoded.lengths, BATCH, 5)
         found: list[dict[str, Tensor]] = []
@@ -131,8 +142,9 @@ class World:
                     state = _through_a_file(strategy.state_dict())
                     strategy = weighting.strategy = watch(make())
                     strategy.load_state_dict(state)
-                batch = self.fit.batch(rows, len(rows), self.setup.device)
-                outputs = run_model(self._model, batch.inputs, features=self.needs.student_features)
+                batch = self.fit.batch(rows, len(rows), self.setup.device, epoch)
+                outputs = run_batch(self._model, batch, terms.needs.student_features, terms.needs.student_layers)
+                count(batch.samples - len(rows), batch.samples - len(rows))
                 moment = Moment(epoch, step, step / (STEPS - 1), LEARNING_RATE)
                 weighted = weighting.loss(moment, rows, batch, outputs, generator)
                 weighted.loss.backward()  # type: ignore[no-untyped-call]
@@ -145,6 +157,18 @@ class World:
                     sums[name] = sums.get(name, 0.0) + float(values.sum()) / teachers
             strategy.end_epoch(epoch, {name: total / FIT_ROWS for name, total in sums.items()})
         return Trace(found, passes["forward"], passes["backward"])
+
+    def _term_setup(self) -> TermSetup:
+        assert STUDENT.config is not None
+        return TermSetup(
+            classes=CLASSES,
+            student_layers=int(STUDENT.config["num_hidden_layers"]),
+            student_hidden_size=self.setup.student_hidden_size,
+            vocabulary=VOCABULARY,
+            fit=self.fit,
+            seed=self.setup.seed,
+            device=self.setup.device,
+        )
 
 
 def _through_a_file(state: Any) -> Any:
@@ -174,6 +198,22 @@ def _rows(generator: np.random.Generator, rows: int, teachers: int, features: bo
     logits = generator.normal(size=(teachers, rows, CLASSES)) + 3 * np.eye(CLASSES)[preferred]
     pooled = tuple(generator.normal(size=(rows, TEACHER_HIDDEN)).astype(np.float32) for _ in range(teachers))
     return LabelledRows(encoded, logits.astype(np.float32), pooled if features else None)
+
+
+def _with_needs(rows: LabelledRows, wanted: TermNeeds, generator: np.random.Generator) -> LabelledRows:
+    """The rows with random teacher outputs and parts, as far as loss terms want them."""
+    n, teachers = len(rows), len(rows.teacher_logits)
+
+    def made(name: str) -> CachedRows:
+        shapes = {LAYERS: (n, TEACHER_LAYERS, TEACHER_HIDDEN), PARTS: (n, NUMBER_OF_PARTS, CLASSES)}
+        draws = parse_draws(name)
+        shape = shapes[name] if draws is None else (n, draws[1], CLASSES)
+        return CachedRows(generator.normal(size=shape).astype(np.float32), np.arange(n))
+
+    outputs = {name: tuple(made(name) for _ in range(teachers)) for name in wanted.teacher_outputs if name != FEATURES}
+    whole = rows.encoded
+    parts = [replace(whole, tokens=generator.permutation(whole.tokens)) for _ in range(NUMBER_OF_PARTS * wanted.parts)]
+    return replace(rows, teacher_outputs=outputs, parts=tuple(parts))
 
 
 def _view(rows: LabelledRows) -> RoleView:

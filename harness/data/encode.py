@@ -34,6 +34,8 @@ class Encoded:
     starts: np.ndarray
     """[rows] int64: where a row's tokens start."""
     pad_token: int
+    special_tokens: tuple[int, ...] = ()
+    """Ids of the tokens that stand for no word: padding, and what the tokenizer puts around texts."""
 
     def inputs(self, indices: np.ndarray, pad_to: int | None = None) -> dict[str, torch.Tensor]:
         """Model inputs for the rows at `indices`, each [batch, length] int64, padded to the longest or to `pad_to`."""
@@ -79,7 +81,13 @@ def encode(
         segments=np.load(segments, mmap_mode="r") if segments.exists() else None,
         starts=np.concatenate([[0], np.cumsum(lengths[:-1], dtype=np.int64)]),
         pad_token=int(tokenizer.pad_token_id),
+        special_tokens=_special_tokens(tokenizer),
     )
+
+
+def _special_tokens(tokenizer: Any) -> tuple[int, ...]:
+    names = ("pad_token_id", "cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id")
+    return tuple(sorted({int(token) for name in names if (token := getattr(tokenizer, name)) is not None}))
 
 
 def _write(rows: Rows, tokenizer: Any, max_length: int, folder: Path) -> None:

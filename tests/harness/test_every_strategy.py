@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from harness.loss_terms import needs_of_terms
 from harness.records import EpochRecord, TrialRecord, TrialSpec
 from harness.trial import TrialOutcome, train_trial
 from strategies import resolve, strategy_names
@@ -49,7 +50,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         data={"source": "generated", "generated": {"train_rows": 90, "report_rows": 20, "flipped": 0.2}, "max_length": 24},
         models={
             "student": tiny_study().models.student.model_dump(exclude_unset=True),
-            "teachers": [{"name": name, "config": TEACHER, "training": training} for name in ("first", "second")],
+            "teachers": [
+                *({"name": name, "config": TEACHER, "training": training} for name in ("first", "second")),
+                {"name": "self", "architecture": "student", "training": training},
+            ],
         },
     )
     return World(cache, {spec.label: spec for spec in default_specs(study, cache)})
@@ -57,8 +61,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def _entry(name: str) -> dict[str, Any]:
     found = resolve(name)
-    most = found.needs(found.settings()).teachers[1]
-    return {"name": name, "teachers": ["first"]} if most == 1 else {"name": name}
+    needs = found.needs(found.settings())
+    if needs_of_terms(needs).same_architecture:
+        return {"name": name, "teachers": ["self"]}
+    return {"name": name, "teachers": ["first"] if needs.teachers[1] == 1 else ["first", "second"]}
 
 
 @pytest.fixture(scope="module")

@@ -159,9 +159,10 @@ def test_features_are_wanted_where_any_searched_setting_wants_them(tmp_path, mon
     content = {"plugins": ["plugin.py"], "search": {"trials": 3}}
     entry = {"name": "hungry_for_features", "search": {"features": {"type": "choice", "values": [False, True]}}}
     plan = make_plan(tiny_study(**content, strategies=[entry]), tmp_path)
-    assert plan.teacher_features
+    assert plan.teacher_outputs == {"teacher": ("features",)}
     assert spec(plan).plugins == [str(tmp_path / "plugin.py")]
-    assert not make_plan(tiny_study(**content, strategies=["hungry_for_features"]), tmp_path).teacher_features
+    again = make_plan(tiny_study(**content, strategies=["hungry_for_features"]), tmp_path)
+    assert again.teacher_outputs == {"teacher": ()}
 
 
 @pytest.mark.parametrize("name", ["quickstart", "glue_minilm", "glue_full"])

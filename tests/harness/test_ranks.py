@@ -12,6 +12,12 @@ assert ranks.gather_rows(wide, dim=1).shape == (2, 7)
 total = torch.tensor([1.0 + ranks.rank])
 ranks.sum_([total])
 assert total.item() == 3.0
+# sum over all pairs of rows of both ranks of x_i * x_j: its gradient is twice the sum of all rows, on either rank
+mine = own.float().requires_grad_()
+everyone = ranks.gather_with_gradient(mine)
+assert everyone.tolist() == [0, 1, 2, 10, 11, 12, 13]
+(mine[:, None] * everyone[None, :]).sum().backward()
+assert mine.grad.tolist() == [98.0] * len(own)
 """
 
 

@@ -39,10 +39,10 @@ def test_features_are_added_to_a_finished_teacher_without_training_it_again(tmp_
     plan, prepared = prepared_plan(tiny_study(), tmp_path)
     (job,) = _teacher_jobs(plan, plan.tasks[0], prepared["sst2"].data_digest)
     written = (teacher_folder(tmp_path, job.digest) / "teacher.json").stat().st_mtime_ns
-    digest = make_teacher(job.model_copy(update={"features": True}), tmp_path)
+    digest = make_teacher(job.model_copy(update={"outputs": ("features",)}), tmp_path)
     assert digest == job.digest
     assert (teacher_folder(tmp_path, digest) / "teacher.json").stat().st_mtime_ns == written
-    outputs = TeacherOutputs.load(tmp_path, digest, features=True)
+    outputs = TeacherOutputs.load(tmp_path, digest, ("features",))
     assert outputs.features(outputs.ids[:3]).shape == (3, TEACHER["hidden_size"])
 
 

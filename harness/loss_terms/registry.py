@@ -1,0 +1,122 @@
+"""Where loss terms are registered, and what those of one strategy need together. No torch."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from harness.cached_outputs import FEATURES
+from harness.loss_terms.base import LossTerm, TermNeeds, TermOptions
+from strategies.base import Needs
+
+PLAIN = ("ce", "kd", "kd_each", "mse_logits", "tckd", "nckd", "standardised_kd")
+"""The terms that are functions of logits and labels (`harness.terms`)."""
+_NOT_TERMS = {"base", "registry", "bound"}
+_terms: dict[str, type[LossTerm[Any]]] = {}
+
+C = TypeVar("C", bound=type[LossTerm[Any]])
+
+
+class TermError(ValueError):
+    """A loss term that does not exist, is given options that it does not take, or does not go with another one."""
+
+
+def register_term(cls: C) -> C:
+    """Class decorator: make a loss term available under its `name`. Raises ValueError for a name that is taken or no name."""
+    name = getattr(cls, "name", None)
+    if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
+        raise ValueError(f"a loss term needs a class attribute `name` of letters, digits and _, got {name!r}")
+    known = _terms.get(name)
+    if name in PLAIN or (known is not None and _origin(known) != _origin(cls)):
+        raise ValueError(f"the loss term {name!r} is there already: {_origin(known) if known else 'harness.terms'}")
+    _terms[name] = cls
+    return cls
+
+
+def registered_terms() -> dict[str, type[LossTerm[Any]]]:
+    """The loss terms that are classes, by name."""
+    load_builtin_terms()
+    return _terms
+
+
+def term_names() -> list[str]:
+    """All loss terms, plain ones included."""
+    plugged = sys.modules.get("harness.terms")  # who adds a plain function to its table has imported it
+    return sorted({*PLAIN, *registered_terms(), *(getattr(plugged, "TERMS", {}))})
+
+
+@cache
+def load_builtin_terms() -> None:
+    """Import every module of this package."""
+    package = importlib.import_module("harness.loss_terms")
+    for module in pkgutil.iter_modules(package.__path__):
+        if module.name not in _NOT_TERMS and not module.name.startswith("_"):
+            importlib.import_module(f"harness.loss_terms.{module.name}")
+
+
+def term_options(name: str, given: Mapping[str, Any]) -> TermOptions:
+    """The validated options of a registered term. Raises TermError."""
+    options = registered_terms()[name].Options
+    try:
+        return options.model_validate(dict(given))
+    except ValidationError as error:
+        detail = error.errors()[0]
+        where = ".".join(str(part) for part in detail["loc"])
+        allowed = ", ".join(options.model_fields) or "none"
+        raise TermError(f"loss term {name!r}, option {where!r}: {detail['msg']}. Options: {allowed}") from error
+
+
+def needs_of_terms(needs: Needs) -> TermNeeds:
+    """All that a strategy and its loss terms need of rows, passes and caches, together. Raises TermError."""
+    check_names(needs.terms)
+    found = [TermNeeds(student_features=needs.student_features, teacher_outputs=(FEATURES,) * needs.teacher_features)]
+    for name in needs.terms:
+        if name in registered_terms():
+            found.append(registered_terms()[name].needs(term_options(name, needs.term_options.get(name, {}))))
+    drops = {one.word_drop for one in found if one.word_drop}
+    if len(drops) > 1:
+        raise TermError(f"two loss terms want different shares of words dropped from the student's inputs: {sorted(drops)}")
+    return TermNeeds(
+        student_features=any(one.student_features for one in found),
+        student_layers=any(one.student_layers for one in found),
+        parts=any(one.parts for one in found),
+        teacher_outputs=tuple(sorted({name for one in found for name in one.teacher_outputs})),
+        word_drop=max(drops, default=0.0),
+        whole_batch=any(one.whole_batch for one in found),
+        same_architecture=any(one.same_architecture for one in found),
+    )
+
+
+def look_ahead_refusal(needs: TermNeeds, engine: str | None, workers: int) -> str | None:
+    """Why the look-ahead cannot differentiate such terms on so many ranks; None where it can."""
+    if not needs.whole_batch or engine in (None, "fd") or workers == 1:
+        return None
+    return (
+        f"a loss term that compares the samples of a batch gathers them over {workers} workers, which the look-ahead engine "
+        f"{engine!r} cannot differentiate. Use the engine 'fd', or one worker"
+    )
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises TermError for a term that is unknown or named twice."""
+    known = term_names()
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise TermError(f"there is no loss term {name!r}.{hint} Known terms: {', '.join(known)}")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise TermError(f"the loss term {twice[0]!r} is named twice")
+
+
+def _origin(cls: type) -> str:
+    return f"{inspect.getsourcefile(cls)}:{cls.__qualname__}"
