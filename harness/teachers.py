@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from harness.tasks import task_metrics
 from harness.teacher_caches import cached_output
 from harness.teacher_outputs import teacher_folder
 from harness.training import Training, steps_per_epoch
+from harness.whole_folder import scratch_beside, whole_folder
 from strategies.base import Context, Needs, Normalisation, RoleView, Settings, Setup, Strategy, Weights
 
 
@@ -65,21 +64,14 @@ def make_teacher(job: TeacherJob, cache: Path) -> str:
     folder = teacher_folder(cache, job.digest)
     if _complete(job, folder):
         return job.digest
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f"{job.digest}.", dir=folder.parent))
-    unfinished.chmod(0o755)  # others may read the cache
-    try:
-        _make(job, cache, unfinished, folder if folder.exists() else None)
-        if folder.exists():
-            for file in unfinished.glob("train_*.npy"):
+    if not folder.exists():
+        with whole_folder(folder) as unfinished:
+            _make(job, cache, unfinished, None)
+    if not _complete(job, folder):  # made by someone who wanted less of it
+        with scratch_beside(folder) as scratch:
+            _make(job, cache, scratch, folder)
+            for file in scratch.glob("train_*.npy"):
                 file.replace(folder / file.name)
-        else:
-            unfinished.rename(folder)
-    except OSError:
-        if not _complete(job, folder):  # otherwise another process was first
-            raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return job.digest
 
 

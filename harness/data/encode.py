@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import torch
 
 from harness.data.rows import Rows
 from harness.errors import DataError
+from harness.whole_folder import whole_folder
 
 TOKENISED_AT_ONCE = 10_000
 
@@ -100,16 +99,8 @@ def _write(rows: Rows, tokenizer: Any, max_length: int, folder: Path) -> None:
         lengths += [len(row) for row in found["input_ids"]]
         tokens += [np.asarray(row, np.int32) for row in found["input_ids"]]
         segments += [np.asarray(row, np.int8) for row in found.get("token_type_ids", [])]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-    try:
+    with whole_folder(folder) as unfinished:
         np.save(unfinished / "tokens.npy", np.concatenate(tokens))
         np.save(unfinished / "lengths.npy", np.asarray(lengths, np.int32))
         if segments:
             np.save(unfinished / "segments.npy", np.concatenate(segments))
-        unfinished.rename(folder)
-    except OSError:
-        if not folder.exists():  # otherwise another process was first
-            raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

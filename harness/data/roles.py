@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +16,7 @@ from harness.data.source import TaskData
 from harness.errors import DataError
 from harness.records import digest
 from harness.study import DataSpec
+from harness.whole_folder import whole_folder
 
 R = TypeVar("R", bound=Rows)
 
@@ -79,21 +78,13 @@ def save_roles(roles: Roles, cache: Path) -> None:
     folder = _folder(cache, roles.digest)
     if folder.exists():
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     training = roles.training
-    try:
+    with whole_folder(folder) as unfinished:
         for rows in (training.fit, training.meta, training.select):
             _write(rows, unfinished / f"{type(rows).role}.parquet")
         for split, report in roles.report.items():
             _write(report, unfinished / f"report-{split}.parquet")
         (unfinished / "digests.json").write_text(json.dumps(roles.digests, indent=1), "utf-8")
-        unfinished.rename(folder)
-    except OSError:
-        if not folder.exists():  # otherwise another process was first
-            raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def load_training_rows(cache: Path, digest: str) -> TrainingRows:

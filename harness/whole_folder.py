@@ -1,0 +1,37 @@
+"""A folder appears whole or not at all, whoever else makes the same one at the same time."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A scratch folder to fill, which becomes `folder` at the end of the context.
+
+    The first one wins: where another process was faster, its folder stays and this one's content is dropped, so what a folder
+    holds must follow from its name. Where the context raises, nothing appears. Raises OSError for a file system that refuses.
+    """
+    with scratch_beside(folder) as unfinished:
+        yield unfinished
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if not folder.exists():  # otherwise another process was first
+                raise
+
+
+@contextmanager
+def scratch_beside(folder: Path) -> Iterator[Path]:
+    """An empty folder on the same file system as `folder`, so that its files can be moved there; gone after the context."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        scratch.chmod(0o755)  # others may read what becomes of it
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
