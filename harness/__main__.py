@@ -21,7 +21,8 @@ VERBS = {
     "merge": "results of one study from several machines into one folder",
     "check": "the conformance tests of a strategy, also of one that you wrote",
     "prefetch": "fetch a study's data and models, for running without a network later",
-    "doctor": "versions, accelerators, disk and cache",
+    "gc": "checkpoints, leftovers and caches that nothing refers to any more",
+    "doctor": "versions, accelerators, disk, sizes of cache and results",
 }
 EXIT_CODES = "exit codes: 0 done; 1 a check failed; 2 wrong input; 3 some trials have no result; 130 interrupted"
 USER_ERROR = 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def save_checkpoint(
     generator: torch.Generator,
     progress: Progress,
 ) -> None:
-    """Write `directory/training.ckpt`, whole or not at all."""
+    """Write `directory/training.ckpt`, whole or not at all. Raises OSError."""
     state = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -56,7 +57,11 @@ def save_checkpoint(
     }
     directory.mkdir(parents=True, exist_ok=True)
     unfinished = directory / (FILE + ".tmp")
-    torch.save(state, unfinished)
+    try:
+        with unfinished.open("wb") as file:
+            torch.save(state, file)
+    except RuntimeError as error:  # torch hides why a write failed
+        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
     unfinished.replace(directory / FILE)
 
 
@@ -76,6 +81,9 @@ def load_checkpoint(
     """Restore what `save_checkpoint` wrote. Raises CheckpointError for a file that cannot be read whole."""
     file = directory / FILE
     try:
+        with zipfile.ZipFile(file) as parts:
+            if (damaged := parts.testzip()) is not None:  # torch does not look at the checksums that it writes
+                raise ValueError(f"the checksum of {damaged} is wrong")
         state = torch.load(file, map_location=next(model.parameters()).device, weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         raise CheckpointError(f"the checkpoint {file} cannot be read: {error}") from error
@@ -96,4 +104,4 @@ def load_checkpoint(
 
 
 class CheckpointError(Exception):
-    """A damaged checkpoint: the trial starts again from its beginning."""
+    """A damaged checkpoint: the engine says so, and starts the trial again from its beginning."""

@@ -14,6 +14,7 @@ from rich.text import Text
 from harness.plan import Plan
 from harness.progress import Progress
 from harness.records import TrialRecord
+from harness.run_state import duration
 
 PLAIN_EVERY_SECONDS = 15.0
 """Where the output is no terminal, progress is a line at most so often."""
@@ -88,9 +89,9 @@ class Console:
             parts.append(f"{running} running")
         if failed := progress.failed.total():
             parts.append(f"{failed} failed")
-        parts.append(f"{_duration(time.monotonic() - progress.started)} so far")
+        parts.append(f"{duration(time.monotonic() - progress.started)} so far")
         if (left := progress.seconds_left()) is not None:
-            parts.append(f"about {_duration(left)} left")
+            parts.append(f"about {duration(left)} left")
         return ", ".join(parts)
 
     def _view(self) -> RenderableType:
@@ -110,11 +111,3 @@ class Console:
                 Text("" if score is None else f"{score:.3f}  {label}"),  # Text: a label is no markup
             )
         return Group(table, Text(self._summary(), style="dim"))
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -1,7 +1,14 @@
-"""What went wrong in a trial, in a class that decides what happens next, and the record that a failed trial leaves."""
+"""What went wrong in a trial, in a class that decides what happens next, and the record that a failed trial leaves.
+
+infrastructure (a lost process or node, a file that cannot be read): tried again `resources.retries` times, from the last
+checkpoint. out_of_memory, diverged, bug: they would only fail again; recorded. teacher: a teacher could not be made; its trials
+are recorded without being run. All of them are run again when the study is. A full disk ends the study: the next trial would
+meet it too.
+"""
 
 from __future__ import annotations
 
+import errno
 import traceback
 from datetime import UTC, datetime
 from typing import Literal
@@ -16,6 +23,10 @@ RETRIED: frozenset[Kind] = frozenset({"infrastructure"})
 """A lost worker or node is not the method's fault. Anything else would only fail again."""
 
 
+DISK_FULL = "DiskFullError"
+"""Type of the error record for it."""
+
+
 class DivergedError(Exception):
     """A loss, a weight or a score that is not a finite number."""
 
@@ -28,10 +39,15 @@ def classify(error: BaseException) -> ErrorRecord:
     """The record of an error raised by a trial in this process."""
     return ErrorRecord(
         kind=_kind(error),
-        type=type(error).__name__,
+        type=DISK_FULL if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) else type(error).__name__,
         message=str(error),
         traceback="".join(traceback.format_exception(error)),
     )
+
+
+def is_retried(error: ErrorRecord) -> bool:
+    """Whether the same trial may end well the next time."""
+    return error.kind in RETRIED and error.type != DISK_FULL
 
 
 def require_teachers(spec: TrialSpec, prepared: PreparedTask) -> None:

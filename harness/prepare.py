@@ -18,6 +18,7 @@ from harness.records import ErrorRecord
 from harness.sources import model_digest
 from harness.study import Study, TaskSpec
 from harness.teachers import TeacherJob, make_teacher
+from harness.watching import Watcher
 
 
 class MapFunction(Protocol):
@@ -39,8 +40,10 @@ def serial_map(
             yield item, error
 
 
-def prepare(plan: Plan, cache: Path, console: Console, map_function: MapFunction = serial_map) -> dict[str, PreparedTask]:
-    """Task name -> what its trials need to know.
+def prepare(
+    plan: Plan, cache: Path, console: Console, map_function: MapFunction = serial_map, watcher: Watcher | None = None
+) -> dict[str, PreparedTask]:
+    """Task name -> what its trials need to know. `watcher` hears of the teachers.
 
     Data and models are checked for all tasks before the first teacher trains. Raises DataError, ModelError. A teacher whose
     training fails is noted in `PreparedTask.teacher_errors` and does not stop the others.
@@ -57,7 +60,7 @@ def prepare(plan: Plan, cache: Path, console: Console, map_function: MapFunction
         save_roles(roles[task.name], cache)
     student_digest = model_digest(study.models.student)
     jobs = [job for task in tasks for job in _teacher_jobs(plan, task, roles[task.name].digest)]
-    errors = _make_teachers(jobs, cache, console, map_function)
+    errors = _make_teachers(jobs, cache, console, map_function, watcher or Watcher())
     return {task.name: _prepared(task, roles[task.name], origins[task.name], student_digest, jobs, errors) for task in tasks}
 
 
@@ -79,7 +82,9 @@ def _teacher_jobs(plan: Plan, task: TaskSpec, data_digest: str) -> list[TeacherJ
     ]
 
 
-def _make_teachers(jobs: list[TeacherJob], cache: Path, console: Console, map_function: MapFunction) -> dict[str, ErrorRecord]:
+def _make_teachers(
+    jobs: list[TeacherJob], cache: Path, console: Console, map_function: MapFunction, watcher: Watcher
+) -> dict[str, ErrorRecord]:
     """Digest -> error of the teachers that failed."""
     console.stage(f"preparing {len(jobs)} teachers")
     errors: dict[str, ErrorRecord] = {}
@@ -88,14 +93,22 @@ def _make_teachers(jobs: list[TeacherJob], cache: Path, console: Console, map_fu
     for job in jobs:
         outputs = {*job.outputs, *(unique[job.digest].outputs if job.digest in unique else ())}
         unique[job.digest] = job.model_copy(update={"outputs": tuple(sorted(outputs))})
+    for job in unique.values():
+        watcher.happened("teacher_started", **_named(job))
     for job, result in map_function(partial(make_teacher, cache=cache), unique.values()):
         if isinstance(result, BaseException):
             error = classify(result)
             errors[job.digest] = error.model_copy(update={"kind": "teacher"})
             console.note(f"teacher {job.teacher.name} of {job.task.name} failed: {error.type}: {error.message}")
+            watcher.happened("teacher_failed", **_named(job), error=f"{error.type}: {error.message}")
         else:
             console.note(f"teacher {job.teacher.name} of {job.task.name} is ready")
+            watcher.happened("teacher_finished", **_named(job))
     return errors
+
+
+def _named(job: TeacherJob) -> dict[str, str]:
+    return {"task": job.task.name, "teacher": job.teacher.name, "digest": job.digest}
 
 
 def _prepared(

@@ -65,6 +65,10 @@ class TrialSpec(Section):
     """In the order of `teachers`."""
 
     @property
+    def cell_id(self) -> str:
+        return f"{self.task.name}/{self.label}/{self.repeat}"
+
+    @property
     def key(self) -> str:
         """Identity. Paths and the number of workers do not count: they do not determine the result."""
         content = self.model_dump(mode="json", exclude={"study", "resources", "plugins"})

@@ -80,8 +80,8 @@ class CellSearch:
         self._values[index] = values
         return index, values
 
-    def tell(self, index: int, objective: float | None) -> None:
-        """How a trial ended: its score, or None (or a value that is not finite) for a failure."""
+    def tell(self, index: int, objective: float | None) -> Any:
+        """How a trial ended: its score, or None (or a value that is not finite) for a failure. Returns Optuna's FrozenTrial."""
         from optuna.trial import TrialState, create_trial
 
         trial = self._running.pop(index)
@@ -90,11 +90,12 @@ class CellSearch:
             self._scores[index] = score
         state = TrialState.FAIL if score is None else TrialState.COMPLETE
         if trial is not None:
-            self._study.tell(trial, score, state)
-            return
+            return self._study.tell(trial, score, state)
         # not asked of Optuna: a default need not lie in the space, and what does is all that the sampler can use
         distributions = {key: self._distributions[key] for key in self._defaults}
-        self._study.add_trial(create_trial(state=state, value=score, params=self._defaults, distributions=distributions))
+        default = create_trial(state=state, value=score, params=self._defaults, distributions=distributions)
+        self._study.add_trial(default)
+        return default
 
     def best(self) -> tuple[int, dict[str, Value]] | None:
         """Number and values of the best trial so far, the earliest of equals; None where all failed."""
@@ -102,18 +103,6 @@ class CellSearch:
             return None
         index = max(self._scores, key=lambda i: (self._scores[i], -i))
         return index, self._values[index]
-
-    def export(self, storage: str, name: str) -> None:
-        """Put the finished trials into an Optuna storage, e.g. `sqlite:///optuna.db`, for optuna-dashboard.
-
-        A study of that name that is there is replaced.
-        """
-        import optuna
-
-        if name in optuna.get_all_study_names(storage):
-            optuna.delete_study(study_name=name, storage=storage)
-        study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
-        study.add_trials([trial for trial in self._study.get_trials(deepcopy=False) if trial.state.is_finished()])
 
 
 def _contains(space: Range, value: Any) -> bool:

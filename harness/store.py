@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _READERS = 4
+_LOOKED_AT_SECONDS = 0.2
+"""`is_held` of another process takes the lock for a moment."""
 PREDICTION_COLUMNS = ("split", "id", "label", "predicted")
 
 
@@ -67,14 +70,30 @@ class Store:
         """Hold the store for writing. Raises StoreError where another process holds it."""
         _make_folder(self.path)
         with (self.path / ".lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise StoreError(
-                    f"another process is writing to {self.path}. Wait for it to end, or give the study another `name` "
-                    f"or `results` folder: one store has one writer at a time."
-                ) from error
+            deadline = time.monotonic() + _LOOKED_AT_SECONDS
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if time.monotonic() > deadline:
+                        raise StoreError(
+                            f"another process is writing to {self.path}. Wait for it to end, or give the study another `name` "
+                            f"or `results` folder: one store has one writer at a time."
+                        ) from error
+                    time.sleep(0.01)
             yield
+
+    def is_held(self) -> bool:
+        """Whether some process holds the store for writing."""
+        try:
+            with (self.path / ".lock").open("r") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
 
     def write(self, record: TrialRecord, predictions: pd.DataFrame | None) -> None:
         """Store a finished trial, replacing an earlier record of the same key.
@@ -188,11 +207,13 @@ class Store:
             raise StoreError(f"the manifest {path} cannot be read: it holds {type(manifest).__name__}, not an object")
         return manifest
 
-    def events(self) -> list[dict[str, Any]]:
-        """All complete lines of events.jsonl."""
+    def events(self, last_run: bool = False) -> list[dict[str, Any]]:
+        """All complete lines of events.jsonl, or those since the last run started."""
         path = self.path / "events.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        text = path.read_text() if path.exists() else ""
+        if last_run and (at := text.rfind(', "kind": "started"')) >= 0:
+            text = text[text.rfind("\n", 0, at) + 1 :]
+        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
 
     def frame(self, records: Iterable[TrialRecord] | None = None) -> pd.DataFrame:
         """One row per trial, flat. See `harness.store_frame`."""

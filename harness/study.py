@@ -257,3 +257,6 @@ class Study(Section):
     results: str = "results"
     """The store is `<results>/<name>`."""
     keep_checkpoints: bool = False
+    """Leave the last checkpoint of every trial in `<store>/running/<key>`; otherwise it goes when the trial ends."""
+    tensorboard: bool = False
+    """Write loss, terms, selection scores and mean weights of every epoch for TensorBoard, into `<store>/tensorboard`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,6 @@ import pandas as pd
 import torch
 
 from harness.cached_outputs import FEATURES
-from harness.checkpoint import CheckpointError
 from harness.data.encode import Encoded, encode
 from harness.data.parts import split_parts
 from harness.data.roles import load_report_rows, load_training_rows
@@ -59,7 +57,8 @@ def train_trial(
 ) -> TrialOutcome:
     """Train, select and score one student. `harness.prepare` has put its rows and teacher outputs into `cache`.
 
-    Every rank calls this; all get the same record. Raises DivergedError, or whatever a strategy raises.
+    Every rank calls this; all get the same record. Raises DivergedError, CheckpointError where `resume_from` is damaged, or
+    whatever a strategy raises.
     """
     started = time.perf_counter()
     ranks = ranks or Single()
@@ -126,11 +125,7 @@ def train_trial(
             ),
         ),
     )
-    try:
-        progress = training.run(on_epoch, resume_from)
-    except CheckpointError as error:
-        logging.getLogger("harness").warning("%s; the trial starts again from its beginning", error)
-        progress = training.run(on_epoch)
+    progress = training.run(on_epoch, resume_from)
 
     # Only now, with the student fixed, are the report rows read.
     report_rows = load_report_rows(cache, spec.data_digest)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.cache import cache_folder
 from harness.commands.arguments import results_folder
+from harness.garbage import size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,5 +44,4 @@ def _shown(value: object) -> str:
 
 
 def _size(folder: Path) -> str:
-    total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return f"{total / 2**20:,.1f} MiB"
+    return f"{size(folder) / 2**20:,.1f} MiB"

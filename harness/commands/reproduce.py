@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.cache import cache_folder
+from harness.cache import cache_folder, cache_in_use
 from harness.console import Console
 from harness.errors import StoreError
 from harness.plan import make_plan
 from harness.study import Study
+
+if TYPE_CHECKING:
+    from harness.records import TrialRecord
+    from harness.report.rows import Reproduced
 
 DIFFERENT = 1
 
@@ -23,10 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train one row again, in this process; exit code 1 where the number does not come out the same."""
-    from harness.prepare import prepare
-    from harness.report.rows import compare_runs, find_record
+    from harness.report.rows import find_record
     from harness.store import Store
-    from harness.trial import train_trial
 
     results = Path(arguments.results)
     stored = find_record(results, arguments.row)
@@ -36,6 +39,18 @@ def run(arguments: argparse.Namespace) -> int:
     resources = study.resources.model_copy(update={"per_task": {}})
     study = study.model_copy(update={"data": data, "tasks": [spec.task], "training_per_task": {}, "resources": resources})
     cache = cache_folder()
+    with cache_in_use(cache):
+        found = _again(stored, study, cache, arguments.tolerance)
+    print(found.text)
+    return 0 if found.same else DIFFERENT
+
+
+def _again(stored: TrialRecord, study: Study, cache: Path, tolerance: float) -> Reproduced:
+    from harness.prepare import prepare
+    from harness.report.rows import compare_runs
+    from harness.trial import train_trial
+
+    spec = stored.spec
     ready = prepare(make_plan(study, Path.cwd()), cache, Console())[spec.task.name]
     teachers = [ready.teacher_digests[teacher.name] for teacher in spec.teachers]
     for what, now, before in (
@@ -45,6 +60,4 @@ def run(arguments: argparse.Namespace) -> int:
     ):
         if now != before:
             raise StoreError(f"the {what} of {spec.task.name} are not those of the stored run: digest {now}, stored {before}")
-    found = compare_runs(stored, train_trial(spec, cache).record, arguments.tolerance)
-    print(found.text)
-    return 0 if found.same else DIFFERENT
+    return compare_runs(stored, train_trial(spec, cache).record, tolerance)

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness.cache import cache_folder
+from harness.cache import cache_folder, cache_in_use
 from harness.commands.arguments import add_study
 from harness.console import Console
 from harness.plan import Plan, load_plan
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(quiet=arguments.quiet)
     for warning in plan.warnings:
         console.note(f"note: {warning}")
-    with store.writing(), quiet_libraries(store.path / "logs" / "libraries.log"):
+    with store.writing(), cache_in_use(cache_folder()), quiet_libraries(store.path / "logs" / "libraries.log"):
         _say_damage(store)
         _run_trials(plan, store, console, arguments)
         _report(store, console)
@@ -63,14 +63,15 @@ def _run_trials(plan: Plan, store: Store, console: Console, arguments: argparse.
     from harness.engine import engine_for
     from harness.manifest import make_manifest, now
     from harness.prepare import prepare
+    from harness.watching.event_log import EventLog
 
     cache = cache_folder()
     started_at = now()
+    store.event("started", trials=plan.trials, cells=len(plan.cells))
     with engine_for(plan, store.path / "logs", arguments.address) as engine:
-        prepared = prepare(plan, cache, console, engine.map_tasks)
+        prepared = prepare(plan, cache, console, engine.map_tasks, EventLog(store))
         manifest = make_manifest(plan, prepared, Path(arguments.study), _command(arguments), started_at)
         store.write_manifest(manifest)
-        store.event("started", trials=plan.trials, cells=len(plan.cells))
         console.start(plan)
         try:
             engine.run_plan(plan, prepared, store, console, cache)

@@ -7,6 +7,7 @@ from collections import Counter
 
 from harness.commands.arguments import add_results, results_folder
 from harness.errors import StoreError
+from harness.run_state import describe, run_state
 from harness.store import Store
 
 
@@ -15,11 +16,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print how far the study is, from its store alone."""
+    """Print how far the study is and what runs now, from its store alone."""
     from tabulate import tabulate
 
     store = Store(results_folder(arguments.results))
     manifest = store.manifest()
+    if not manifest and (state := run_state(store.events(last_run=True))) is not None:
+        print(f"preparing, started {state.started.isoformat(timespec='seconds')}")
+        print("\n".join(describe(state, store.is_held(), 0)))
+        return 0
     if not manifest:
         raise StoreError(f"{arguments.results} has no manifest.json: the study has not got past preparing its data yet")
     planned: Counter[str] = Counter()
@@ -44,6 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
     print(tabulate(rows, ["task", "done", "planned", "failed"]))
     finished = manifest.get("finished_at")
     print(f"started {manifest['started_at']}, {f'finished {finished}' if finished else 'not finished'}")
+    state = run_state(store.events(last_run=True))
+    if state is not None:
+        for line in describe(state, store.is_held(), planned.total() - done.total()):
+            print(line)
     for damage in store.damaged.values():
         print(f"damaged: {damage}")
     return 0

@@ -68,7 +68,7 @@ def encode(
     name = hashlib.sha256(f"{data_digest}/{role}/{tokenizer_digest}/{max_length}".encode()).hexdigest()[:24]
     folder = cache / "tokens" / name
     if not folder.exists():
-        _write(rows, tokenizer, max_length, folder)
+        _write(rows, tokenizer, max_length, folder, data_digest)
     segments = folder / "segments.npy"
     lengths = np.load(folder / "lengths.npy")
     return Encoded(
@@ -89,7 +89,7 @@ def _special_tokens(tokenizer: Any) -> tuple[int, ...]:
     return tuple(sorted({int(token) for name in names if (token := getattr(tokenizer, name)) is not None}))
 
 
-def _write(rows: Rows, tokenizer: Any, max_length: int, folder: Path) -> None:
+def _write(rows: Rows, tokenizer: Any, max_length: int, folder: Path, data_digest: str) -> None:
     tokens: list[np.ndarray] = []
     segments: list[np.ndarray] = []
     lengths: list[int] = []
@@ -104,3 +104,4 @@ def _write(rows: Rows, tokenizer: Any, max_length: int, folder: Path) -> None:
         np.save(unfinished / "lengths.npy", np.asarray(lengths, np.int32))
         if segments:
             np.save(unfinished / "segments.npy", np.concatenate(segments))
+        (unfinished / "rows.txt").write_text(data_digest, "utf-8")  # for `harness gc`: the folder's name is a hash

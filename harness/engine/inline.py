@@ -6,14 +6,16 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from harness.checkpoint import existing_checkpoint
+from harness.checkpoint import CheckpointError, existing_checkpoint
 from harness.console import Console
 from harness.engine.router import Router
 from harness.failures import classify
 from harness.plan import Plan
 from harness.prepared import PreparedTask
+from harness.records import EpochRecord, TrialSpec
 from harness.store import Store
 from harness.trial import TrialOutcome, train_trial
+from harness.watching import watching
 
 TrainFunction = Callable[..., TrialOutcome]
 
@@ -26,19 +28,33 @@ def run_plan(
     cache: Path,
     train: TrainFunction = train_trial,
 ) -> None:
-    """Run every trial of the plan that the store does not hold as finished."""
-    router = Router(plan, plan.cells, prepared, store, console)
-    while (spec := router.next()) is not None:
-        checkpoint = store.path / "running" / spec.key
-        try:
-            outcome = train(
-                spec,
-                cache,
-                on_epoch=lambda _, write, folder=checkpoint: write(folder),
-                resume_from=existing_checkpoint(checkpoint),
-            )
-        except Exception as error:  # the study goes on; the record says what happened
-            router.fail(spec, classify(error))
-        else:
-            router.finish(outcome.record, outcome.predictions)
-        shutil.rmtree(checkpoint, ignore_errors=True)
+    """Run every trial of the plan that the store does not hold as finished. Raises StoreError."""
+    with watching(plan, store) as watcher:
+        watcher.happened("slots", slots=1, cells=len(plan.cells))
+        router = Router(plan, plan.cells, prepared, store, console, watcher=watcher)
+        while (spec := router.next()) is not None:
+            checkpoint = store.path / "running" / spec.key
+            try:
+                outcome = _train(train, spec, cache, checkpoint, router)
+            except Exception as error:  # the study goes on; the record says what happened
+                router.fail(spec, classify(error))
+            else:
+                router.finish(outcome.record, outcome.predictions)
+            if not plan.study.keep_checkpoints:
+                shutil.rmtree(checkpoint, ignore_errors=True)
+    if not plan.study.keep_checkpoints:
+        shutil.rmtree(store.path / "running", ignore_errors=True)
+
+
+def _train(train: TrainFunction, spec: TrialSpec, cache: Path, checkpoint: Path, router: Router) -> TrialOutcome:
+    """Go on from the checkpoint where there is one that can be read."""
+
+    def on_epoch(record: EpochRecord, write: Callable[[Path], None]) -> None:
+        write(checkpoint)
+        router.epoch(spec.key, record)
+
+    try:
+        return train(spec, cache, on_epoch=on_epoch, resume_from=existing_checkpoint(checkpoint))
+    except CheckpointError as error:
+        router.happened("checkpoint_damaged", spec.key, str(error))
+        return train(spec, cache, on_epoch=on_epoch, resume_from=None)

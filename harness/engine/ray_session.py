@@ -15,10 +15,12 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
 from harness.engine.payload import unpack
+from harness.engine.ray_nodes import NodeWatch
 from harness.engine.ray_orphans import OrphanSweep
 from harness.engine.router import Router
-from harness.records import ErrorRecord
+from harness.records import EpochRecord, ErrorRecord
 from harness.store import Store
+from harness.watching import Watcher
 
 
 class RouterSession:
@@ -93,13 +95,15 @@ class RouterSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 class StoreCallback(TrialProgressCallback):  # type: ignore[misc]  # ray is untyped
     """Brings what trials report to the router, which stores it. In the place of Tune's own callback that prints."""
 
-    def __init__(self, session: RouterSession) -> None:
+    def __init__(self, session: RouterSession, watcher: Watcher) -> None:
         super().__init__()
         self._session = session
         self._sweep = OrphanSweep()
+        self._nodes = NodeWatch(watcher)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._sweep.step()
+        self._nodes.step()
         if self._session.interrupted:  # here and not in the signal handler: never in the middle of a write
             raise KeyboardInterrupt
 
@@ -107,6 +111,11 @@ class StoreCallback(TrialProgressCallback):  # type: ignore[misc]  # ray is unty
         session = self._session
         with session.guard():
             # popped: Tune keeps every trial's last result
+            key = session.keys.get(trial.trial_id, "")
+            if (record := result.pop("epoch_record", None)) is not None:
+                session.router.epoch(key, EpochRecord.model_validate_json(record))
+            if (damaged := result.pop("checkpoint_damaged", None)) is not None:
+                session.router.happened("checkpoint_damaged", key, damaged)
             if (outcome := result.pop("outcome", None)) is not None:
                 self._close(trial)
                 session.router.finish(*unpack(outcome))
@@ -122,7 +131,7 @@ class StoreCallback(TrialProgressCallback):  # type: ignore[misc]  # ray is unty
         self._sweep.begin()
         with self._session.guard():
             key = self._session.keys[trial.trial_id]
-            self._session.store.event("trial_retried", key=key, error=_error_text(trial))
+            self._session.router.happened("trial_retried", key, _last_error(_error_text(trial)))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Out of retries."""
@@ -145,15 +154,19 @@ def _error_text(trial: Any) -> str:
 
 def _lost(text: str) -> ErrorRecord:
     """The error of a trial that lost its process as often as it may."""
-    last = text.rsplit("\nFailure # ", 1)[-1].strip().splitlines()
-    named = [line for line in last if re.match(r"[\w.]+(Error|Exception)\b", line.strip()) or line.startswith("The actor ")]
-    message = " ".join(named[-2:]).split(" Some common causes include")[0]
     return ErrorRecord(
         kind="out_of_memory" if "OutOfMemoryError" in text else "infrastructure",
         type="LostTrial",
-        message=message or "the trial's process was lost",
+        message=_last_error(text),
         traceback=text,
     )
+
+
+def _last_error(text: str) -> str:
+    """The error's own lines of what Tune wrote down of the last failure."""
+    last = text.rsplit("\nFailure # ", 1)[-1].strip().splitlines()
+    named = [line for line in last if re.match(r"[\w.]+(Error|Exception)\b", line.strip()) or line.startswith("The actor ")]
+    return " ".join(named[-2:]).split(" Some common causes include")[0] or "the trial's process was lost"
 
 
 @contextmanager

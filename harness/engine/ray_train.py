@@ -23,7 +23,7 @@ from harness.engine.cluster import set_environment
 from harness.engine.payload import Payload, pack
 from harness.engine.ray_mailbox import News, Order, start_mailbox
 from harness.engine.ray_trial import TrainFunction, default_train, epoch_metrics, release_memory
-from harness.failures import RETRIED, classify
+from harness.failures import classify, is_retried
 from harness.records import EpochRecord, ErrorRecord, TrialSpec
 from harness.study import TaskResources
 
@@ -151,7 +151,7 @@ def serve_trials(mailbox: Any, train: TrainFunction | None, cache: Path) -> None
         ) -> None:
             if dist.get_rank() == 0:
                 write(checkpoint)
-                tell("epoch", epoch_metrics(spec, record))
+                tell("epoch", epoch_metrics(spec, record) | {"epoch_record": record.model_dump_json()})
 
         try:
             outcome = train(
@@ -172,6 +172,7 @@ class Supervisor:
         self._train, self._cache, self._storage = train, cache, storage
         self._group: RankGroup | None = None
         self._shape: TaskResources | None = None
+        self._spec: TrialSpec
         self._checkpoint = Path()
         self._failure: _Failure | None = None
         self._outcome: Payload | None = None
@@ -184,21 +185,31 @@ class Supervisor:
         if self._group is None:
             self._group = RankGroup(spec.resources, self._train, self._cache, self._storage)
             self._shape = spec.resources
-        self._checkpoint = checkpoint
+        self._spec, self._checkpoint = spec, checkpoint
         self._failure = None
         self._outcome = None
         self._unfinished = spec.resources.workers
         self._group.start(spec, checkpoint)
 
     def wait(self) -> dict[str, Any]:
-        """An epoch's metrics, or the trial's end: `outcome` or `error`, and done. Raises GroupLostError."""
+        """An epoch's metrics, `checkpoint_damaged`, or the trial's end: `outcome` or `error`, and done.
+
+        Raises GroupLostError.
+        """
+        from harness.checkpoint import FILE, CheckpointError
+
         assert self._group is not None
         while True:
             news = self._group.read()
             if news.kind == "epoch":
                 return dict(news.content)
             if news.kind == "closed":
-                return {"error": self._own_error().model_dump_json(), "done": True}
+                error = self._own_error()
+                if error.type == CheckpointError.__name__:
+                    (self._checkpoint / FILE).unlink(missing_ok=True)
+                    self.start(self._spec, self._checkpoint)
+                    return {"checkpoint_damaged": error.message}
+                return {"error": error.model_dump_json(), "done": True}
             if news.kind == "finished":
                 self._outcome = news.content or self._outcome
                 self._unfinished -= 1
@@ -214,17 +225,12 @@ class Supervisor:
 
     def _own_error(self) -> ErrorRecord:
         """Why the trial ended its group. Raises GroupLostError where a retry may mend it."""
-        from harness.checkpoint import FILE, CheckpointError
-
         group, failure = self._group, self._failure
         assert group is not None
         self.close()
         if failure is None or failure.collateral or group.lost_a_process:
             raise GroupLostError(f"the workers of the trial were lost: {group.error}")
-        if failure.error.type == CheckpointError.__name__:
-            (self._checkpoint / FILE).unlink(missing_ok=True)
-            raise GroupLostError(f"{failure.error.message}; the trial starts again")
-        if failure.error.kind in RETRIED:
+        if is_retried(failure.error):
             raise GroupLostError(f"{failure.error.type}: {failure.error.message}")
         return failure.error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from harness.engine.payload import pack
-from harness.failures import RETRIED, classify
+from harness.failures import classify, is_retried
 from harness.records import EpochRecord, TrialSpec
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def trial_resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
 
 
 def run_trial(config: dict[str, Any], train: TrainFunction | None, cache: Path) -> None:
-    """Train, and report each epoch and then the outcome (`outcome`) or what stopped it (`error`) to Tune.
+    """Train, and report each epoch (`epoch_record`) and then the outcome (`outcome`) or what stopped it (`error`) to Tune.
 
     Raises only what a retry may mend: the retry goes on from the checkpoint.
     """
@@ -40,16 +41,17 @@ def run_trial(config: dict[str, Any], train: TrainFunction | None, cache: Path) 
 
     def on_epoch(record: EpochRecord, write: Callable[[Path], None]) -> None:
         write(checkpoint)
-        tune.report(epoch_metrics(spec, record))
+        tune.report(epoch_metrics(spec, record) | {"epoch_record": record.model_dump_json()})
 
     try:
         try:
             outcome = train(spec, cache, on_epoch=on_epoch, resume_from=existing_checkpoint(checkpoint))
-        except CheckpointError:
+        except CheckpointError as error:
+            tune.report({"checkpoint_damaged": str(error)})
             outcome = train(spec, cache, on_epoch=on_epoch, resume_from=None)
     except Exception as error:
         record = classify(error)
-        if record.kind in RETRIED:
+        if is_retried(record):
             raise
         tune.report({"error": record.model_dump_json()})
     else:
@@ -70,10 +72,9 @@ def epoch_metrics(spec: TrialSpec, record: EpochRecord) -> dict[str, float]:
 
 def release_memory() -> None:
     """Nothing of a trial may stay in a process that goes on to the next one."""
-    import torch
-
     gc.collect()
-    if torch.cuda.is_available():
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 

@@ -29,6 +29,7 @@ from harness.plan import Cell, Plan
 from harness.prepared import PreparedTask
 from harness.store import Store
 from harness.study import TaskResources
+from harness.watching import Watcher, watching
 
 
 def run_plan(
@@ -49,8 +50,9 @@ def run_plan(
     with connect(address, store.path / "logs"):
         for cell in plan.cells:
             require_slots(cell.task.name, cell.resources)
-        for cells in _by_tuner(plan):
-            _run_cells(plan, cells, prepared, store, console, cache.resolve(), train)
+        with watching(plan, store) as watcher:
+            for cells in _by_tuner(plan):
+                _run_cells(plan, cells, prepared, store, console, cache.resolve(), train, watcher)
     if not plan.study.keep_checkpoints:
         shutil.rmtree(store.path / "running", ignore_errors=True)
     shutil.rmtree(store.path / ".ray", ignore_errors=True)
@@ -81,6 +83,7 @@ def _run_cells(
     console: Console,
     cache: Path,
     train: TrainFunction | None,
+    watcher: Watcher,
 ) -> None:
     resources = plan.study.resources
     shapes = {_shape(cell) for cell in cells}
@@ -91,7 +94,9 @@ def _run_cells(
     if in_flight > 1:
         console.note(f"{slots} trials at once on {len(cells)} cells: what a search suggests may depend on timing")
     storage = store.path.resolve() / ".ray"
-    session = RouterSession(Router(plan, cells, prepared, store, console, in_flight), store, plan.study.keep_checkpoints)
+    watcher.happened("slots", slots=slots, cells=len(cells))
+    router = Router(plan, cells, prepared, store, console, in_flight, watcher)
+    session = RouterSession(router, store, plan.study.keep_checkpoints)
     if _is_distributed(plan, _shape(cells[0])):
         trainable = tune.with_resources(
             tune.with_parameters(DistributedTrial, train=train, cache=cache, storage=storage),
@@ -113,7 +118,7 @@ def _run_cells(
             name=f"trials-{uuid4().hex}",
             storage_path=str(storage),
             verbose=0,
-            callbacks=[StoreCallback(session)],
+            callbacks=[StoreCallback(session, watcher)],
             failure_config=tune.FailureConfig(max_failures=resources.retries),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.console import Console
-from harness.failures import classify, failed_record, require_teachers
+from harness.errors import StoreError
+from harness.failures import DISK_FULL, classify, failed_record, require_teachers
 from harness.plan import Cell, Plan, final_specs, trial_spec
 from harness.prepared import PreparedTask
-from harness.records import ErrorRecord, TrialRecord, TrialSpec
+from harness.records import EpochRecord, ErrorRecord, TrialRecord, TrialSpec
 from harness.search import CellSearch
 from harness.store import Store
+from harness.watching import Watcher
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,10 +43,10 @@ class _CellTrials:
             self.running[spec.key] = spec
         return spec
 
-    def tell(self, key: str, objective: float | None) -> None:
+    def tell(self, key: str, objective: float | None) -> Any:
+        """Returns what the search makes of it (Optuna's FrozenTrial); None for a final run."""
         spec = self.running.pop(key)
-        if spec.purpose == "search":
-            self._search.tell(spec.index, objective)
+        return self._search.tell(spec.index, objective) if spec.purpose == "search" else None
 
     def _next(self) -> TrialSpec | None:
         if self._finals is None:
@@ -74,12 +76,14 @@ class Router:
         store: Store,
         console: Console,
         in_flight: int = 1,
+        watcher: Watcher | None = None,
     ) -> None:
         self._cells = [_CellTrials(plan, cell, prepared) for cell in cells]
         self._prepared = prepared
         self._store = store
         self._console = console
         self._in_flight = in_flight
+        self._watcher = watcher or Watcher()
         self._runner: dict[str, _CellTrials] = {}
         """Key of a running trial -> its cell."""
 
@@ -97,7 +101,7 @@ class Router:
                     continue
                 cell.started += 1
                 if (record := self._known(spec)) is not None:
-                    cell.tell(spec.key, record.objective)
+                    self._tell(cell, spec, record)
                     self._console.trial_finished(record, from_store=True)
                     break  # the order of cells has changed
                 self._runner[spec.key] = cell
@@ -105,6 +109,7 @@ class Router:
                     self.fail(spec, error)
                     break
                 self._console.trial_started(cell.cell.id)
+                self._watcher.started(spec)
                 return spec
             else:
                 return None
@@ -112,14 +117,34 @@ class Router:
     def finish(self, record: TrialRecord, predictions: pd.DataFrame | None) -> None:
         """A trial has ended for good: store it, show it, and let its cell go on."""
         self._store.write(record, predictions)
-        self._runner.pop(record.key).tell(record.key, record.objective)
+        self._watcher.ended(record)
+        self._tell(self._runner.pop(record.key), record.spec, record)
         self._console.trial_finished(record, from_store=False)
 
+    def epoch(self, key: str, record: EpochRecord) -> None:
+        """A running trial has ended an epoch."""
+        self._watcher.epoch(self.running(key), record)
+
+    def happened(self, kind: str, key: str, error: str) -> None:
+        """A running trial met with an event that does not end it."""
+        self._watcher.happened(kind, cell=self.running(key).cell_id, key=key, error=error)
+
     def fail(self, spec: TrialSpec, error: ErrorRecord) -> None:
+        """A trial has failed for good. Raises StoreError where the disk is full, and keeps no record: it is not its fault."""
+        if error.type == DISK_FULL:
+            raise StoreError(
+                f"no space left on the disk (or in the quota), says trial {spec.cell_id}/{spec.index}: {error.message}. Trials "
+                f"that were stored before are kept: free some space and give the same command again, it goes on from there."
+            )
         self.finish(failed_record(spec, error, self._prepared[spec.task.name].majority), None)
 
     def running(self, key: str) -> TrialSpec:
         return self._runner[key].running[key]
+
+    def _tell(self, cell: _CellTrials, spec: TrialSpec, record: TrialRecord) -> None:
+        trial = cell.tell(spec.key, record.objective)
+        if trial is not None:
+            self._watcher.told(cell.cell.id, spec, trial)
 
     def _known(self, spec: TrialSpec) -> TrialRecord | None:
         record = self._store.get(spec.key)

@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -143,20 +142,6 @@ def test_a_grid_of_one_range_is_its_levels():
         [1, 10, 100]
     )
     assert grid_points({"n": IntRange(low=1, high=3)}, 10) == [{"n": n} for n in (1, 2, 3)]
-
-
-def test_optuna_dashboard_can_read_what_is_exported(tmp_path):
-    search = made(trials=6)
-    played(search, lambda values: None if values.get("kind") == "b" else objective(values))
-    storage = f"sqlite:///{tmp_path}/optuna.db"
-    search.export(storage, "sst2/wsl/0")
-    search.export(storage, "sst2/wsl/0")  # as after another run: replaced, not doubled
-    study = optuna.load_study(study_name="sst2/wsl/0", storage=storage)
-    assert len(study.trials) == 6
-    best = search.best()
-    assert best is not None
-    assert study.best_trial.number == best[0]
-    assert study.trials[0].params == DEFAULTS
 
 
 def test_a_cells_search_is_the_same_for_the_same_plan_and_another_for_another_repeat():

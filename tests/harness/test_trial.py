@@ -66,16 +66,6 @@ def test_a_resumed_trial_ends_as_an_undisturbed_one(tmp_path: Path, strategy: st
     assert resumed.record.cost.student_forward == whole.record.cost.student_forward
 
 
-def test_a_damaged_checkpoint_is_said_and_the_trial_starts_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (spec,) = default_specs(tiny_study(), tmp_path)
-    whole = train_trial(spec, tmp_path, on_epoch=lambda _, write: write(tmp_path / "checkpoint"))
-    file = tmp_path / "checkpoint" / "training.ckpt"
-    file.write_bytes(file.read_bytes()[:100])
-    again = train_trial(spec, tmp_path, resume_from=tmp_path / "checkpoint")
-    assert again.predictions.equals(whole.predictions)
-    assert "cannot be read" in caplog.text
-
-
 def test_the_cost_of_plain_distillation_is_one_forward_and_one_backward_pass(tmp_path: Path) -> None:
     plain, meta = default_specs(tiny_study(strategies=["fixed_alpha", "rw_kd"]), tmp_path)
     rows = load_training_rows(tmp_path, plain.data_digest)

@@ -40,7 +40,9 @@ class TestRun:
         assert "3 trials from the store" in capsys.readouterr().out
         assert {record.key: record.finished_at for record in store.records()} == before
         assert store.manifest()["trials"] == sorted(before)
-        assert [event["kind"] for event in store.events()] == ["started", "ended"] * 2
+        prepared = ["started", "teacher_started", "teacher_finished", "slots"]
+        ran = ["trial_started", "epoch", "epoch", "trial_finished"] * 3
+        assert [event["kind"] for event in store.events()] == [*prepared, *ran, "ended", *prepared, "ended"]
 
     def test_the_manifest_says_what_was_run_and_nothing_of_the_machines_paths(self, study_file, store):
         path = study_file()

@@ -45,6 +45,19 @@ def test_a_lost_rank_costs_no_more_than_an_epoch(pairs: StandInRun) -> None:
 
 
 @pytest.mark.slow
+def test_a_damaged_checkpoint_is_said_and_costs_no_retry(stand_in_run: Run) -> None:
+    run = stand_in_run(["plain"], resources={"workers": 2, "retries": 0}, search={"trials": 1})
+    (spec,) = run.specs()
+    damaged = run.store.path / "running" / spec.key
+    damaged.mkdir(parents=True)
+    (damaged / "training.ckpt").write_bytes(b"damaged")
+    run()
+    assert run.record("plain").status == "ok"
+    kinds = [event["kind"] for event in run.store.events()]
+    assert kinds == ["slots", "trial_started", "checkpoint_damaged", "epoch", "epoch", "epoch", "trial_finished"]
+
+
+@pytest.mark.slow
 def test_a_killed_supervisor_takes_its_ranks_along_and_the_trial_goes_on(stand_in_run: Run) -> None:
     """The trial wants the whole cluster: it can only go on if the killed one's resources come back."""
     resources = {"workers": 2, "cpus_per_worker": 2, "retries": 1}

@@ -72,8 +72,23 @@ def test_only_lost_processes_are_tried_again(faulty: StandInRun) -> None:
     assert sorted(retried) == sorted([faulty.record("killed").key, faulty.record("always_killed").key])
 
 
+def test_events_say_what_happened_to_each_trial(faulty: StandInRun) -> None:
+    events = faulty.store.events()
+    assert [event["slots"] for event in events if event["kind"] == "slots"] == [3]
+    by_cell: dict[str, list[str]] = {}
+    for event in events:
+        if "cell" in event:
+            by_cell.setdefault(event["cell"].split("/")[1], []).append(event["kind"])
+    whole = ["trial_started", "epoch", "epoch", "epoch", "trial_finished"]
+    assert by_cell["plain"] == whole
+    assert by_cell["raises"] == ["trial_started", "trial_failed"]
+    assert by_cell["killed"] == ["trial_started", "epoch", "trial_retried", "epoch", "epoch", "trial_finished"]
+    assert by_cell["always_killed"] == ["trial_started", "epoch", "trial_retried", "trial_failed"]
+    assert by_cell["damaged"] == ["trial_started", "checkpoint_damaged", *whole[1:]]
+
+
 def test_nothing_of_ray_is_left_in_the_store(faulty: StandInRun) -> None:
-    assert sorted(path.name for path in faulty.store.path.iterdir()) == ["events.jsonl", "predictions", "trials"]
+    assert sorted(path.name for path in faulty.store.path.iterdir()) == ["events.jsonl", "optuna.db", "predictions", "trials"]
 
 
 def test_a_result_that_is_no_number_is_stored_as_none(faulty: StandInRun) -> None:

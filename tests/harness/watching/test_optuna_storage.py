@@ -1,0 +1,87 @@
+"""The copy that optuna-dashboard opens, against the search that it is a copy of."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import optuna
+import pytest
+
+from harness.console import Console
+from harness.engine import inline
+from harness.records import TrialRecord
+from harness.store import Store
+from harness.watching.optuna_storage import OptunaStorage
+from tests.harness.engine.stand_in import stand_in_plan, stand_in_study, stand_in_train
+
+
+def run(folder: Path, labels: list[str]) -> Store:
+    plan, prepared = stand_in_plan(stand_in_study(labels, search={"trials": 5}))
+    store = Store(folder / "store")
+    (folder / "cache").mkdir(exist_ok=True)
+    inline.run_plan(plan, prepared, store, Console(quiet=True), folder / "cache", train=stand_in_train)
+    return store
+
+
+def compare(store: Store) -> None:
+    """All cells' trials are in the storage, with the store's numbers."""
+    storage = f"sqlite:///{store.path}/optuna.db"
+    by_cell: dict[str, list[TrialRecord]] = {}
+    for record in store.records():
+        by_cell.setdefault(record.spec.cell_id, []).append(record)
+    assert sorted(optuna.get_all_study_names(storage)) == sorted(by_cell)
+    for cell, records in by_cell.items():
+        study = optuna.load_study(study_name=cell, storage=storage)
+        assert [trial.user_attrs["key"] for trial in study.trials] == [record.key for record in records]
+        for trial, record in zip(study.trials, records, strict=True):
+            assert trial.value == record.objective
+            assert trial.state.name == ("FAIL" if record.objective is None else "COMPLETE")
+            assert trial.params["training.temperature"] == record.spec.training.temperature
+
+
+def test_the_storage_holds_what_the_searches_know(tmp_path: Path) -> None:
+    compare(run(tmp_path, ["plain", "other", "nan", "raises"]))
+    compare(run(tmp_path, ["plain", "other", "nan", "raises"]))  # from the store, and made anew: nothing is there twice
+
+
+def test_it_can_be_read_while_the_study_runs(tmp_path: Path) -> None:
+    plan, _ = stand_in_plan(stand_in_study(["a"]))
+    storage = OptunaStorage(tmp_path / "optuna.db")
+    assert not (tmp_path / "optuna.db").exists()
+    from harness.plan import trial_spec
+    from harness.search import CellSearch
+
+    search = CellSearch.for_cell(plan, plan.cells[0])
+    _, prepared = stand_in_plan(plan.study)
+    search.ask()
+    told = search.tell(0, 0.5)
+    spec = trial_spec(plan, plan.cells[0], 0, {}, prepared)
+    storage.told("sst2/a/0", spec, told)
+    assert optuna.load_study(study_name="sst2/a/0", storage=f"sqlite:///{tmp_path}/optuna.db").best_value == 0.5
+    storage.close()
+
+
+def test_a_storage_that_cannot_be_written_does_not_end_the_study(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader holds the file for longer than we wait."""
+    monkeypatch.setattr("harness.watching.optuna_storage._WAIT_SECONDS", 0.1)
+    plan, prepared = stand_in_plan(stand_in_study(["a"]))
+    from harness.plan import trial_spec
+    from harness.search import CellSearch
+
+    search = CellSearch.for_cell(plan, plan.cells[0])
+    storage = OptunaStorage(tmp_path / "optuna.db")
+    spec = trial_spec(plan, plan.cells[0], 0, {}, prepared)
+    search.ask()
+    told = search.tell(0, 0.5)
+    storage.told("sst2/a/0", spec, told)
+    with sqlite3.connect(tmp_path / "optuna.db", isolation_level=None) as reader:
+        reader.execute("BEGIN EXCLUSIVE")
+        storage.told("sst2/a/0", spec, told)
+        reader.execute("ROLLBACK")
+    reader.close()
+    assert "is not kept any further" in caplog.text
+    storage.told("sst2/a/0", spec, told)  # nor tried again
+    storage.close()
