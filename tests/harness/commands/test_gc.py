@@ -10,14 +10,14 @@ import pytest
 from harness.__main__ import main
 from harness.cache import cache_folder, cache_in_use
 from harness.checkpoint import FILE
+from harness.report.build import Report
 from harness.store import Store
 
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "own-cache"))
-    monkeypatch.setattr("harness.report.build_report", lambda path: None, raising=False)
-    monkeypatch.setattr("harness.report.leaderboard_text", lambda path: "the leaderboard", raising=False)
+    monkeypatch.setattr("harness.report.build_report", lambda path: Report(path, (), (), ""))
     return Store(tmp_path / "results" / "tiny")
 
 
