@@ -32,8 +32,7 @@ class UniversalKd(FixedWeights[UniversalKdSettings]):
     paper = "Wu et al., Universal-KD: Attention-based Output-Grounded Intermediate Layer KD, EMNLP 2021"
     reconstruction = (
         "Only the abstract and a third-party summary could be read. The attention (inner products of logits) follows ALP-KD "
-        "(Passban et al., AAAI 2021) and carries no gradient here; weights, the stages' lengths and the pseudo-classifiers' "
-        "training are ours."
+        "(Passban et al., AAAI 2021); weights, the stages' lengths and the pseudo-classifiers' training are ours."
     )
     Settings = UniversalKdSettings
     term = "layer_kd"

@@ -15,15 +15,15 @@ def fit_probes(
 ) -> tuple[Tensor, Tensor]:
     """Multinomial logistic regression on each layer: weights [layers, classes, hidden] and biases [layers, classes].
 
-    Minimises mean cross-entropy + l2 / 2 * |weights|^2 by L-BFGS on at most `rows` of the rows, drawn with `seed`. The problem
-    is strictly convex in the weights, so nothing but the rows decides where it ends.
+    Minimises mean cross-entropy + l2 / 2 * |weights|^2, the weights being those of columns with mean 0 and variance 1, by
+    L-BFGS on at most `rows` of the rows, drawn with `seed`. The problem is strictly convex in the weights, so nothing but the
+    rows decides where it ends.
     """
     chosen = np.arange(len(layers))
     if len(chosen) > rows:
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, rows, replace=False))
     inputs = torch.from_numpy(layers[chosen]).to(device).transpose(0, 1)  # [layers, rows, hidden]
     targets = torch.from_numpy(np.asarray(labels)[chosen]).to(device).expand(len(inputs), -1)
-    # L-BFGS does better on centred columns of unit variance; the solution is carried back below
     mean, scale = inputs.mean(1, keepdim=True), inputs.std(1, keepdim=True, correction=0).clamp_min(1e-4)
     inputs = (inputs - mean) / scale
     weights = torch.zeros(len(inputs), classes, inputs.shape[-1], device=device, requires_grad=True)

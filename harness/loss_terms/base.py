@@ -42,6 +42,8 @@ class TermNeeds:
     """Share of the words that are left out of the student's training inputs, drawn anew each epoch. All terms see them."""
     whole_batch: bool = False
     """A sample's value depends on other samples: the term gathers them over ranks, with their gradient."""
+    stops_gradient: bool = False
+    """A part of the value that depends on the student is held still for the gradient. Differences of values do not see that."""
     same_architecture: bool = False
     """Every teacher must be of the student's own architecture."""
 

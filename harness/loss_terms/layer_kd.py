@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 class LayerKdOptions(TermOptions):
-    attention_gradient: bool = False
-    """Let the gradient through the attention, too: the student may then choose layers that are easy to imitate."""
+    attention_gradient: bool = True
+    """Let the gradient through the attention, too. With it the student may move to layers that are easy to imitate."""
     probe_rows: int = Field(10_000, ge=1)
     """The teacher's pseudo-classifiers are fitted on at most so many training rows."""
     probe_l2: float = Field(1e-3, gt=0.0)
@@ -65,7 +65,7 @@ class LayerKd(LossTerm[LayerKdOptions]):
 
     @classmethod
     def needs(cls, options: LayerKdOptions) -> TermNeeds:
-        return TermNeeds(student_layers=True, teacher_outputs=(LAYERS,))
+        return TermNeeds(student_layers=True, teacher_outputs=(LAYERS,), stops_gradient=not options.attention_gradient)
 
     def __call__(self, inputs: TermInputs) -> torch.Tensor:
         from harness.losses import kd

@@ -92,12 +92,19 @@ def needs_of_terms(needs: Needs) -> TermNeeds:
         teacher_outputs=tuple(sorted({name for one in found for name in one.teacher_outputs})),
         word_drop=max(drops, default=0.0),
         whole_batch=any(one.whole_batch for one in found),
+        stops_gradient=any(one.stops_gradient for one in found),
         same_architecture=any(one.same_architecture for one in found),
     )
 
 
 def look_ahead_refusal(needs: TermNeeds, engine: str | None, workers: int) -> str | None:
     """Why the look-ahead cannot differentiate such terms on so many ranks; None where it can."""
+    if needs.stops_gradient and engine == "fd":
+        return (
+            "a loss term holds a part of itself still for the gradient, which the look-ahead engine 'fd', a difference of "
+            "values, does not see. Use the engine 'jvp' or 'exact', or let the gradient through "
+            "(layer_kd: attention_gradient: true)"
+        )
     if not needs.whole_batch or engine in (None, "fd") or workers == 1:
         return None
     return (

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.cached_outputs import dropout_draws
 from harness.data.roles import load_training_rows
 from harness.prepare import _teacher_jobs
 from harness.teacher_outputs import TeacherOutputs, teacher_folder
@@ -44,6 +45,29 @@ def test_features_are_added_to_a_finished_teacher_without_training_it_again(tmp_
     assert (teacher_folder(tmp_path, digest) / "teacher.json").stat().st_mtime_ns == written
     outputs = TeacherOutputs.load(tmp_path, digest, ("features",))
     assert outputs.features(outputs.ids[:3]).shape == (3, TEACHER["hidden_size"])
+
+
+def test_further_outputs_are_added_to_a_finished_teacher(tmp_path: Path) -> None:
+    """Each agrees with what it is a variant of: the last layer with the pooled vector, draws with the logits."""
+    plan, prepared = prepared_plan(tiny_study(tasks=["rte"]), tmp_path)
+    (job,) = _teacher_jobs(plan, plan.tasks[0], prepared["rte"].data_digest)
+    none, some = dropout_draws(1e-9, 2), dropout_draws(0.3, 3)
+    names = ("features", "layers", "parts", none, some)
+    written = (teacher_folder(tmp_path, job.digest) / "teacher.json").stat().st_mtime_ns
+    make_teacher(job.model_copy(update={"outputs": names}), tmp_path)
+    assert (teacher_folder(tmp_path, job.digest) / "teacher.json").stat().st_mtime_ns == written
+    outputs = TeacherOutputs.load(tmp_path, job.digest, names)
+    logits, found = outputs.logits(outputs.ids), outputs.others
+    n = len(outputs.ids)
+    assert found["layers"].shape == (n, TEACHER["num_hidden_layers"], TEACHER["hidden_size"])
+    np.testing.assert_allclose(found["layers"][:, -1], found["features"], atol=2e-3, rtol=2e-3)
+    np.testing.assert_allclose(found[none], np.stack([logits, logits], 1), atol=1e-5)
+    assert found[some].shape == (n, 3, 2)
+    assert (found[some].std(1) > 0).mean() > 0.9
+    assert found["parts"].shape == (n, 2, 2)
+    assert np.abs(found["parts"] - logits[:, None]).max(axis=(0, 2)).min() > 1e-6
+    picked = outputs.ids[[5, 2]]
+    np.testing.assert_array_equal(outputs.cached("parts", picked)[np.array([1])][0], found["parts"][2])
 
 
 def test_recipe_and_rows_are_part_of_a_teachers_identity(tmp_path: Path) -> None:

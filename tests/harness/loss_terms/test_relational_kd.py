@@ -1,0 +1,71 @@
+"""Relations between the samples of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from tests.harness.loss_terms.given import ROWS, inputs, make, normal, rows
+
+FIT = rows()
+
+
+def given(student, teacher, **options):
+    term = make("relational_kd", FIT, **options)
+    return term(inputs(FIT, student_features=student, teacher_features=(teacher,)))
+
+
+def test_zero_where_student_and_teacher_relate_the_samples_alike():
+    """Rotated and scaled vectors have the same cosines."""
+    teacher = normal(ROWS, 4, seed=1)
+    rotation = torch.linalg.qr(normal(4, 4, seed=2)).Q
+    alike = given(3 * teacher @ rotation, teacher, teacher_sharpening=1.0)
+    torch.testing.assert_close(alike, torch.zeros(ROWS), atol=1e-5, rtol=0)
+    assert (given(3 * teacher @ rotation, teacher) > 1e-3).any()  # sharpened, the teacher asks for more
+
+
+def test_against_the_definition_sample_by_sample():
+    student, teacher = normal(ROWS, 4, seed=1), normal(ROWS, 5, seed=2)
+    found = given(student, teacher, temperature=0.5, teacher_sharpening=0.4, cosine=False)
+    for i in range(ROWS):
+        others = [j for j in range(ROWS) if j != i]
+        own = torch.stack([student[i] @ student[j] for j in others]).div(0.5).softmax(0)
+        wanted = torch.stack([teacher[i] @ teacher[j] for j in others]).div(0.2).softmax(0)
+        torch.testing.assert_close(found[i], torch.special.xlogy(wanted, wanted / own).sum(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_part_of_the_batch_gets_its_own_rows():
+    """As on a rank: the gathered batch is whole, the values are the rank's."""
+    student, teacher = normal(ROWS, 4, seed=1), normal(ROWS, 5, seed=2)
+    term = make("relational_kd", FIT)
+    whole = inputs(FIT, student_features=student, teacher_features=(teacher,))
+    torch.testing.assert_close(term(replace(whole, own_rows=slice(2, 5))), term(whole)[2:5])
+
+
+def test_permuting_the_batch_permutes_the_values():
+    student, teacher = normal(ROWS, 4, seed=1), normal(ROWS, 5, seed=2)
+    order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(given(student[order], teacher[order]), given(student, teacher)[order])
+
+
+def test_batches_of_one_and_two_say_nothing():
+    for size in (1, 2):
+        student = normal(size, 4, seed=1).requires_grad_()
+        found = given(student, normal(size, 5, seed=2))
+        assert found.tolist() == [0.0] * size
+        assert torch.autograd.grad(found.sum(), student)[0].isfinite().all()
+
+
+def test_gradients_are_those_of_finite_differences():
+    student, teacher = normal(ROWS, 4, seed=1).double(), normal(ROWS, 5, seed=2)
+    term = make("relational_kd", FIT, temperature=0.5)
+
+    def value(features):
+        return term(inputs(FIT, student_features=features.float(), teacher_features=(teacher,))).double().sum()
+
+    leaf = student.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(value(leaf), leaf)
+    direction = normal(ROWS, 4, seed=9).double()
+    slope = (value(student + 1e-2 * direction) - value(student - 1e-2 * direction)) / 2e-2
+    torch.testing.assert_close(slope, (gradient * direction).sum(), rtol=5e-3, atol=1e-3)
