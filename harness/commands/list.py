@@ -1,4 +1,4 @@
-"""`python -m harness list strategies|tasks|study`."""
+"""`python -m harness list strategies|terms|tasks|study`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from harness.errors import UserError
+from harness.loss_terms.registry import PLAIN, registered_terms
 from harness.study import Study
 from harness.tasks import GLUE, official_rows
 from strategies import resolve, strategy_names, wrapper_names
@@ -32,7 +33,7 @@ _NAMES: dict[Any, str] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=["strategies", "tasks", "study"])
+    parser.add_argument("what", choices=["strategies", "terms", "tasks", "study"])
     parser.add_argument("name", nargs="?", help="one strategy, with all its settings")
 
 
@@ -40,6 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print what there is."""
     if arguments.what == "tasks":
         print(_tasks())
+    elif arguments.what == "terms":
+        print(_terms())
     elif arguments.what == "study":
         print("\n".join(_fields(Study, 0)))
     elif arguments.name:
@@ -115,6 +118,18 @@ def _tasks() -> str:
     ]
     table = tabulate(rows, ["task", "text", "labels", "metrics (first: headline)", "train rows"], intfmt=",")
     return f"{table}\n\nA task of your own is a mapping in a study: see `tasks` in `python -m harness list study`."
+
+
+def _terms() -> str:
+    from tabulate import tabulate
+
+    found = registered_terms()
+    rows = [[name, term.summary, ", ".join(term.Options.model_fields) or "-"] for name, term in sorted(found.items())]
+    table = tabulate(rows, ["loss term", "what it is", "options"], maxcolwidths=[16, 60, 50])
+    return (
+        f"{table}\n\nof logits and labels alone: {', '.join(PLAIN)}\n"
+        "beside ce and kd in any strategy that has the setting extra_terms"
+    )
 
 
 def _fields(model: type[BaseModel], depth: int) -> list[str]:

@@ -45,6 +45,8 @@ def test_a_teacher_cannot_be_like_the_student_and_something_else() -> None:
 def test_unknown_extra_terms_are_refused() -> None:
     with pytest.raises(StudyError, match=r"'dwa': there is no loss term 'layerkd'. Did you mean 'layer_kd'"):
         planned({"name": "dwa", "settings": {"extra_terms": ["layerkd"]}})
+    with pytest.raises(StudyError, match="part_kd_each has a row for each"):
+        planned({"name": "gradnorm", "settings": {"extra_terms": ["part_kd_each"]}})
     with pytest.raises(StudyError, match="'kd' is named twice"):
         planned({"name": "equal_sum", "settings": {"extra_terms": ["kd"]}})
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import PROJECT
 
-STRATEGY = '''
+STRATEGY = """
 from strategies import Normalisation, Strategy
 
 
@@ -21,7 +21,7 @@ class HalfAndHalf(Strategy):
 
     def weights(self, context):
         return {{"ce": {ce}, "kd": 0.375}}
-'''
+"""
 
 
 @pytest.mark.parametrize(("ce", "code"), [(0.625, 0), (0.7, 1)])

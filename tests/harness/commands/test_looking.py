@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.__main__ import VERBS, main
+from harness.loss_terms.registry import PLAIN, registered_terms
 from strategies import resolve, strategy_names, wrapper_names
 from tests.harness.report.stores import Planted, build_store
 
@@ -32,6 +33,12 @@ def test_the_fields_of_a_study_are_listed_as_a_user_writes_them(capsys):
         assert line in listed
     for python in ("Optional", "Annotated", "Literal", "None", "True", "typing"):
         assert python not in listed
+
+
+def test_loss_terms_are_listed(capsys):
+    listed = shown(capsys, "list", "terms")
+    for name in (*registered_terms(), *PLAIN):
+        assert name in listed
 
 
 def test_tasks_are_listed(capsys):
