@@ -17,6 +17,7 @@ from harness.cost import (
     teacher_passes,
 )
 from harness.plan import Cell, Plan
+from harness.study import TaskSpec
 
 
 def describe(
@@ -32,8 +33,9 @@ def describe(
         students = sum((cost.student for cost in found), Passes()).hours(student_per_second)
         return students + sum((cost.live_teacher for cost in found), Passes()).hours(teacher_per_second)
 
-    def teacher_cost(rows: RowCounts) -> Passes:
-        return sum((teacher_passes(one, rows, plan.teacher_outputs[one.name]) for one in study.models.teachers), Passes())
+    def teacher_cost(task: TaskSpec, rows: RowCounts) -> Passes:
+        teachers = [(one.for_task(task.name), plan.teacher_outputs[one.name]) for one in study.models.teachers]
+        return sum((teacher_passes(one, rows, outputs) for one, outputs in teachers), Passes())
 
     tasks = []
     for task in plan.tasks:
@@ -45,11 +47,9 @@ def describe(
             tasks.append([task.name, len(mine), trials, *["?"] * 7])
             continue
         student = sum((cost.student for cost in found), Passes())
-        teacher = teacher_cost(rows)
-        teacher += sum((cost.live_teacher for cost in found), Passes())
-        total = hours(found) + sum(
-            teacher_passes(one, rows, plan.teacher_outputs).hours(teacher_per_second) for one in study.models.teachers
-        )
+        prepared = teacher_cost(task, rows)
+        teacher = prepared + sum((cost.live_teacher for cost in found), Passes())
+        total = hours(found) + prepared.hours(teacher_per_second)
         steps = sum(cost.steps for cost in found)
         passes = (student.forward, student.backward, teacher.forward, teacher.backward)
         tasks.append([task.name, len(mine), trials, f"{rows.train:,}", f"{steps:,}", *map(_short, passes), f"{total:,.2f}"])
@@ -65,12 +65,8 @@ def describe(
         )
 
     students = hours([cost for _, cost in costs if cost is not None])
-    sizes = [rows for task in plan.tasks if (rows := planned_rows(task, study.data)) is not None]
-    teachers = sum(
-        teacher_passes(one, rows, plan.teacher_outputs).hours(teacher_per_second)
-        for rows in sizes
-        for one in study.models.teachers
-    )
+    sizes = [(task, rows) for task in plan.tasks if (rows := planned_rows(task, study.data)) is not None]
+    teachers = sum(teacher_cost(task, rows).hours(teacher_per_second) for task, rows in sizes)
     task_headers = ["task", "cells", "trials", "train rows", "steps"]
     task_headers += [f"{model}\n{kind}" for model in ("student", "teacher") for kind in ("forward", "backward")]
     strategy_headers = ["strategy", "extra cost", "trials\na cell", "final\nruns", "GPU-hours", "searched"]

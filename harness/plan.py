@@ -9,7 +9,15 @@ from typing import Any
 
 from harness.errors import StudyError
 from harness.grid import grid_trials
-from harness.plan_checks import check_lengths, check_refusals, resolve_strategies, resolve_tasks, shared_space, task_training
+from harness.plan_checks import (
+    check_lengths,
+    check_refusals,
+    check_teachers,
+    resolve_strategies,
+    resolve_tasks,
+    shared_space,
+    task_training,
+)
 from harness.prepared import PreparedTask
 from harness.protocol import protocol_warnings
 from harness.records import Seeds, TrialSpec
@@ -97,6 +105,7 @@ def make_plan(study: Study, base: Path) -> Plan:
     strategies = resolve_strategies(study)
     check_refusals(strategies, tasks)
     check_lengths(study)
+    check_teachers(study)
     training = {task.name: task_training(study, task) for task in tasks}
     shared = {SHARED + name: space for name, space in shared_space(study, training).items()}
     searches = study.search.trials > 1
@@ -113,7 +122,7 @@ def make_plan(study: Study, base: Path) -> Plan:
                     strategy=one.strategy,
                     settings=one.settings,
                     needs=one.needs,
-                    teachers=one.teachers,
+                    teachers=tuple(teacher.for_task(task.name) for teacher in one.teachers),
                     training=training[task.name],
                     space=space,
                     trials=_trials(study, space, default_values(space, one.settings, training[task.name])),

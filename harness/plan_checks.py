@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from harness.errors import StudyError
 from harness.schema_errors import faults, nearest
-from harness.study import ModelSpec, StrategyEntry, Study, TaskSpec, TeacherSpec, TrainingSpec
+from harness.study import ModelSpec, Recipe, StrategyEntry, Study, TaskSpec, TeacherSpec, TrainingSpec
 from harness.tasks import GLUE, resolve_task
 from harness.term_checks import check_range, check_terms
 from harness.yaml_lines import KeyPath
@@ -57,6 +57,10 @@ def resolve_tasks(study: Study) -> tuple[TaskSpec, ...]:
     sections: tuple[tuple[KeyPath, Mapping[str, Any]], ...] = (
         (("training_per_task",), study.training_per_task),
         (("resources", "per_task"), study.resources.per_task),
+        *(
+            (("models", "teachers", index, "training_per_task"), teacher.training_per_task)
+            for index, teacher in enumerate(study.models.teachers)
+        ),
     )
     for section, names in sections:
         for name in names:
@@ -71,6 +75,13 @@ def task_training(study: Study, task: TaskSpec) -> TrainingSpec:
     """`training` with the task's own fields in place."""
     changed = study.training_per_task.get(task.name, {})
     return _validated(TrainingSpec, study.training.model_dump(), changed, ("training_per_task", task.name))
+
+
+def check_teachers(study: Study) -> None:
+    """Raises StudyError for a teacher's training of a task that is not valid."""
+    for index, teacher in enumerate(study.models.teachers):
+        for task, changed in teacher.training_per_task.items():
+            _validated(Recipe, teacher.training.model_dump(), changed, ("models", "teachers", index, "training_per_task", task))
 
 
 def resolve_strategies(study: Study) -> list[ResolvedStrategy]:

@@ -70,7 +70,7 @@ def _teacher_jobs(plan: Plan, task: TaskSpec, data_digest: str) -> list[TeacherJ
     return [
         TeacherJob(
             task=task,
-            teacher=teacher,
+            teacher=teacher.for_task(task.name),
             data_digest=data_digest,
             source_digest=model_digest(teacher),
             max_length=study.data.max_length,

@@ -129,7 +129,14 @@ class TrainingSpec(Recipe):
 class TeacherSpec(ModelSpec):
     name: str = Field("teacher", pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")
     training: Recipe = Recipe()
+    training_per_task: dict[str, dict[str, Any]] = {}
+    """Fields of the teacher's `training` that differ for a task, e.g. `rte: {epochs: 10}`."""
     seed: int = 0
+
+    def for_task(self, task: str) -> TeacherSpec:
+        """With the task's own training, and no other's."""
+        training = Recipe.model_validate({**self.training.model_dump(), **self.training_per_task.get(task, {})})
+        return self.model_copy(update={"training": training, "training_per_task": {}})
 
 
 class ModelsSpec(Section):

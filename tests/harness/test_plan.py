@@ -15,7 +15,7 @@ from harness.seeds import derive_seed
 from harness.study import Study
 from strategies import registry
 from tests.conftest import PROJECT
-from tests.harness.tiny import tiny_study
+from tests.harness.tiny import TEACHER, tiny_study
 
 RATE = {"learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}}
 
@@ -197,3 +197,17 @@ def test_a_model_without_positions_for_the_longest_sequence_is_refused(tmp_path:
     models["student"]["config"] = {**models["student"]["config"], "max_position_embeddings": 16}
     with pytest.raises(StudyError, match=r"16 positions, but data\.max_length is 32"):
         make_plan(tiny_study(models=models), tmp_path)
+
+
+def test_a_teachers_training_may_differ_by_task():
+    teacher = {"config": TEACHER, "training": {"epochs": 2, "learning_rate": 1e-3}, "training_per_task": {"rte": {"epochs": 7}}}
+    models = {"student": {"config": TEACHER}, "teachers": [teacher]}
+    plan = planned(tasks=["sst2", "rte"], models=models)
+    trained = {cell.task.name: spec(plan, i).teachers[0] for i, cell in enumerate(plan.cells)}
+    assert {task: one.training.epochs for task, one in trained.items()} == {"sst2": 2, "rte": 7}
+    assert {one.training.learning_rate for one in trained.values()} == {1e-3}
+    for task, field, said in (("rtee", "epochs", "Did you mean 'rte'"), ("rte", "epoch", "Did you mean 'epochs'")):
+        wrong = {**teacher, "training_per_task": {task: {field: 7}}}
+        with pytest.raises(StudyError, match=said) as caught:
+            planned(tasks=["sst2", "rte"], models={**models, "teachers": [wrong]})
+        assert caught.value.where[:5] == ("models", "teachers", 0, "training_per_task", task)
