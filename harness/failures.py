@@ -1,7 +1,8 @@
 """What went wrong in a trial, in a class that decides what happens next, and the record that a failed trial leaves.
 
 infrastructure (a lost process or node, a file that cannot be read): tried again `resources.retries` times, from the last
-checkpoint. out_of_memory, diverged, bug: they would only fail again; recorded. teacher: a teacher could not be made; its trials
+checkpoint. out_of_memory: halved micro-batches did not help (`harness.out_of_memory`), so it is recorded, as are diverged and
+bug: they would only fail again. teacher: a teacher could not be made; its trials
 are recorded without being run. All of them are run again when the study is. A full disk ends the study: the next trial would
 meet it too.
 """
@@ -70,12 +71,19 @@ def failed_record(spec: TrialSpec, error: ErrorRecord, majority: dict[str, Score
     )
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the operating system has no memory left. PyTorch's allocator on CPUs raises a plain RuntimeError."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
 def _kind(error: BaseException) -> Kind:
     if isinstance(error, DivergedError):
         return "diverged"
     if isinstance(error, TeacherError):
         return "teacher"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return "out_of_memory"
     if isinstance(error, OSError) and not isinstance(error, UserError):
         return "infrastructure"

@@ -23,7 +23,8 @@ from harness.data.batch import Batch
 from harness.directional import TermsAt, along_difference, along_double_backward, along_forward_mode
 from harness.errors import ModelError
 from harness.losses import cross_entropy
-from harness.models import Outputs, encoder_layers, run_batch
+from harness.models import Outputs, encoder_layers
+from harness.student_pass import StudentPass, in_micro_batches, passes_forward
 
 Terms = Callable[[Outputs, Batch], dict[str, Tensor]]
 Difference = Literal["central", "forward"]
@@ -87,6 +88,8 @@ class LookAhead:
         self.layer_features = layer_features
         self.reduce_sum = reduce_sum
         self.precondition = precondition
+        self.micro_batches = 1
+        """In so many parts a batch is passed (`harness.student_pass`), for want of memory."""
         self.student_forward = 0
         """Samples passed forward. Forward mode counts twice: it computes values and derivatives."""
         self.student_backward = 0
@@ -164,6 +167,7 @@ class LookAhead:
     def _gradient(self, loss: Tensor, leaves: list[Tensor], batch: Batch) -> list[Tensor]:
         # a rank's part of a global sum: summed over ranks, it is the gradient of the whole
         gradient = list(torch.autograd.grad(loss, leaves, materialize_grads=True))
+        self.student_forward += passes_forward(batch, self.micro_batches)
         self.student_backward += batch.samples
         if self.reduce_sum is not None:
             self.reduce_sum(gradient)
@@ -175,6 +179,7 @@ class LookAhead:
         terms_at = self._terms_at(batch)
         if self.engine == "exact":
             found = along_double_backward(terms_at, theta, direction)
+            self.student_forward += passes_forward(batch, self.micro_batches)
             self.student_backward += 3 * batch.samples
         elif self.engine == "jvp":
             found = along_forward_mode(terms_at, theta, direction)
@@ -199,8 +204,13 @@ class LookAhead:
             all_parameters = dict(self.model.named_parameters())
             given |= {name: all_parameters[name].detach() for name in self._fixed}
         state = {f"model.{name}": tensor for name, tensor in given.items()}
-        outputs: Outputs = torch.func.functional_call(_Runner(self.model), state, (batch, self.features, self.layer_features))
-        return outputs
+        student = StudentPass(self.model)
+
+        def run(part: Batch) -> Outputs:
+            outputs: Outputs = torch.func.functional_call(student, state, (part, self.features, self.layer_features))
+            return outputs
+
+        return in_micro_batches(run, batch, self.micro_batches)
 
     @contextmanager
     def _as_in_evaluation(self) -> Iterator[None]:
@@ -225,17 +235,6 @@ def _full_precision() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-class _Runner(nn.Module):
-    """`run_batch` as a module, which `functional_call` wants."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch, features: bool, layers: bool) -> Outputs:
-        return run_batch(self.model, batch, features, layers)
 
 
 def _aliases(tensors: list[Tensor]) -> list[Tensor]:

@@ -109,6 +109,9 @@ class EpochRecord(BaseModel):
     select: dict[str, float]
     weights: dict[str, TermWeights]
     seconds: float
+    micro_batches: int = 1
+    """In so many parts a worker's batch was passed through the student at the end of the epoch: more than 1 where memory ran
+    out. The global batch stays the same."""
 
 
 class CostRecord(BaseModel):

@@ -12,11 +12,17 @@ from harness.ranks import Ranks
 
 
 def term_gramian(
-    model: nn.Module, terms: dict[str, Tensor], batch: Batch, ranks: Ranks, count: Callable[[int, int], None]
+    model: nn.Module,
+    terms: dict[str, Tensor],
+    batch: Batch,
+    ranks: Ranks,
+    count: Callable[[int, int], None],
+    forward_again: int = 0,
 ) -> Tensor:
     """[rows, rows] float32: <gradient of term a's batch mean, gradient of term b's>, over all of the student's parameters.
 
     One row a term, in the order of `terms`; a term per teacher has a row for each teacher. The graph stays usable.
+    `forward_again`: samples that each way back passes forward once more (`harness.student_pass`).
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     objectives = [row.sum() / batch.global_rows for values in terms.values() for row in values.reshape(-1, values.shape[-1])]
@@ -28,6 +34,6 @@ def term_gramian(
         )
         ranks.sum_([flat])
         gradients.append(flat)
-    count(0, len(objectives) * batch.samples)
+    count(len(objectives) * forward_again, len(objectives) * batch.samples)
     stacked = torch.stack(gradients)
     return (stacked @ stacked.T).float()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,23 @@ import torch
 from torch import Tensor, nn
 
 from harness.checkpoint import Progress, load_checkpoint, save_checkpoint
+from harness.data.batch import Batch
 from harness.data.batches import LengthBucketedBatches, MetaBatches, shard
 from harness.data.encode import Encoded
 from harness.evaluate import autocast, predict, resolve_precision
 from harness.failures import DivergedError
 from harness.labelled_rows import LabelledRows
 from harness.loss_terms.bound import LossTerms
-from harness.models import Outputs, run_batch
+from harness.models import Outputs
+from harness.out_of_memory import MicroBatching
 from harness.ranks import Ranks
 from harness.records import EpochRecord, Seeds
 from harness.seeds import derive_seed
+from harness.student_pass import passes_forward
 from harness.study import Recipe
 from harness.tasks import compute_metrics
 from harness.weight_log import WeightLog
-from harness.weighting import Moment, Weighting
+from harness.weighting import Moment, WeightedLoss, Weighting
 from strategies.base import Context, Needs, Strategy
 
 EpochHook = Callable[[EpochRecord, Callable[[Path], None]], None]
@@ -56,8 +60,12 @@ class Training:
         temperature: float = 1.0,
         meta_batch_size: int = 32,
         terms: LossTerms | None = None,
+        micro_batches: int = 1,
     ) -> None:
-        """`terms`: the strategy's, which may be left out where they are all plain functions."""
+        """`terms`: the strategy's, which may be left out where they are all plain functions.
+
+        `micro_batches`: pass a batch in so many parts from the start, as the whole is known not to fit into memory.
+        """
         self.model = model
         self.strategy = strategy
         self.needs = needs
@@ -92,7 +100,9 @@ class Training:
             optimizer=self.optimizer,
             terms=self.terms,
         )
-        self._wrapped = ranks.wrap(model)
+        self._wrapped = ranks.wrap(self.weighting.student)
+        self.micro_batching = MicroBatching(self.weighting.students, strategy, self.terms, self.generator, self.device)
+        self.micro_batching.count = micro_batches
 
     def run(self, on_epoch: EpochHook | None = None, resume_from: Path | None = None) -> Progress:
         """Train to the end, from the checkpoint in `resume_from` where there is one.
@@ -142,6 +152,7 @@ class Training:
             select=select,
             weights=log.summary(),
             seconds=time.perf_counter() - started,
+            micro_batches=self.micro_batching.count,
         )
         progress.records.append(record)
         return record
@@ -150,15 +161,10 @@ class Training:
         """One optimiser step on the global batch `rows`; returns its loss and the unweighted terms of all samples."""
         progress = self.progress
         batch = self.fit.batch(shard(rows, self.ranks.rank, self.ranks.world), len(rows), self.device, epoch)
-        wanted = self.terms.needs
-        self._wrapped.train()
-        with autocast(self.device, self.precision):
-            outputs: Outputs = run_batch(self._wrapped, batch, wanted.student_features, wanted.student_layers)
-        self._count(forward=batch.samples)
-        weighted = self.weighting.loss(self._moment(epoch), rows, batch, outputs, self.generator)
-        # DDP averages gradients over ranks; the loss is a sum over the global batch
-        torch.autograd.backward(weighted.loss * self.ranks.world)
-        self._count(backward=batch.samples)
+        if self.ranks.world == 1:
+            weighted = self.micro_batching.run(lambda: self._gradients(epoch, rows, batch), self._clear, len(batch.ids))
+        else:  # a rank cannot step back alone from what all do together: the engine starts the trial's ranks again
+            weighted = self._gradients(epoch, rows, batch)
         self.terms.reduce_gradients(self.ranks, self.recipe.clip_norm)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         for group in self.optimizer.param_groups:
@@ -168,9 +174,25 @@ class Training:
         progress.step += 1
         self.strategy.after_step(weighted.context)
         log.add(rows, weighted.weights, _teacher_right(weighted.context))
-        loss = weighted.loss.detach().clone()
+        loss = weighted.loss.clone()
         self.ranks.sum_([loss])
         return loss, weighted.terms
+
+    def _gradients(self, epoch: int, rows: np.ndarray, batch: Batch) -> WeightedLoss:
+        """The weighted loss of a global batch, and its gradients in the parameters."""
+        wanted = self.terms.needs
+        self._wrapped.train()
+        with autocast(self.device, self.precision):
+            outputs: Outputs = self._wrapped(batch, wanted.student_features, wanted.student_layers)
+        self._count(forward=batch.samples)
+        weighted = self.weighting.loss(self._moment(epoch), rows, batch, outputs, self.generator)
+        # DDP averages gradients over ranks; the loss is a sum over the global batch
+        torch.autograd.backward(weighted.loss * self.ranks.world)
+        self._count(forward=passes_forward(batch, self.micro_batching.count), backward=batch.samples)
+        return replace(weighted, loss=weighted.loss.detach())
+
+    def _clear(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _moment(self, epoch: int) -> Moment:
         step = self.progress.step
@@ -223,6 +245,8 @@ class Training:
 
     def _load(self, directory: Path) -> None:
         self.progress = load_checkpoint(directory, self.model, self.optimizer, self.strategy, self.terms, self.generator)
+        known = self.progress.records[-1].micro_batches if self.progress.records else 1
+        self.micro_batching.count = max(known, self.micro_batching.count)
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:

@@ -54,11 +54,12 @@ def train_trial(
     ranks: Ranks | None = None,
     on_epoch: EpochHook | None = None,
     resume_from: Path | None = None,
+    micro_batches: int = 1,
 ) -> TrialOutcome:
     """Train, select and score one student. `harness.prepare` has put its rows and teacher outputs into `cache`.
 
-    Every rank calls this; all get the same record. Raises DivergedError, CheckpointError where `resume_from` is damaged, or
-    whatever a strategy raises.
+    Every rank calls this; all get the same record. `micro_batches`: see `Training`. Raises DivergedError, OutOfMemoryError,
+    CheckpointError where `resume_from` is damaged, or whatever a strategy raises.
     """
     started = time.perf_counter()
     ranks = ranks or Single()
@@ -112,6 +113,7 @@ def train_trial(
         ranks,
         temperature=spec.training.temperature,
         meta_batch_size=spec.training.meta_batch_size,
+        micro_batches=micro_batches,
         terms=LossTerms(
             needs,
             TermSetup(

@@ -19,7 +19,9 @@ from harness.lookahead import LookAhead
 from harness.loss_terms.bound import LossTerms
 from harness.loss_terms.registry import look_ahead_refusal
 from harness.models import Outputs
+from harness.out_of_memory import InMicroBatches
 from harness.ranks import Ranks
+from harness.student_pass import StudentPass, passes_forward
 from harness.term_gramian import term_gramian
 from harness.terms import TermInputs
 from strategies.base import Context, LookAheadFunction, Needs, Strategy, TermShape
@@ -86,6 +88,7 @@ class Weighting:
         self.precision = precision
         self.device = next(model.parameters()).device
         self._count = count
+        self.student = StudentPass(model)
         self._look_ahead = self._make_look_ahead(optimizer)
         self._row_of_id: dict[int, int] | None = None
 
@@ -174,7 +177,17 @@ class Weighting:
     def _gramian_function(self, terms: dict[str, Tensor], batch: Batch) -> Callable[[], Tensor] | None:
         if not self.needs.term_gramian:
             return None
-        return lambda: term_gramian(self.model, terms, batch, self.ranks, self._count)
+
+        def gramian() -> Tensor:
+            again = passes_forward(batch, self.student.micro_batches)
+            return term_gramian(self.model, terms, batch, self.ranks, self._count, again)
+
+        return gramian
+
+    @property
+    def students(self) -> list[InMicroBatches]:
+        """All that passes batches through the student."""
+        return [self.student] if self._look_ahead is None else [self.student, self._look_ahead]
 
     def _make_look_ahead(self, optimizer: torch.optim.Optimizer | None) -> LookAhead | None:
         if self.needs.look_ahead is None:

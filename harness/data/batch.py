@@ -34,6 +34,28 @@ class Batch:
         """What a student pass over the batch counts: its rows, and each of their parts."""
         return len(self.ids) * (1 + len(self.parts))
 
+    def split(self, parts: int) -> list[Batch]:
+        """The batch in order, as at most `parts` batches that differ by one sample at most, all as wide as the whole."""
+        parts = max(1, min(parts, len(self.ids)))
+        if parts == 1:
+            return [self]
+        size, more = divmod(len(self.ids), parts)
+        ends = [size * (i + 1) + min(i + 1, more) for i in range(parts)]
+        return [self._rows(slice(start, end)) for start, end in zip([0, *ends], ends, strict=False)]
+
+    def _rows(self, rows: slice) -> Batch:
+        features = self.teacher_features
+        return replace(
+            self,
+            ids=self.ids[rows],
+            labels=self.labels[rows],
+            inputs={name: tensor[rows] for name, tensor in self.inputs.items()},
+            teacher_logits=self.teacher_logits[:, rows],
+            teacher_features=None if features is None else tuple(tensor[rows] for tensor in features),
+            parts=tuple({name: tensor[rows] for name, tensor in part.items()} for part in self.parts),
+            teacher_outputs={name: tuple(t[rows] for t in tensors) for name, tensors in self.teacher_outputs.items()},
+        )
+
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
         if device.type == "cpu":

@@ -114,8 +114,9 @@ class StoreCallback(TrialProgressCallback):  # type: ignore[misc]  # ray is unty
             key = session.keys.get(trial.trial_id, "")
             if (record := result.pop("epoch_record", None)) is not None:
                 session.router.epoch(key, EpochRecord.model_validate_json(record))
-            if (damaged := result.pop("checkpoint_damaged", None)) is not None:
-                session.router.happened("checkpoint_damaged", key, damaged)
+            for kind in ("checkpoint_damaged", "out_of_memory"):
+                if (said := result.pop(kind, None)) is not None:
+                    session.router.happened(kind, key, said)
             if (outcome := result.pop("outcome", None)) is not None:
                 self._close(trial)
                 session.router.finish(*unpack(outcome))

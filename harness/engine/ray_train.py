@@ -10,6 +10,7 @@ actor that is stopped early hangs the whole sweep, as measured with Ray 2.60).
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,12 +56,12 @@ class RankGroup:
         self.error: Exception | None = None
         self._thread.start()
 
-    def start(self, spec: TrialSpec, checkpoint: Path) -> None:
+    def start(self, spec: TrialSpec, checkpoint: Path, micro_batches: int = 1) -> None:
         from harness.checkpoint import existing_checkpoint
 
         self._number += 1
         resume = existing_checkpoint(checkpoint) is not None  # asked once, for all ranks
-        ray.get(self._mailbox.give.remote(Order(self._number, spec.model_dump_json(), str(checkpoint), resume)))
+        ray.get(self._mailbox.give.remote(Order(self._number, spec.model_dump_json(), str(checkpoint), resume, micro_batches)))
 
     def read(self) -> News:
         """The next news of the current trial. Blocks."""
@@ -153,10 +154,10 @@ def serve_trials(mailbox: Any, train: TrainFunction | None, cache: Path) -> None
                 write(checkpoint)
                 tell("epoch", epoch_metrics(spec, record) | {"epoch_record": record.model_dump_json()})
 
+        split = {"micro_batches": order.micro_batches} if order.micro_batches > 1 else {}
+        resume_from = Path(order.checkpoint) if order.resume else None
         try:
-            outcome = train(
-                spec, cache, ranks=ranks, on_epoch=on_epoch, resume_from=Path(order.checkpoint) if order.resume else None
-            )
+            outcome = train(spec, cache, ranks=ranks, on_epoch=on_epoch, resume_from=resume_from, **split)
         except Exception as error:
             tell("failed", _Failure(classify(error), _is_collateral(error)))
             raise  # the other ranks may be waiting for this one: Train ends them
@@ -173,33 +174,34 @@ class Supervisor:
         self._group: RankGroup | None = None
         self._shape: TaskResources | None = None
         self._spec: TrialSpec
+        self._micro_batches = 1
         self._checkpoint = Path()
         self._failure: _Failure | None = None
         self._outcome: Payload | None = None
         self._unfinished = 0
         """Ranks that are still at the trial."""
 
-    def start(self, spec: TrialSpec, checkpoint: Path) -> None:
+    def start(self, spec: TrialSpec, checkpoint: Path, micro_batches: int = 1) -> None:
         if self._group is not None and spec.resources != self._shape:
             self.close()
         if self._group is None:
             self._group = RankGroup(spec.resources, self._train, self._cache, self._storage)
             self._shape = spec.resources
-        self._spec, self._checkpoint = spec, checkpoint
+        self._spec, self._checkpoint, self._micro_batches = spec, checkpoint, micro_batches
         self._failure = None
         self._outcome = None
         self._unfinished = spec.resources.workers
-        self._group.start(spec, checkpoint)
+        self._group.start(spec, checkpoint, micro_batches)
 
     def wait(self) -> dict[str, Any]:
-        """An epoch's metrics, `checkpoint_damaged`, or the trial's end: `outcome` or `error`, and done.
+        """An epoch's metrics, `checkpoint_damaged`, `out_of_memory`, or the trial's end: `outcome` or `error`, and done.
 
         Raises GroupLostError.
         """
         from harness.checkpoint import FILE, CheckpointError
 
-        assert self._group is not None
         while True:
+            assert self._group is not None
             news = self._group.read()
             if news.kind == "epoch":
                 return dict(news.content)
@@ -207,8 +209,10 @@ class Supervisor:
                 error = self._own_error()
                 if error.type == CheckpointError.__name__:
                     (self._checkpoint / FILE).unlink(missing_ok=True)
-                    self.start(self._spec, self._checkpoint)
+                    self.start(self._spec, self._checkpoint, self._micro_batches)
                     return {"checkpoint_damaged": error.message}
+                if self._in_smaller_parts(error):
+                    return {"out_of_memory": error.message}
                 return {"error": error.model_dump_json(), "done": True}
             if news.kind == "finished":
                 self._outcome = news.content or self._outcome
@@ -217,6 +221,14 @@ class Supervisor:
                     return {"outcome": self._outcome, "done": True}
             elif self._failure is None or self._failure.collateral:
                 self._failure = news.content
+
+    def _in_smaller_parts(self, error: ErrorRecord) -> bool:
+        """After a rank ran out of memory: go on from the last epoch with micro-batches of half the size, if there are any."""
+        rows = math.ceil(self._spec.training.batch_size / self._spec.resources.workers)
+        if error.kind != "out_of_memory" or self._micro_batches >= rows:
+            return False
+        self.start(self._spec, self._checkpoint, min(2 * self._micro_batches, rows))
+        return True
 
     def close(self) -> None:
         if self._group is not None:

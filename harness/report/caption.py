@@ -20,6 +20,7 @@ def caption(board: Leaderboard) -> list[str]:
         _data(board, study.get("data", {})),
         _models(study.get("models", {})),
         _protocol(board, study),
+        _micro_batches(board),
         _provenance(selection.manifest),
         *board.notes,
         *selection.warnings,
@@ -155,6 +156,14 @@ def _protocol(board: Leaderboard, study: Mapping[str, Any]) -> str:
         "equal_fit": "nobody trains on the meta rows",
     }
     return f"Protocol {', '.join(versions)}; label budget {', '.join(f'{b} ({explained[b]})' for b in budgets)}."
+
+
+def _micro_batches(board: Leaderboard) -> str:
+    split = sum(any(epoch.micro_batches > 1 for epoch in record.epochs) for record in board.selection.records)
+    if not split:
+        return ""
+    ran = "1 trial ran" if split == 1 else f"{split} trials ran"
+    return f"{ran} out of memory and passed batches in parts, at an extra forward pass; the global batch stayed the same."
 
 
 def _provenance(manifest: Mapping[str, Any]) -> str:

@@ -15,11 +15,13 @@ KINDS = {
     "teacher_failed": "it could not be made, its trials are marked: task, teacher, digest, error",
     "slots": "trials are about to run: slots (so many at once), cells",
     "trial_started": "a trial was dealt out: cell, key, purpose, trial (its number in the cell)",
-    "epoch": "a trial has ended an epoch: cell, key, epoch (from 1), train_loss, select, seconds",
+    "epoch": "a trial has ended an epoch: cell, key, epoch (from 1), train_loss, select, seconds; micro_batches where "
+    "memory ran out and batches are passed in so many parts",
     "trial_finished": "a trial is stored: cell, key, purpose, trial, objective, train_seconds, total_seconds",
     "trial_failed": "a trial has failed for good: cell, key, purpose, trial, error_kind, error",
     "trial_retried": "a trial lost its process or node and starts again from its checkpoint: cell, key, error",
     "checkpoint_damaged": "a checkpoint cannot be read, its trial starts from its beginning: cell, key, error",
+    "out_of_memory": "a rank ran out of memory, its trial goes on from its last epoch in smaller parts: cell, key, error",
     "damaged": "a record or its predictions are not what was written, the trial counts as not run: path, reason",
     "node_joined": "a node of the cluster appeared while trials ran: node, cpus, gpus",
     "node_lost": "a node of the cluster is gone: node, cpus, gpus",
@@ -44,6 +46,7 @@ class EventLog(Watcher):
             train_loss=record.train_loss,
             select=record.select,
             seconds=round(record.seconds, 3),
+            **({"micro_batches": record.micro_batches} if record.micro_batches > 1 else {}),
         )
 
     def ended(self, record: TrialRecord) -> None:
