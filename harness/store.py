@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _READERS = 4
+_CHUNK = 64
 _LOOKED_AT_SECONDS = 0.2
 """`is_held` of another process takes the lock for a moment."""
 PREDICTION_COLUMNS = ("split", "id", "label", "predicted")
@@ -166,8 +167,11 @@ class Store:
 
     def records(self) -> list[TrialRecord]:
         """All readable records, by task, label, repeat and index."""
+        keys = self.keys()
+        chunks = [keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK)]  # handing over single keys costs more
         with ThreadPoolExecutor(_READERS) as pool:
-            found = [record for record in pool.map(self.get, self.keys(), chunksize=64) if record is not None]
+            parts = pool.map(lambda chunk: [self.get(key) for key in chunk], chunks)
+            found = [record for part in parts for record in part if record is not None]
         return sorted(found, key=lambda r: (r.spec.task.name, r.spec.label, r.spec.repeat, r.spec.purpose, r.spec.index, r.key))
 
     def predictions(self, key: str) -> pd.DataFrame:

@@ -211,6 +211,8 @@ class TaskResources(Section):
     cpus_per_worker: float = Field(1, ge=0)
     gpus_per_worker: float = Field(0, ge=0)
     """Fractions pack several one-worker trials on a GPU."""
+    placement: Literal["pack", "spread", "strict_spread"] = "pack"
+    """Of a trial's workers: pack: on few nodes; spread: on many where it can be; strict_spread: each on a node of its own."""
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> TaskResources:

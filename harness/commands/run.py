@@ -68,7 +68,8 @@ def _run_trials(plan: Plan, store: Store, console: Console, arguments: argparse.
     cache = cache_folder()
     started_at = now()
     store.event("started", trials=plan.trials, cells=len(plan.cells))
-    with engine_for(plan, store.path / "logs", arguments.address) as engine:
+    shared = {"cache": cache, "results": store.path.resolve()}
+    with engine_for(plan, store.path / "logs", arguments.address, shared) as engine:
         prepared = prepare(plan, cache, console, engine.map_tasks, EventLog(store))
         manifest = make_manifest(plan, prepared, Path(arguments.study), _command(arguments), started_at)
         store.write_manifest(manifest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,12 @@ class Engine:
 
 
 @contextmanager
-def engine_for(plan: Plan, logs: Path, address: str | None = None) -> Iterator[Engine]:
+def engine_for(
+    plan: Plan, logs: Path, address: str | None = None, shared: Mapping[str, Path] | None = None
+) -> Iterator[Engine]:
     """The engine that the study names, ready to run; what it started is shut down at the end.
 
-    `address`: a running Ray cluster. Raises ClusterError where there is none.
+    `address`: a running Ray cluster. `shared`: name -> absolute folder that all its nodes must see. Raises ClusterError.
     """
     if plan.study.resources.engine == "inline":
         from harness.engine import inline
@@ -35,6 +37,10 @@ def engine_for(plan: Plan, logs: Path, address: str | None = None) -> Iterator[E
     from harness.engine import cluster, ray_tune
 
     with cluster.connect(address, logs):
+        if shared:
+            from harness.engine.ray_paths import require_shared
+
+            require_shared(shared)
         yield Engine(
             ray_tune.run_plan,
             lambda function, items: cluster.map_tasks(function, items, lambda job: job.cpus, lambda job: job.gpus),

@@ -95,7 +95,7 @@ def ray_slots(resources: TaskResources) -> int:
     """How many trials of this shape the connected cluster can run at once, if nothing else runs on it."""
     import ray
 
-    ranks = 0
+    ranks = []  # that each node holds
     for node in ray.nodes():
         if node["Alive"]:
             has = node["Resources"]
@@ -104,8 +104,11 @@ def ray_slots(resources: TaskResources) -> int:
                 for name, wanted in (("CPU", resources.cpus_per_worker), ("GPU", resources.gpus_per_worker))
                 if wanted > 0
             ]
-            ranks += min(fits, default=1)
-    return ranks // resources.workers
+            ranks.append(min(fits, default=1))
+    if resources.placement != "strict_spread":
+        return sum(ranks) // resources.workers
+    most = sum(ranks) // resources.workers
+    return next((n for n in range(most, 0, -1) if sum(min(held, n) for held in ranks) >= n * resources.workers), 0)
 
 
 def require_slots(task: str, resources: TaskResources) -> int:
@@ -116,12 +119,16 @@ def require_slots(task: str, resources: TaskResources) -> int:
     if slots == 0:
         has = {name: ray.cluster_resources().get(name, 0.0) for name in ("CPU", "GPU")}
         raise ClusterError(
-            f"a trial of {task} wants {resources.workers} workers with {resources.cpus_per_worker:g} CPUs and "
-            f"{resources.gpus_per_worker:g} GPUs each; the cluster has {len(ray.nodes())} nodes with {has['CPU']:g} CPUs and "
-            f"{has['GPU']:g} GPUs in all, and no set of nodes holds such a trial. Change `resources` (or "
+            f"a trial of {task} wants {resources.workers} workers{_apart(resources)} with {resources.cpus_per_worker:g} CPUs "
+            f"and {resources.gpus_per_worker:g} GPUs each; the cluster has {len(ray.nodes())} nodes with {has['CPU']:g} CPUs "
+            f"and {has['GPU']:g} GPUs in all, and no set of nodes holds such a trial. Change `resources` (or "
             f"`resources.per_task.{task}`) in the study, or use a larger cluster."
         )
     return slots
+
+
+def _apart(resources: TaskResources) -> str:
+    return " on different nodes" if resources.placement == "strict_spread" else ""
 
 
 def map_tasks(

@@ -101,6 +101,7 @@ class RankGroup:
                 num_workers=resources.workers,
                 use_gpu=resources.gpus_per_worker > 0,
                 resources_per_worker={name: amount for name, amount in per_worker.items() if amount > 0},
+                placement_strategy=resources.placement.upper(),
             ),
             run_config=RunConfig(
                 name=f"ranks-{uuid4().hex}",  # Train resumes a run whose name it knows; trials resume by their own checkpoints

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -13,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from harness.store import Store
+from tests.harness.tiny import tiny_study
 
 PROJECT = Path(__file__).resolve().parents[3]
 RAY = Path(sys.executable).parent / "ray"
-
-pytestmark = pytest.mark.slow
 
 
 def free_port() -> int:
@@ -73,7 +74,32 @@ def dashboard(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
                     os.killpg(head.pid, signal.SIGKILL)
 
 
-def test_a_study_runs_as_a_ray_job(dashboard: str, environment: dict[str, str], tmp_path: Path) -> None:
+def submit(dashboard: str, environment: dict[str, str], *study: str) -> subprocess.CompletedProcess[str]:
+    command = [str(RAY), "job", "submit", "--address", dashboard, "--working-dir", ".", "--"]
+    command += [sys.executable, "-m", "harness.run", *study]
+    deadline = time.monotonic() + 60
+    while True:
+        done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=250, check=False)
+        # a cluster that has just started has no agent yet to run the job
+        if "No available agent to submit job" not in done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(1)
+
+
+def test_a_tiny_study_runs_as_a_ray_job(dashboard: str, environment: dict[str, str], tmp_path: Path) -> None:
+    resources = {"engine": "ray", "concurrent_trials": 1}
+    study = tiny_study(results=str(tmp_path / "results"), resources=resources, training={"epochs": 1})
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(json.loads(study.model_dump_json())))
+    done = submit(dashboard, environment, str(tmp_path / "tiny.yaml"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    store = Store(tmp_path / "results" / "tiny")
+    assert [record.status for record in store.records()] == ["ok"]
+    assert (store.path / "index.html").is_file()
+    assert store.events()[-1]["kind"] == "ended"
+
+
+@pytest.mark.slow
+def test_a_study_of_two_workers_runs_as_a_ray_job(dashboard: str, environment: dict[str, str], tmp_path: Path) -> None:
     results = tmp_path / "results"
     changes = [
         f"results={results}",
@@ -85,15 +111,14 @@ def test_a_study_runs_as_a_ray_job(dashboard: str, environment: dict[str, str], 
         "data.generated.train_rows=100",
         "data.generated.report_rows=50",
     ]
-    study = [sys.executable, "-m", "harness.run", "studies/quickstart.yaml", *(w for c in changes for w in ("--set", c))]
-    submit = [str(RAY), "job", "submit", "--address", dashboard, "--working-dir", ".", "--", *study]
-    done = subprocess.run(submit, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=250, check=False)
+    done = submit(dashboard, environment, "studies/quickstart.yaml", *(w for c in changes for w in ("--set", c)))
     assert done.returncode == 0, done.stdout + done.stderr
     records = Store(results / "quickstart").records()
     assert {record.spec.label: record.status for record in records} == {"fixed_alpha": "ok", "ce_only": "ok"}
     assert {record.spec.resources.workers for record in records} == {2}
 
 
+@pytest.mark.slow
 def test_an_address_where_nobody_answers_is_the_users_error(environment: dict[str, str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "harness.run", "studies/quickstart.yaml", "--address", f"127.0.0.1:{free_port()}"]
     command += ["--set", f"results={tmp_path}"]

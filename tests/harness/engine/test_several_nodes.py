@@ -1,0 +1,81 @@
+"""Trials across nodes, a node lost in the middle of one, and a node that does not see the cache."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.console import Console
+from harness.engine import inline
+from harness.engine.cluster import ClusterError, ray_slots, require_slots
+from harness.store import Store
+from harness.study import TaskResources
+from tests.conftest import PROJECT
+from tests.harness.engine.several_nodes import EPOCHS, notes, two_node_study
+from tests.harness.tiny import prepared_plan
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run on four nodes left, one of which was lost."""
+    folder = tmp_path_factory.mktemp("nodes")
+    command = [sys.executable, "-m", "tests.harness.engine.several_nodes", str(folder)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_the_workers_of_a_trial_are_on_different_nodes(folder: Path) -> None:
+    for label in ("fixed_alpha", "ce_only"):
+        of_trial = [note for note in notes(folder / "cache") if note["label"] == label]
+        last = {note["rank"]: note["node"] for note in of_trial if note["epoch"] == EPOCHS - 1}
+        assert len(set(last.values())) == 2
+
+
+def test_a_lost_node_is_said_and_its_trial_goes_on_from_its_checkpoint(folder: Path) -> None:
+    events = Store(folder / "store").events()
+    kinds = [event["kind"] for event in events]
+    assert kinds.count("node_lost") == 1
+    assert kinds.count("trial_retried") == 1
+    (key,) = [event["key"] for event in events if event["kind"] == "trial_retried"]
+    epochs = [event["epoch"] for event in events if event["kind"] == "epoch" and event["key"] == key]
+    assert epochs == sorted(set(epochs)) == list(range(1, EPOCHS + 1))  # none was trained twice
+    lost = {note["node"] for note in notes(folder / "cache") if note["rank"] == 1 and note["epoch"] == 1}
+    assert len(lost) >= 1
+
+
+def test_the_study_ends_with_the_numbers_of_an_undisturbed_one(folder: Path, tmp_path: Path) -> None:
+    plan, prepared = prepared_plan(two_node_study(engine="inline"), folder / "cache")
+    store = Store(tmp_path / "store")
+    inline.run_plan(plan, prepared, store, Console(quiet=True), folder / "cache")
+    across = Store(folder / "store")
+    assert store.keys() == across.keys()
+    for alone, spread in zip(store.records(), across.records(), strict=True):
+        assert spread.status == "ok"
+        assert [e.train_loss for e in spread.epochs] == pytest.approx([e.train_loss for e in alone.epochs], rel=1e-4)
+        here, there = store.predictions(alone.key), across.predictions(spread.key)
+        np.testing.assert_allclose(there[["p0", "p1"]], here[["p0", "p1"]], atol=2e-3)  # stored with 11 bits
+
+
+def test_a_node_that_does_not_see_the_cache_is_named(folder: Path) -> None:
+    said = (folder / "refused").read_text()
+    if said == "not tried":
+        pytest.skip("needs leave to mount a file system")
+    assert re.search(
+        rf"1 of the cluster's 4 nodes do not see .*: node [\d.]+ \(\w{{12}}\) does not see the cache, {folder}/cache\. ", said
+    )
+    assert "HARNESS_CACHE" in said
+    assert not list(folder.rglob(".shared-*"))
+
+
+def test_slots_of_trials_whose_workers_must_be_apart(cluster: None) -> None:
+    apart = TaskResources(workers=2, placement="strict_spread")
+    assert ray_slots(TaskResources(workers=2, placement="spread")) == 2
+    assert ray_slots(apart) == 0  # one node
+    with pytest.raises(ClusterError, match="2 workers on different nodes with 1 CPUs"):
+        require_slots("rte", apart)
