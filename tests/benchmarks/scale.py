@@ -1,4 +1,4 @@
-"""The harness around 10,000 trials that only pretend: `python -m tests.benchmarks.scale [--trials 1000 10000] [--store 100000]`.
+"""The harness around trials that only pretend: `python -m tests.benchmarks.scale [--trials 1000 10000] [--store 100000]`.
 
 Training is replaced by trials that end after a drawn, simulated time on 64 simulated slots: searches, router, store, event log
 and Optuna's copy are the real ones, Ray is not there (64 worker processes do not fit on a small machine). What is measured is
