@@ -1,0 +1,223 @@
+"""The learned weights among teachers: rl_kd, mtkd_rl and mmkd."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from strategies._several_teachers import TERMS
+from strategies.base import Setup
+from tests.strategies.contexts import make, make_context, make_setup, weigh
+
+SETUP = make_setup(teachers=3, rows=60)
+
+
+def context_of(setup: Setup, step: int, student: torch.Tensor | None = None, **options: Any):
+    """`student`: [rows, classes], the student's logits on the training rows whenever they are replayed."""
+
+    def replay(ids: torch.Tensor | None) -> torch.Tensor:
+        if ids is None:
+            return torch.nn.functional.one_hot(setup.meta.labels, setup.classes).float()
+        rows = (ids - 100) // 3
+        return torch.zeros(len(ids), setup.classes) if student is None else student[rows]
+
+    return make_context(setup, terms=TERMS, step=step, seed=step, replay=replay, **options)
+
+
+def run(strategy, setup: Setup, steps: range, **options: Any) -> list[dict[str, torch.Tensor]]:
+    found = []
+    for step in steps:
+        context = context_of(setup, step, **options)
+        found.append(weigh(strategy, context))
+        strategy.after_step(context)
+    return found
+
+
+class TestRLKD:
+    def test_warm_up_is_the_uniform_ensemble(self):
+        for pretrain in (False, True):
+            policy = make("rl_kd", SETUP, warmup_fraction=1.0, pretrain_policy=pretrain, update_every=2)
+            for one, other in zip(
+                run(policy, SETUP, range(20)), run(make("uniform_ensemble", SETUP), SETUP, range(20)), strict=True
+            ):
+                torch.testing.assert_close(one, other)
+            assert bool(policy.slope.any()) == pretrain
+
+    @pytest.mark.parametrize("mode", ["sample", "soft"])
+    def test_one_teacher_that_is_always_selected_is_plain_distillation(self, mode):
+        setup = make_setup(teachers=1)
+        policy = make("rl_kd", setup, kd_weight=0.7, mode=mode, entropy_weight=0.0)
+        with torch.no_grad():
+            policy.intercept.fill_(80.0)
+        for weights in run(policy, setup, range(20)):
+            torch.testing.assert_close(weights, {"ce": torch.full((8,), 0.3), "kd_each": torch.full((1, 8), 0.7)})
+
+    def test_selected_teachers_share_equally_and_nobody_leaves_the_label_alone(self):
+        policy = make("rl_kd", SETUP, warmup_fraction=0.0, kd_weight=0.4)
+        weights = run(policy, SETUP, range(9))
+        shares = torch.cat([one["kd_each"] for one in weights], -1) / 0.4
+        ce = torch.cat([one["ce"] for one in weights])
+        count = (shares > 0).sum(0)
+        assert set(count.tolist()) == {0, 1, 2, 3}
+        torch.testing.assert_close(shares, (shares > 0) / count.clamp_min(1))
+        torch.testing.assert_close(ce, torch.where(count == 0, 1.0, 0.6))
+        # probabilities of 1/2 at the start: three standard errors of 9 * 8 draws
+        assert abs(float((shares > 0).float().mean()) - 0.5) < 3 * 0.5 / np.sqrt(shares.numel())
+
+    def test_the_most_probable_teacher_may_stand_in(self):
+        policy = make("rl_kd", SETUP, warmup_fraction=0.0, empty="most_probable", shared_policy=False, update_every=99)
+        with torch.no_grad():
+            policy.intercept.copy_(torch.tensor([[-40.0], [-30.0], [-35.0]]))
+        (weights,) = run(policy, SETUP, range(1))
+        assert torch.equal(weights["kd_each"], torch.tensor([[0.0], [0.5], [0.0]]).expand(3, 8))
+
+    @given(st.permutations([0, 1, 2]), st.integers(0, 50))
+    @settings(max_examples=10)
+    def test_permuting_teachers_permutes_soft_weights(self, order, seed):
+        """With one policy for all teachers, whatever it has learnt."""
+        found = []
+        for one in (order, [0, 1, 2]):
+            setup = replace(SETUP, fit=replace(SETUP.fit, teacher_logits=SETUP.fit.teacher_logits[one]))
+            policy = make("rl_kd", setup, mode="soft", warmup_fraction=0.0)
+            with torch.no_grad():
+                policy.slope.normal_(generator=torch.Generator().manual_seed(seed))
+            found.append(weigh(policy, context_of(setup, 5))["kd_each"])
+        torch.testing.assert_close(found[0], found[1][order], atol=1e-5, rtol=1e-4)
+
+    def test_soft_weights_are_the_probabilities_over_their_sum(self):
+        policy = make("rl_kd", SETUP, mode="soft", warmup_fraction=0.0, kd_weight=1.0)
+        with torch.no_grad():
+            policy.slope.normal_(generator=torch.Generator().manual_seed(0))
+        context = context_of(SETUP, 5)
+        weights = weigh(policy, context)["kd_each"]
+        _, states, _ = policy.episode.take()
+        probability = policy._preference(states).detach().sigmoid()
+        torch.testing.assert_close(weights, probability / probability.sum(0))
+
+    def test_the_policys_step_is_reinforce(self):
+        """Against the gradient written out for a logistic policy: sum_k (a - p) s."""
+        policy = make("rl_kd", SETUP, warmup_fraction=0.0, update_every=1, entropy_weight=0.0, reward="labels")
+        student = torch.randn(60, 3, generator=torch.Generator().manual_seed(2))
+        context = context_of(SETUP, 3, student)
+        weigh(policy, context)
+        batch = policy.episode.batches[0]
+        states, actions = batch["states"].double(), batch["actions"].double()
+        rows = (context.ids - 100) // 3
+        reward = student[rows].double().log_softmax(-1)[torch.arange(8), context.labels]
+        advantage = (reward - reward.mean()) / reward.std(correction=0)
+        expected = (advantage * ((actions - 0.5).unsqueeze(-1) * states).sum(0).T).mean(-1)
+        policy.after_step(context)
+        torch.testing.assert_close(-policy.slope.grad[0].double(), expected, atol=1e-5, rtol=1e-4)
+
+    @pytest.mark.parametrize("reward", ["labels", "labels_and_teachers", "accuracy"])
+    def test_the_three_rewards(self, reward):
+        policy = make("rl_kd", SETUP, reward=reward, accuracy_weight=3.0)
+        student = torch.randn(60, 3, generator=torch.Generator().manual_seed(2))
+        context = context_of(SETUP, 3, student)
+        actions = torch.tensor([[1.0, 0.0, 0.0, 1.0]] * 2 + [[0.0, 1.0, 0.0, 1.0]])
+        rows = (context.ids[:4] - 100) // 3
+        found = policy._rewards(context, context.ids[:4], actions)
+        expected = student[rows].log_softmax(-1)[torch.arange(4), context.labels[:4]]
+        if reward != "labels":
+            log_student = (student[rows] / 2).log_softmax(-1)
+            p = (SETUP.fit.teacher_logits[:, rows] / 2).softmax(-1)
+            kd = 4 * (p * (p.log() - log_student)).sum(-1)
+            means = [kd[:2, 0].mean(), kd[2, 1], kd[:, 2].mean(), kd[:, 3].mean()]
+            expected = expected - torch.stack(means)
+        if reward == "accuracy":  # the made-up student is right on all of the meta set
+            expected = expected + 3.0
+        torch.testing.assert_close(found, expected)
+
+    def test_the_policy_learns_which_teachers_help(self):
+        """Samples earn more the more teacher 0 and the less teacher 2 was selected: their probabilities drift apart."""
+        policy = make("rl_kd", SETUP, warmup_fraction=0.0, update_every=1, shared_policy=False, representation="none")
+        policy._rewards = lambda context, ids, actions: actions[0] - actions[2]
+        run(policy, SETUP, range(150))
+        preference = policy.intercept.detach().squeeze(-1)
+        assert preference[0] > 0.5
+        assert preference[2] < -0.5
+        assert abs(float(preference[1])) < 0.5
+
+    def test_an_advantage_counts_what_a_whole_episode_shares(self):
+        policy = make("rl_kd", SETUP)
+        policy._advantage(torch.randn(50, generator=torch.Generator().manual_seed(0)))
+        assert float(policy._advantage(torch.full((8,), 2.0)).min()) > 1.0
+
+    def test_the_episode_survives_a_checkpoint(self):
+        whole = make("rl_kd", SETUP, update_every=4)
+        expected = run(whole, SETUP, range(20))
+        first = make("rl_kd", SETUP, update_every=4)
+        run(first, SETUP, range(11))
+        assert len(first.episode) == 1
+        second = make("rl_kd", SETUP, update_every=4)
+        second.load_state_dict(first.state_dict())
+        torch.testing.assert_close(run(second, SETUP, range(11, 20)), expected[11:], rtol=0, atol=0)
+
+    def test_teachers_vectors_of_several_sizes_are_refused_for_a_state(self):
+        setup = replace(SETUP, teacher_hidden_sizes=(6, 6, 5))
+        with pytest.raises(ValueError, match="6, 6, 5"):
+            make("rl_kd", setup, representation="teachers")
+        equal = run(make("rl_kd", SETUP, representation="teachers"), SETUP, range(15))
+        assert all(weight.isfinite().all() for one in equal for weight in one.values())
+
+
+class TestMTKDRL:
+    def test_at_first_the_mean_of_equal_weights_and_two_heuristics(self):
+        context = context_of(SETUP, 2)
+        weights = weigh(make("mtkd_rl", SETUP, kd_weight=1.0), context)["kd_each"]
+        confidence = weigh(make("ca_mkd", SETUP, kd_weight=1.0), context)["kd_each"]
+        divergence = (context.terms["kd_each"] / 4).softmax(0)
+        torch.testing.assert_close(weights, (1 / 3 + confidence + divergence) / 3)
+        alone = weigh(make("mtkd_rl", SETUP, kd_weight=1.0, heuristics=False), context)["kd_each"]
+        torch.testing.assert_close(alone, torch.full((3, 8), 1 / 3))
+
+    def test_the_agent_moves_weight_to_the_teacher_that_the_student_agrees_with(self):
+        """The student replays teacher 1's logits, so that teacher's reward is the highest."""
+        student = SETUP.fit.teacher_logits[1]
+        agent = make("mtkd_rl", SETUP, heuristics=False, update_every=1, kd_weight=1.0)
+        weights = run(agent, SETUP, range(60), student=student)[-1]["kd_each"].mean(-1)
+        assert weights.argmax() == 1
+        assert float(weights[1]) > 0.5
+
+    def test_the_rewards_are_clamped(self):
+        """A batch on which all teachers earn the same teaches nothing."""
+        setup = replace(SETUP, fit=replace(SETUP.fit, teacher_logits=torch.zeros(3, 60, 3), labels=torch.zeros(60).long()))
+        agent = make("mtkd_rl", setup, update_every=1)
+        run(agent, setup, range(3))
+        assert max(float(parameter.grad.abs().max()) for parameter in agent.agent.parameters()) < 1e-2
+
+    def test_the_episode_survives_a_checkpoint(self):
+        expected = run(make("mtkd_rl", SETUP, update_every=4), SETUP, range(20))
+        first, second = (make("mtkd_rl", SETUP, update_every=4) for _ in range(2))
+        run(first, SETUP, range(10))
+        assert len(first.episode) == 2
+        second.load_state_dict(first.state_dict())
+        torch.testing.assert_close(run(second, SETUP, range(10, 20)), expected[10:], rtol=0, atol=0)
+
+
+class TestMMKD:
+    def test_weight_moves_to_the_teacher_whose_term_helps_the_meta_set(self):
+        """A positive influence of teacher 2's term: a step on it lowers the meta loss."""
+        influence = {"ce": torch.zeros(8), "kd_each": torch.tensor([-1.0, 0.0, 1.0]).unsqueeze(-1).expand(3, 8)}
+        network = make("mmkd", SETUP, kd_weight=1.0, interval=1, meta_learning_rate=1e-2)
+        found = run(network, SETUP, range(40), influence=influence)
+        # the first update comes before the first weights
+        np.testing.assert_allclose(found[0]["kd_each"].mean(-1), 1 / 3, atol=0.02)
+        mean = found[-1]["kd_each"].mean(-1)
+        assert mean[2] > 0.5 > 0.3 > mean[0]
+
+    def test_the_network_is_updated_every_interval_steps(self):
+        asked = []
+
+        def influence(weights):
+            asked.append({name: weight.shape for name, weight in weights.items()})
+            return {"ce": torch.zeros(8), "kd_each": torch.ones(3, 8)}
+
+        run(make("mmkd", SETUP), SETUP, range(11), influence=influence)
+        assert asked == [{"ce": (8,), "kd_each": (3, 8)}] * 3
