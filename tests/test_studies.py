@@ -14,6 +14,7 @@ from harness.plan import load_plan, trial_spec
 from harness.prepare import prepare
 from harness.search import CellSearch
 from harness.trial import train_trial
+from strategies import resolve, strategy_names
 from tests.conftest import PROJECT
 
 
@@ -73,3 +74,47 @@ def test_glue_full_is_the_same_study_with_small_models(small_roberta: str, tmp_p
         record = train_trial(spec, tmp_path / "cache").record
         assert record.status == "ok"
         assert record.report["validation"].rows == 20
+
+
+def test_multi_teacher_full_is_the_same_study_with_small_models(small_roberta: str, tmp_path: Path) -> None:
+    """One task of it, at a point of each strategy's search space."""
+    overrides = [
+        "tasks=[rte]",
+        f"models.student.model={small_roberta}",
+        *(f"models.teachers.{k}.model={small_roberta}" for k in range(4)),
+        *(f"models.teachers.{k}.seed={k}" for k in range(4)),
+        *(f"models.teachers.{k}.training.epochs=1" for k in range(4)),
+        "data.source=generated",
+        "data.generated.train_rows=60",
+        "data.generated.report_rows=20",
+        "resources.per_task={}",
+        "training_per_task={}",
+        "training.epochs=1",
+    ]
+    plan = load_plan(PROJECT / "studies" / "multi_teacher_full.yaml", overrides)
+    assert not plan.warnings
+    prepared = prepare(plan, tmp_path / "cache", Console(quiet=True))
+    assert len(set(prepared["rte"].teacher_digests.values())) == 4
+    for cell in plan.cells:
+        if cell.repeat > 0:
+            continue
+        search = CellSearch.for_cell(plan, cell)
+        asked = search.ask()
+        assert asked is not None
+        search.tell(asked[0], 0.5)
+        sampled = search.ask()
+        assert sampled is not None
+        record = train_trial(trial_spec(plan, cell, *sampled, prepared), tmp_path / "cache").record
+        assert record.status == "ok", cell.id
+
+
+def test_multi_teacher_has_every_strategy_among_teachers_and_its_controls() -> None:
+    plan = load_plan(PROJECT / "studies" / "multi_teacher.yaml")
+    assert not plan.warnings
+    names = {cell.entry.name for cell in plan.cells}
+    among = {name for name in strategy_names() if resolve(name).strategy.family == "several teachers"}
+    assert among <= names
+    learned = {name for name in among if resolve(name).strategy.learned}
+    assert {f"{wrapper}({name})" for name in learned for wrapper in ("shuffled", "batch_mean")} <= names
+    seeds_and_layers = {(teacher.seed, tuple(teacher.layers or [])) for teacher in plan.study.models.teachers}
+    assert len(seeds_and_layers) == 3

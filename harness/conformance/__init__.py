@@ -26,6 +26,7 @@ CHECKS = {
     "context untouched": "the context's tensors are not changed",
     "randomness": "torch's global generator is left alone",
     "order of the batch": "permuting the batch permutes the weights",
+    "order of the teachers": "permuting the teachers permutes the weights, where nothing is drawn or learned",
     "determinism": "the same seeds give the same weights",
     "state": "going on from a saved state gives the same weights as never stopping",
     "normalisation": "the weights keep the declared normalisation",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.conformance.teacher_order import teacher_order_faults
 from harness.conformance.watch import Watched
 from harness.conformance.world import BATCH, STEPS, STEPS_PER_EPOCH, Trace, World
 from strategies.base import Cost, Needs, Normalisation, Settings, Strategy
@@ -33,6 +34,8 @@ def behaviour_faults(registered: Registered) -> Iterator[tuple[str, str]]:
     faults: dict[str, str] = {}
     world.run(make, watch=lambda strategy: Watched(strategy, make, faults))
     yield from faults.items()
+    yield from teacher_order_faults(registered, world)
+    yield from _few_teachers_faults(registered, needs)
     if not _same(plain, world.run(make)):
         yield (
             "determinism",
@@ -57,6 +60,16 @@ def teacher_counts(needs: Needs) -> list[int]:
     fewest, most = needs.teachers
     wanted = {max(1, fewest), max(MANY_TEACHERS, fewest)}
     return sorted(count for count in wanted if most is None or count <= most) or [fewest]
+
+
+def _few_teachers_faults(registered: Registered, needs: Needs) -> Iterator[tuple[str, str]]:
+    """With as few teachers as the strategy takes: one has no other to be compared with."""
+    for count in teacher_counts(needs)[:-1]:
+        trace = _default_trace(registered.name, count)
+        if not all(weight.isfinite().all() for step in trace.weights for weight in step.values()):
+            yield "finite", f"with {count} teacher(s) a weight is not finite. One teacher among one should get the whole weight"
+        for check, fault in _normalisation_faults(registered.normalisation, trace):
+            yield check, f"with {count} teacher(s): {fault}"
 
 
 def _normalisation_faults(promise: Normalisation, trace: Trace) -> Iterator[tuple[str, str]]:

@@ -87,6 +87,13 @@ MISTAKES = {
     "context untouched": ({"body": "context.terms['ce'].mul_(2.0)"}, "terms['ce']"),
     "randomness": ({"body": "torch.rand(1)"}, "generator=context.generator"),
     "order of the batch": ({"body": "kd = kd * torch.linspace(0.5, 1.0, len(kd))"}, "context.ids"),
+    "order of the teachers": (
+        {
+            "methods": "@classmethod\ndef needs(cls, settings):\n    return Needs(terms=('ce', 'kd_each'), teachers=(2, None))",
+            "body": "kd = torch.stack([kd, *(0 * context.terms['kd_each'][1:])])\nreturn {'ce': 1 - kd[0], 'kd_each': kd}",
+        },
+        "the order in which the study names the teachers",
+    ),
     "determinism": ({"before": "SEEN = []", "body": "SEEN.append(1)\nkd = kd / (1 + len(SEEN))"}, "globals"),
     "state": ({"methods": STATE, "body": "self.seen += 1\nkd = kd / self.seen"}, "state_dict()"),
     "normalisation": ({"body": 'return {"ce": torch.ones_like(kd), "kd": kd}'}, "ADDITIVE"),
@@ -113,6 +120,14 @@ def test_a_mistake_is_found_and_explained(name, tmp_path):
 def test_weights_that_are_not_finite_are_found(tmp_path):
     found = failures(plugin(tmp_path, body="kd = kd / 0.0"))
     assert "not finite at step" in found["finite"]
+
+
+def test_a_single_teacher_is_tried_where_it_is_allowed(tmp_path):
+    methods = "@classmethod\ndef needs(cls, settings):\n    return Needs(terms=('ce', 'kd_each'), teachers=(1, None))"
+    body = "w = (1 - context.terms['kd_each'].softmax(0)) / (len(context.teacher_logits) - 1)\nreturn {'ce': 0.0, 'kd_each': w}"
+    found = failures(plugin(tmp_path, methods=methods, body=body))
+    assert list(found) == ["finite"]
+    assert "with 1 teacher(s)" in found["finite"]
 
 
 @pytest.mark.parametrize(
