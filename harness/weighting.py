@@ -244,8 +244,9 @@ class Weighting:
             if self._row_of_id is None:
                 self._row_of_id = {int(i): row for row, i in enumerate(self.fit.encoded.ids)}
             indices = np.array([self._row_of_id[int(i)] for i in ids.cpu()])
-        self._count(forward=len(indices))
-        return predict(self.model, rows.encoded, indices, self.precision).logits.to(self.device)
+        mine = shard(indices, self.ranks.rank, self.ranks.world)
+        self._count(forward=len(mine))
+        return self.ranks.gather_rows(predict(self.model, rows.encoded, mine, self.precision).logits.to(self.device))
 
     def _local_shape(self, shape: TermShape, rows: np.ndarray) -> TermShape:
         temperature = shape.temperature
