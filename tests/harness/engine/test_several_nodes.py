@@ -30,6 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_workers_of_a_trial_are_on_different_nodes(folder: Path) -> None:
     for label in ("fixed_alpha", "ce_only"):
         of_trial = [note for note in notes(folder / "cache") if note["label"] == label]
@@ -37,6 +38,7 @@ def test_the_workers_of_a_trial_are_on_different_nodes(folder: Path) -> None:
         assert len(set(last.values())) == 2
 
 
+@pytest.mark.slow
 def test_a_lost_node_is_said_and_its_trial_goes_on_from_its_checkpoint(folder: Path) -> None:
     events = Store(folder / "store").events()
     kinds = [event["kind"] for event in events]
@@ -49,6 +51,7 @@ def test_a_lost_node_is_said_and_its_trial_goes_on_from_its_checkpoint(folder: P
     assert len(lost) >= 1
 
 
+@pytest.mark.slow
 def test_the_study_ends_with_the_numbers_of_an_undisturbed_one(folder: Path, tmp_path: Path) -> None:
     plan, prepared = prepared_plan(two_node_study(engine="inline"), folder / "cache")
     store = Store(tmp_path / "store")
@@ -62,6 +65,7 @@ def test_the_study_ends_with_the_numbers_of_an_undisturbed_one(folder: Path, tmp
         np.testing.assert_allclose(there[["p0", "p1"]], here[["p0", "p1"]], atol=2e-3)  # stored with 11 bits
 
 
+@pytest.mark.slow
 def test_a_node_that_does_not_see_the_cache_is_named(folder: Path) -> None:
     said = (folder / "refused").read_text()
     if said == "not tried":
