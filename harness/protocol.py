@@ -30,4 +30,6 @@ def protocol_warnings(study: Study) -> tuple[str, ...]:
             f"repeat: winner runs one search and then its best configuration with {study.search.repeats} seeds: cheaper, but "
             "it hides how much a search varies, and the table says so"
         )
+    if study.search.early_stopping is not None:
+        warnings.append("early stopping is on: allowed within a search, but not for a leaderboard, and the table says so")
     return tuple(warnings)

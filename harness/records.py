@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from harness.study import DataSpec, ModelSpec, Section, TaskResources, TaskSpec, TeacherSpec, TrainingSpec
+from harness.study import DataSpec, EarlyStopping, ModelSpec, Section, TaskResources, TaskSpec, TeacherSpec, TrainingSpec
 
 SCHEMA_VERSION = 2
 
@@ -144,10 +144,11 @@ class TrialRecord(BaseModel):
     model_config = ConfigDict(extra="forbid")
     schema_version: int = SCHEMA_VERSION
     key: str
-    status: Literal["ok", "failed"]
+    status: Literal["ok", "failed", "stopped"]
+    """stopped: early, because others of its search did better; it has no objective and was not scored on the report rows."""
     spec: TrialSpec
     objective: float | None
-    """The headline metric on `select` of the epoch that is kept; None where the trial failed."""
+    """The headline metric on `select` of the epoch that is kept; None where the trial failed or was stopped."""
     best_epoch: int | None = None
     report: dict[str, Score] = {}
     """Report split -> score of the kept epoch's student, read once at the end."""
@@ -160,6 +161,10 @@ class TrialRecord(BaseModel):
     student_parameters: int = 0
     teacher_parameters: list[int] = []
     error: ErrorRecord | None = None
+    stopped_after_epoch: int | None = None
+    """Counted from 1; of a trial that was stopped early."""
+    early_stopping: EarlyStopping | None = None
+    """The rule that stopped it."""
     finished_at: str = ""
     """UTC, ISO 8601."""
     environment: dict[str, str] = {}

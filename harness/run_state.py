@@ -75,7 +75,7 @@ def run_state(events: Iterable[Mapping[str, Any]]) -> RunState | None:
             state.running[event["key"]] = RunningTrial(event["cell"], event["trial"], event["purpose"], time)
         elif kind == "epoch" and event["key"] in state.running:
             state.running[event["key"]].epochs = event["epoch"]
-        elif kind in ("trial_finished", "trial_failed"):
+        elif kind in ("trial_finished", "trial_failed", "trial_stopped"):
             state.running.pop(event["key"], None)
             state.finished += 1
             state.failed += kind == "trial_failed"

@@ -78,7 +78,7 @@ def merge_stores(sources: Sequence[Path], target: Path) -> Merged:
 def _take(merged: Merged, goal: Store, store: Store, record: TrialRecord, origin: dict[str, str]) -> None:
     there = goal.get(record.key)
     if there is not None:
-        if there.status == "failed" and record.status == "ok":
+        if there.status != "ok" and record.status == "ok":
             merged.replaced_failures += 1
         else:
             merged.already_there += 1
@@ -104,7 +104,7 @@ def _take(merged: Merged, goal: Store, store: Store, record: TrialRecord, origin
 
 def _difference(kept: TrialRecord, other: TrialRecord) -> str:
     """Empty where both say the same. Cost, time and environment may differ: machines do."""
-    if other.status == "failed":
+    if other.status != "ok":
         return ""  # it may have run out of memory there; the success counts
     said = []
     if kept.objective != other.objective:

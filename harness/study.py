@@ -193,12 +193,28 @@ class StrategyEntry(Section):
         return self.label or self.name
 
 
+class EarlyStopping(Section):
+    """Trials that fall behind the others of their own search end early. Searches never see one another."""
+
+    kind: Literal["asha", "median"]
+    """asha: at grace_epochs, grace_epochs * reduction_factor, ... only the best 1 / reduction_factor go on. median: a trial
+    stops when its best epoch so far is below the median of the search's other trials at that epoch. Trial 0 never stops."""
+    grace_epochs: int = Field(1, ge=1)
+    """No trial stops before the end of so many epochs, nor within the warm-up of the learning rate or of any strategy."""
+    reduction_factor: int = Field(3, ge=2)
+    """asha alone."""
+    startup_trials: int = Field(4, ge=1)
+    """median alone: nothing stops until so many trials have trained to their end."""
+
+
 class SearchSpec(Section):
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     trials: int = Field(1, ge=1)
     """Per cell, the same for every strategy. Trial 0 is always the default; 1 means: defaults only."""
     space: dict[str, Range] = {}
     """Shared ranges for `training` fields, e.g. learning_rate, temperature."""
+    early_stopping: EarlyStopping | None = None
+    """Off for leaderboards; the tables of a study with it say so."""
     repeats: int = Field(3, ge=1)
     repeat: Literal["search", "winner"] = "search"
     """search: every repeat is a search of its own (the leaderboard's rule). winner: one search, then its best configuration

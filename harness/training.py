@@ -114,6 +114,7 @@ class Training:
         for epoch in range(self.progress.epoch, self.recipe.epochs):
             record = self._epoch(epoch)
             if on_epoch is not None:
+                self._describe_device()
                 on_epoch(record, self._save)
         if self.recipe.keep == "best":
             self.model.load_state_dict(self.progress.best_parameters)

@@ -21,6 +21,7 @@ from harness.data.parts import split_parts
 from harness.data.roles import load_report_rows, load_training_rows
 from harness.data.rows import FitRows, MetaRows, Rows, TrainingRows, join_rows
 from harness.data.word_drop import WordDrop
+from harness.early_stopping import StoppedEarly
 from harness.evaluate import predict
 from harness.labelled_rows import LabelledRows
 from harness.loss_terms.base import TermNeeds, TermSetup
@@ -44,8 +45,9 @@ DETERMINING_PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
 @dataclass(frozen=True)
 class TrialOutcome:
     record: TrialRecord
-    predictions: pd.DataFrame
-    """A row for each report example: split, id, label, predicted, and the probabilities p0, p1, ..."""
+    predictions: pd.DataFrame | None
+    """A row for each report example: split, id, label, predicted, and the probabilities p0, p1, ...; None where the trial was
+    stopped early."""
 
 
 def train_trial(
@@ -58,8 +60,9 @@ def train_trial(
 ) -> TrialOutcome:
     """Train, select and score one student. `harness.prepare` has put its rows and teacher outputs into `cache`.
 
-    Every rank calls this; all get the same record. `micro_batches`: see `Training`. Raises DivergedError, OutOfMemoryError,
-    CheckpointError where `resume_from` is damaged, or whatever a strategy raises.
+    Every rank calls this; all get the same record. `on_epoch` may raise StoppedEarly, on all ranks; the record says so then.
+    `micro_batches`: see `Training`. Raises DivergedError, OutOfMemoryError, CheckpointError where `resume_from` is damaged, or
+    whatever a strategy raises.
     """
     started = time.perf_counter()
     ranks = ranks or Single()
@@ -127,7 +130,10 @@ def train_trial(
             ),
         ),
     )
-    progress = training.run(on_epoch, resume_from)
+    try:
+        progress = training.run(on_epoch, resume_from)
+    except StoppedEarly:
+        return _stopped(spec, training, time.perf_counter() - started)
 
     # Only now, with the student fixed, are the report rows read.
     report_rows = load_report_rows(cache, spec.data_digest)
@@ -155,6 +161,26 @@ def train_trial(
         environment=environment(),
     )
     return TrialOutcome(record, predictions)
+
+
+def _stopped(spec: TrialSpec, training: Training, seconds: float) -> TrialOutcome:
+    """The report rows stay unread: a stopped trial is no result."""
+    progress = training.progress
+    progress.cost.peak_memory_bytes = peak_bytes(training.device)
+    progress.cost.total_seconds = seconds
+    record = TrialRecord(
+        key=spec.key,
+        status="stopped",
+        spec=spec,
+        objective=None,
+        epochs=progress.records,
+        cost=progress.cost,
+        student_parameters=count_parameters(training.model),
+        stopped_after_epoch=progress.epoch,
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        environment=environment(),
+    )
+    return TrialOutcome(record, None)
 
 
 def training_parts(rows: TrainingRows, uses_meta: bool, label_budget: str) -> tuple[FitRows, MetaRows | None]:

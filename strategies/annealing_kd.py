@@ -35,6 +35,10 @@ class AnnealingKd(Strategy[AnnealingKdSettings]):
     Settings = AnnealingKdSettings
 
     @classmethod
+    def warm_up(cls, settings: AnnealingKdSettings, epochs: int) -> float:
+        return settings.regression_share * epochs
+
+    @classmethod
     def needs(cls, settings: AnnealingKdSettings) -> Needs:
         return Needs(terms=("ce", "mse_logits"), teachers=(1, None))
 

@@ -211,6 +211,14 @@ class Strategy(ABC, Generic[S]):
         """
         return None
 
+    @classmethod
+    def warm_up(cls, settings: S, epochs: int) -> float:
+        """How many epochs, of a training of `epochs`, are a phase whose scores say little of its end.
+
+        Searches with early stopping stop no trial within it.
+        """
+        return 0.0
+
     def shape_terms(self, context: Context) -> TermShape:
         """Called before the terms are computed (`context.terms` is empty)."""
         return TermShape(temperature=context.temperature)

@@ -48,6 +48,10 @@ class Ctkd(Strategy[CtkdSettings]):
     normalisation = Normalisation.CONVEX
     Settings = CtkdSettings
 
+    @classmethod
+    def warm_up(cls, settings: CtkdSettings, epochs: int) -> float:
+        return settings.ramp * epochs
+
     def __init__(self, settings: CtkdSettings, setup: Setup) -> None:
         super().__init__(settings, setup)
         self.h = torch.ones((), device=setup.device)

@@ -41,6 +41,10 @@ class Dwa(Strategy[DwaSettings]):
     def needs(cls, settings: DwaSettings) -> Needs:
         return Needs(terms=settings.terms, teachers=(1, None))
 
+    @classmethod
+    def warm_up(cls, settings: DwaSettings, epochs: int) -> float:
+        return 2.0  # ratios of losses need two epochs
+
     def weights(self, context: Context) -> Weights:
         if len(self.history) < 2:
             return dict.fromkeys(context.terms, 1.0)

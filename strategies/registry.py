@@ -80,6 +80,10 @@ class Registered:
         """Why the strategy cannot, or should not, run on a task of so many classes; None where it can."""
         return self.strategy.refuses(settings, classes)
 
+    def warm_up(self, settings: Settings, epochs: int) -> float:
+        """Epochs of a training whose scores say little of its end."""
+        return self.strategy.warm_up(settings, epochs)
+
     @property
     def sample_wise(self) -> bool:
         """Whether two samples of one batch get different weights, wrappers considered."""

@@ -48,6 +48,10 @@ class SelfPaced(Strategy[SelfPacedSettings]):
     Settings = SelfPacedSettings
 
     @classmethod
+    def warm_up(cls, settings: SelfPacedSettings, epochs: int) -> float:
+        return settings.all_from * epochs
+
+    @classmethod
     def needs(cls, settings: SelfPacedSettings) -> Needs:
         return Needs(teachers=(1, None))
 

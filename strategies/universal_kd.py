@@ -38,6 +38,10 @@ class UniversalKd(FixedWeights[UniversalKdSettings]):
     term = "layer_kd"
 
     @classmethod
+    def warm_up(cls, settings: UniversalKdSettings, epochs: int) -> float:
+        return settings.first_stage * epochs if settings.stages == "two" else 0.0
+
+    @classmethod
     def needs(cls, settings: UniversalKdSettings) -> Needs:
         return Needs(terms=("ce", "kd", "layer_kd"), teachers=(1, None))
 

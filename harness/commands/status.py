@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         trials, finals = sizes.get((spec.task.name, spec.label, 0 if final else spec.repeat), (0, 0))
         if spec.repeat < finals if final else spec.index < trials:
             place = (spec.task.name, spec.label, spec.repeat, spec.purpose, 0 if final else spec.index)
-            ended[place] = ended.get(place, False) or record.status == "ok"
+            ended[place] = ended.get(place, False) or record.status != "failed"
     done = Counter(place[0] for place in ended)
     failed = Counter(place[0] for place, ok in ended.items() if not ok)
     rows = [[task, done[task], count, failed[task] or ""] for task, count in planned.items()]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.checkpoint import CheckpointError, existing_checkpoint
 from harness.console import Console
+from harness.early_stopping import StoppedEarly
 from harness.engine.router import Router
 from harness.failures import classify
 from harness.plan import Plan
@@ -51,7 +52,8 @@ def _train(train: TrainFunction, spec: TrialSpec, cache: Path, checkpoint: Path,
 
     def on_epoch(record: EpochRecord, write: Callable[[Path], None]) -> None:
         write(checkpoint)
-        router.epoch(spec.key, record)
+        if router.epoch(spec.key, record):
+            raise StoppedEarly
 
     try:
         return train(spec, cache, on_epoch=on_epoch, resume_from=existing_checkpoint(checkpoint))

@@ -16,18 +16,22 @@ if TYPE_CHECKING:
 class Payload(TypedDict):
     record: str
     """JSON."""
-    predictions: bytes
-    """Parquet."""
+    predictions: bytes | None
+    """Parquet; None where the trial was stopped early."""
 
 
 def pack(outcome: TrialOutcome) -> Payload:
+    if outcome.predictions is None:
+        return Payload(record=outcome.record.model_dump_json(), predictions=None)
     buffer = BytesIO()
     outcome.predictions.to_parquet(buffer, index=False)
     return Payload(record=outcome.record.model_dump_json(), predictions=buffer.getvalue())
 
 
-def unpack(payload: Payload) -> tuple[TrialRecord, pd.DataFrame]:
+def unpack(payload: Payload) -> tuple[TrialRecord, pd.DataFrame | None]:
     import pandas as pd
 
     record = TrialRecord.model_validate_json(payload["record"])
+    if payload["predictions"] is None:
+        return record, None
     return record, pd.read_parquet(BytesIO(payload["predictions"]))

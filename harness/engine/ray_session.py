@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
@@ -26,10 +27,11 @@ from harness.watching import Watcher
 class RouterSession:
     """What searcher and callback share. It stays in this process: Tune pickles both, and gets empty shells."""
 
-    def __init__(self, router: Router, store: Store, keep_checkpoints: bool) -> None:
+    def __init__(self, router: Router, store: Store, keep_checkpoints: bool, decisions: Any = None) -> None:
         self.router = router
         self.store = store
         self.keep_checkpoints = keep_checkpoints
+        self.decisions = decisions
         self.keys: dict[str, str] = {}
         """Tune's name of a running trial -> its key."""
         self.interrupted = False
@@ -113,7 +115,10 @@ class StoreCallback(TrialProgressCallback):  # type: ignore[misc]  # ray is unty
             # popped: Tune keeps every trial's last result
             key = session.keys.get(trial.trial_id, "")
             if (record := result.pop("epoch_record", None)) is not None:
-                session.router.epoch(key, EpochRecord.model_validate_json(record))
+                epoch = EpochRecord.model_validate_json(record)
+                stop = session.router.epoch(key, epoch)
+                if session.decisions is not None:
+                    ray.get(session.decisions.decide.remote(key, epoch.epoch, stop))
             for kind in ("checkpoint_damaged", "out_of_memory"):
                 if (said := result.pop(kind, None)) is not None:
                     session.router.happened(kind, key, said)
@@ -143,6 +148,8 @@ class StoreCallback(TrialProgressCallback):  # type: ignore[misc]  # ray is unty
 
     def _close(self, trial: Any) -> str:
         key = self._session.keys.pop(trial.trial_id)
+        if self._session.decisions is not None:
+            self._session.decisions.forget.remote(key)
         if not self._session.keep_checkpoints:
             shutil.rmtree(trial.config["checkpoint"], ignore_errors=True)
         return key

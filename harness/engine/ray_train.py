@@ -4,8 +4,8 @@ Starting a group (a controller, its helpers, a process and its imports for every
 two cores, often more than a trial. So the Tune actor that supervises a group keeps it, and hands it the next trial of the
 same shape. The group is given up when a trial fails in it, and the next trial gets a new one.
 
-Nothing here stops a trial early: Tune would have to interrupt ranks in the middle of a step (a TorchTrainer in a reused Tune
-actor that is stopped early hangs the whole sweep, as measured with Ray 2.60).
+Tune stops no trial here: it would have to interrupt ranks in the middle of a step (a TorchTrainer in a reused Tune actor that
+is stopped early hangs the whole sweep, as measured with Ray 2.60). With early stopping the ranks ask after each epoch.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ray import tune
 
 from harness.engine.cluster import set_environment
 from harness.engine.payload import Payload, pack
+from harness.engine.ray_decisions import go_on_or_stop
 from harness.engine.ray_mailbox import News, Order, start_mailbox
 from harness.engine.ray_trial import TrainFunction, default_train, epoch_metrics, release_memory
 from harness.failures import classify, is_retried
@@ -47,10 +48,12 @@ class _Failure:
 class RankGroup:
     """A TorchTrainer whose workers wait for trials. Every rank trains every trial."""
 
-    def __init__(self, resources: TaskResources, train: TrainFunction | None, cache: Path, storage: Path) -> None:
+    def __init__(
+        self, resources: TaskResources, train: TrainFunction | None, cache: Path, storage: Path, decisions: Any = None
+    ) -> None:
         self._mailbox = start_mailbox()
         self._number = 0
-        self._thread = threading.Thread(target=self._fit, args=(resources, train, cache, storage), daemon=True)
+        self._thread = threading.Thread(target=self._fit, args=(resources, train, cache, storage, decisions), daemon=True)
         self._failures: dict[int, Exception] = {}
         """Rank -> exception, once the group is closed."""
         self.error: Exception | None = None
@@ -84,14 +87,14 @@ class RankGroup:
     def lost_a_process(self) -> bool:
         return any(isinstance(error, ray.exceptions.RayActorError) for error in self._failures.values())
 
-    def _fit(self, resources: TaskResources, train: TrainFunction | None, cache: Path, storage: Path) -> None:
+    def _fit(self, resources: TaskResources, train: TrainFunction | None, cache: Path, storage: Path, decisions: Any) -> None:
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
         from ray.train.torch import TorchTrainer
 
         mailbox = self._mailbox
 
         def serve(config: dict[str, Any]) -> None:
-            serve_trials(mailbox, train, cache)
+            serve_trials(mailbox, train, cache, decisions)
 
         per_worker = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
         trainer = TorchTrainer(
@@ -120,7 +123,7 @@ class RankGroup:
             ray.get(mailbox.post.remote(News("closed")))
 
 
-def serve_trials(mailbox: Any, train: TrainFunction | None, cache: Path) -> None:
+def serve_trials(mailbox: Any, train: TrainFunction | None, cache: Path, decisions: Any = None) -> None:
     """What every rank does: the mailbox's trials, until it says that no more will come."""
     import torch
     import torch.distributed as dist
@@ -154,6 +157,7 @@ def serve_trials(mailbox: Any, train: TrainFunction | None, cache: Path) -> None
             if dist.get_rank() == 0:
                 write(checkpoint)
                 tell("epoch", epoch_metrics(spec, record) | {"epoch_record": record.model_dump_json()})
+            go_on_or_stop(decisions, spec.key, record.epoch)
 
         split = {"micro_batches": order.micro_batches} if order.micro_batches > 1 else {}
         resume_from = Path(order.checkpoint) if order.resume else None
@@ -170,8 +174,8 @@ def serve_trials(mailbox: Any, train: TrainFunction | None, cache: Path) -> None
 class Supervisor:
     """Has one trial after another trained by a group of ranks."""
 
-    def __init__(self, train: TrainFunction | None, cache: Path, storage: Path) -> None:
-        self._train, self._cache, self._storage = train, cache, storage
+    def __init__(self, train: TrainFunction | None, cache: Path, storage: Path, decisions: Any = None) -> None:
+        self._train, self._cache, self._storage, self._decisions = train, cache, storage, decisions
         self._group: RankGroup | None = None
         self._shape: TaskResources | None = None
         self._spec: TrialSpec
@@ -186,7 +190,7 @@ class Supervisor:
         if self._group is not None and spec.resources != self._shape:
             self.close()
         if self._group is None:
-            self._group = RankGroup(spec.resources, self._train, self._cache, self._storage)
+            self._group = RankGroup(spec.resources, self._train, self._cache, self._storage, self._decisions)
             self._shape = spec.resources
         self._spec, self._checkpoint, self._micro_batches = spec, checkpoint, micro_batches
         self._failure = None
@@ -251,9 +255,11 @@ class Supervisor:
 class DistributedTrial(tune.Trainable):  # type: ignore[misc]  # ray is untyped
     """The Tune actor around a supervisor. `reuse_actors=True` keeps it, and with it the group of ranks."""
 
-    def setup(self, config: dict[str, Any], train: TrainFunction | None, cache: Path, storage: Path) -> None:
+    def setup(
+        self, config: dict[str, Any], train: TrainFunction | None, cache: Path, storage: Path, decisions: Any = None
+    ) -> None:
         set_environment()
-        self.supervisor = Supervisor(train, cache, storage)
+        self.supervisor = Supervisor(train, cache, storage, decisions)
         self.started = False
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

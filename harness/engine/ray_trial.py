@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from harness.engine.payload import pack
+from harness.engine.ray_decisions import go_on_or_stop
 from harness.failures import classify, is_retried
 from harness.records import EpochRecord, TrialSpec
 
@@ -27,10 +28,11 @@ def trial_resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([bundle or HEAD_NODE])
 
 
-def run_trial(config: dict[str, Any], train: TrainFunction | None, cache: Path) -> None:
+def run_trial(config: dict[str, Any], train: TrainFunction | None, cache: Path, decisions: Any = None) -> None:
     """Train, and report each epoch (`epoch_record`) and then the outcome (`outcome`) or what stopped it (`error`) to Tune.
 
-    Raises only what a retry may mend: the retry goes on from the checkpoint.
+    `decisions`: of a study with early stopping (`ray_decisions`). Raises only what a retry may mend: the retry goes on from the
+    checkpoint.
     """
     from harness.checkpoint import CheckpointError, existing_checkpoint
 
@@ -42,6 +44,7 @@ def run_trial(config: dict[str, Any], train: TrainFunction | None, cache: Path) 
     def on_epoch(record: EpochRecord, write: Callable[[Path], None]) -> None:
         write(checkpoint)
         tune.report(epoch_metrics(spec, record) | {"epoch_record": record.model_dump_json()})
+        go_on_or_stop(decisions, spec.key, record.epoch)
 
     try:
         try:

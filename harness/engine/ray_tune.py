@@ -21,6 +21,7 @@ from ray import tune
 
 from harness.console import Console
 from harness.engine.cluster import connect, ray_slots, require_slots
+from harness.engine.ray_decisions import start_decisions
 from harness.engine.ray_session import RouterSearcher, RouterSession, StoreCallback, interruptions
 from harness.engine.ray_train import DistributedTrial
 from harness.engine.ray_trial import HEAD_NODE, TrainFunction, run_trial, trial_resources
@@ -96,14 +97,15 @@ def _run_cells(
     storage = store.path.resolve() / ".ray"
     watcher.happened("slots", slots=slots, cells=len(cells))
     router = Router(plan, cells, prepared, store, console, in_flight, watcher)
-    session = RouterSession(router, store, plan.study.keep_checkpoints)
+    decisions = start_decisions() if plan.study.search.early_stopping is not None else None
+    session = RouterSession(router, store, plan.study.keep_checkpoints, decisions)
     if _is_distributed(plan, _shape(cells[0])):
         trainable = tune.with_resources(
-            tune.with_parameters(DistributedTrial, train=train, cache=cache, storage=storage),
+            tune.with_parameters(DistributedTrial, train=train, cache=cache, storage=storage, decisions=decisions),
             tune.PlacementGroupFactory([HEAD_NODE]),  # a supervisor does no work, and beside the head it outlives other nodes
         )
     else:
-        trainable = tune.with_resources(_one_worker_trainable(train, cache), trial_resources)
+        trainable = tune.with_resources(_one_worker_trainable(train, cache, decisions), trial_resources)
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
@@ -127,8 +129,8 @@ def _run_cells(
         session.run(tuner.fit)
 
 
-def _one_worker_trainable(train: TrainFunction | None, cache: Path) -> Callable[[dict[str, Any]], None]:
+def _one_worker_trainable(train: TrainFunction | None, cache: Path, decisions: Any) -> Callable[[dict[str, Any]], None]:
     def one_worker_trial(config: dict[str, Any]) -> None:
-        run_trial(config, train, cache)
+        run_trial(config, train, cache, decisions)
 
     return one_worker_trial

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.console import Console
+from harness.early_stopping import grace_epochs
 from harness.errors import StoreError
 from harness.failures import DISK_FULL, classify, failed_record, require_teachers
 from harness.plan import Cell, Plan, final_specs, trial_spec
@@ -43,10 +44,24 @@ class _CellTrials:
             self.running[spec.key] = spec
         return spec
 
-    def tell(self, key: str, objective: float | None) -> Any:
+    def epoch(self, key: str, record: EpochRecord) -> bool:
+        """A running trial has ended an epoch; whether it is to stop there."""
+        spec = self.running[key]
+        if self._plan.study.search.early_stopping is None or spec.purpose != "search":
+            return False
+        score = record.select[spec.task.headline_metric]
+        grace = grace_epochs(self._plan, spec)
+        return self._search.report(spec.index, record.epoch + 1, score, grace, spec.training.epochs)
+
+    def tell(self, record: TrialRecord) -> Any:
         """Returns what the search makes of it (Optuna's FrozenTrial); None for a final run."""
-        spec = self.running.pop(key)
-        return self._search.tell(spec.index, objective) if spec.purpose == "search" else None
+        spec = self.running[record.key]
+        for epoch in record.epochs:  # news to the search where the record is from the store
+            self.epoch(record.key, epoch)
+        del self.running[record.key]
+        if spec.purpose != "search":
+            return None
+        return self._search.tell(spec.index, record.objective, stopped=record.status == "stopped")
 
     def _next(self) -> TrialSpec | None:
         if self._finals is None:
@@ -79,6 +94,7 @@ class Router:
         watcher: Watcher | None = None,
     ) -> None:
         self._cells = [_CellTrials(plan, cell, prepared) for cell in cells]
+        self._rule = plan.study.search.early_stopping
         self._prepared = prepared
         self._store = store
         self._console = console
@@ -116,14 +132,17 @@ class Router:
 
     def finish(self, record: TrialRecord, predictions: pd.DataFrame | None) -> None:
         """A trial has ended for good: store it, show it, and let its cell go on."""
+        if record.status == "stopped":
+            record = record.model_copy(update={"early_stopping": self._rule})
         self._store.write(record, predictions)
         self._watcher.ended(record)
         self._tell(self._runner.pop(record.key), record.spec, record)
         self._console.trial_finished(record, from_store=False)
 
-    def epoch(self, key: str, record: EpochRecord) -> None:
-        """A running trial has ended an epoch."""
+    def epoch(self, key: str, record: EpochRecord) -> bool:
+        """A running trial has ended an epoch; whether it is to stop there (`harness.early_stopping`)."""
         self._watcher.epoch(self.running(key), record)
+        return self._runner[key].epoch(key, record)
 
     def happened(self, kind: str, key: str, error: str) -> None:
         """A running trial met with an event that does not end it."""
@@ -142,13 +161,17 @@ class Router:
         return self._runner[key].running[key]
 
     def _tell(self, cell: _CellTrials, spec: TrialSpec, record: TrialRecord) -> None:
-        trial = cell.tell(spec.key, record.objective)
+        trial = cell.tell(record)
         if trial is not None:
             self._watcher.told(cell.cell.id, spec, trial)
 
     def _known(self, spec: TrialSpec) -> TrialRecord | None:
+        """What the store holds of it, if that is its end: a stopped trial's only where this study stops by the same rule."""
         record = self._store.get(spec.key)
-        return record if record is not None and record.status == "ok" else None
+        if record is None or record.status == "ok":
+            return record
+        stopped = record.status == "stopped" and record.early_stopping == self._rule and spec.purpose == "search"
+        return record if stopped else None
 
     def _missing_teacher(self, spec: TrialSpec) -> ErrorRecord | None:
         try:

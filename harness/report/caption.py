@@ -20,6 +20,7 @@ def caption(board: Leaderboard) -> list[str]:
         _data(board, study.get("data", {})),
         _models(study.get("models", {})),
         _protocol(board, study),
+        _early_stopping(board),
         _micro_batches(board),
         _provenance(selection.manifest),
         *board.notes,
@@ -156,6 +157,22 @@ def _protocol(board: Leaderboard, study: Mapping[str, Any]) -> str:
         "equal_fit": "nobody trains on the meta rows",
     }
     return f"Protocol {', '.join(versions)}; label budget {', '.join(f'{b} ({explained[b]})' for b in budgets)}."
+
+
+def _early_stopping(board: Leaderboard) -> str:
+    study = board.selection.manifest.get("study", {})
+    stopped = [record for record in board.selection.records if record.status == "stopped"]
+    rule = study.get("search", {}).get("early_stopping")
+    if not stopped and not rule:
+        return ""
+    kinds = sorted(
+        {str(record.early_stopping.kind) for record in stopped if record.early_stopping} | ({rule["kind"]} if rule else set())
+    )
+    searched = sum(record.spec.purpose == "search" for record in board.selection.records)
+    return (
+        f"With early stopping within each search ({', '.join(kinds)}): {len(stopped)} of {searched} trials ended early and "
+        "cannot be the best of theirs; no rows for a leaderboard."
+    )
 
 
 def _micro_batches(board: Leaderboard) -> str:

@@ -82,7 +82,7 @@ def equal_compute_scores(selection: Selection) -> Array | None:
         spent = {label: sum(r.cost.train_seconds for r in trials) for label, trials in ordered.items()}
         # a strategy with nothing to vary has one trial; that is no search to stop the others by
         searched = [
-            label for label, trials in ordered.items() if len(trials) == longest and all(r.status == "ok" for r in trials)
+            label for label, trials in ordered.items() if len(trials) == longest and all(r.status != "failed" for r in trials)
         ]
         budget = min((spent[label] for label in searched), default=np.inf)
         for label, trials in ordered.items():

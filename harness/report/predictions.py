@@ -66,7 +66,7 @@ def load_predictions(selection: Selection, task: str, labels: tuple[str, ...] | 
 
 
 def _load(store: Store, row: Row) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | str | None:
-    if row.record is None or row.record.status == "failed":
+    if row.record is None or row.record.status != "ok":
         return None
     try:
         frame = store.predictions(row.record.key)

@@ -158,7 +158,7 @@ def _row(
         # the earliest of equals: later trials must not win by being many
         best = min(good, key=lambda r: (-(r.objective or 0.0), r.spec.index))
         return Row(task, label, repeat, state, best.report[SPLIT].metrics[best.spec.task.headline_metric], best, **counts)
-    failed = min(candidates, key=lambda r: r.spec.index)
+    failed = min(candidates, key=lambda r: (r.status != "failed", r.spec.index))
     scores = failed.majority.get(SPLIT) or majority.get(SPLIT)
     score = scores.metrics[failed.spec.task.headline_metric] if scores else float("nan")
     known = state == "ok" and scores is not None

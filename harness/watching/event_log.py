@@ -18,6 +18,7 @@ KINDS = {
     "epoch": "a trial has ended an epoch: cell, key, epoch (from 1), train_loss, select, seconds; micro_batches where "
     "memory ran out and batches are passed in so many parts",
     "trial_finished": "a trial is stored: cell, key, purpose, trial, objective, train_seconds, total_seconds",
+    "trial_stopped": "a search stopped a trial early: cell, key, purpose, trial, epoch (its last one, from 1), total_seconds",
     "trial_failed": "a trial has failed for good: cell, key, purpose, trial, error_kind, error",
     "trial_retried": "a trial lost its process or node and starts again from its checkpoint: cell, key, error",
     "checkpoint_damaged": "a checkpoint cannot be read, its trial starts from its beginning: cell, key, error",
@@ -50,7 +51,10 @@ class EventLog(Watcher):
         )
 
     def ended(self, record: TrialRecord) -> None:
-        if record.error is None:
+        if record.status == "stopped":
+            epoch, seconds = record.stopped_after_epoch, round(record.cost.total_seconds, 3)
+            self._store.event("trial_stopped", **_place(record.spec), epoch=epoch, total_seconds=seconds)
+        elif record.error is None:
             cost = record.cost
             self._store.event(
                 "trial_finished",

@@ -80,6 +80,7 @@ def _with_attributes(trial: Any, attributes: dict[str, Any]) -> Any:
         value=trial.value,
         params=trial.params,
         distributions=trial.distributions,
+        intermediate_values=trial.intermediate_values,
         user_attrs={**trial.user_attrs, **attributes},
         system_attrs=trial.system_attrs,
     )

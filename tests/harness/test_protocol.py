@@ -20,6 +20,7 @@ from harness.prepared import PreparedTask
 from harness.protocol import protocol_warnings
 from harness.records import TrialRecord
 from harness.report.leaderboard import make_leaderboard
+from harness.search import CellSearch
 from harness.store import Store
 from harness.study import PROTOCOL_VERSION, Study
 from harness.trial import train_trial
@@ -106,11 +107,42 @@ def test_rule_2_there_are_two_label_budgets() -> None:
 
 @pytest.mark.parametrize(
     ("where", "key"),
-    [("search", "pruner"), ("search", "early_stopping"), ("search", "asha"), ("resources", "pruner"), ("protocol", "prune")],
+    [
+        ("search", "pruner"),
+        ("strategies", "early_stopping"),
+        ("search", "asha"),
+        ("resources", "pruner"),
+        ("protocol", "prune"),
+    ],
 )
 def test_rule_3_pruning_across_strategies_is_refused(where: str, key: str) -> None:
+    changed: Any = [{"name": "fixed_alpha", key: {"kind": "median"}}] if where == "strategies" else {key: "median"}
     with pytest.raises(ValidationError, match=key):
-        tiny_study(**{where: {key: "median"}})
+        tiny_study(**{where: changed})
+
+
+def test_rule_3_early_stopping_works_within_one_cell_alone() -> None:
+    """What a search stops does not depend on how far ahead another one is, and a table says that there was any."""
+    rule = {"kind": "median", "startup_trials": 1}
+    study = tiny_study(strategies=["ce_only", "fixed_alpha"], search={"trials": 4, "repeats": 1, "early_stopping": rule})
+    plan = make_plan(study, Path.cwd())
+    weak = next(cell for cell in plan.cells if cell.strategy.name == "fixed_alpha")
+
+    def stops(*, beside_a_strong_one: bool) -> list[bool]:
+        search, strong = CellSearch.for_cell(plan, weak), CellSearch.for_cell(plan, weak)
+        found = []
+        for score in (0.5, 0.6, 0.4, 0.55):
+            index, _ = search.ask() or (0, {})
+            if beside_a_strong_one and (other := strong.ask()) is not None:
+                strong.report(other[0], 1, 0.99, 1, 2)
+                strong.tell(other[0], 0.99)
+            found.append(search.report(index, 1, score, 1, 2))
+            search.tell(index, score, stopped=found[-1])
+        return found
+
+    assert stops(beside_a_strong_one=True) == stops(beside_a_strong_one=False) == [False, False, True, False]
+    assert any("not for a leaderboard" in warning for warning in plan.warnings)
+    assert tiny_study().search.early_stopping is None
 
 
 def test_rule_3_no_strategy_gets_more_trials_or_ranges_of_its_own_for_a_task() -> None:

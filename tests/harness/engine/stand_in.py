@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 
 from harness.checkpoint import FILE, CheckpointError
+from harness.early_stopping import StoppedEarly
 from harness.failures import DivergedError
 from harness.plan import Plan, make_plan
 from harness.prepared import PreparedTask
@@ -88,7 +89,13 @@ def stand_in_train(
             (folder / FILE).write_text(json.dumps(state))
 
         if on_epoch is not None:
-            on_epoch(record, write)
+            try:
+                on_epoch(record, write)
+            except StoppedEarly:
+                stopped = TrialRecord(
+                    key=spec.key, status="stopped", spec=spec, objective=None, epochs=records, stopped_after_epoch=epoch + 1
+                )
+                return SimpleNamespace(record=stopped, predictions=None)
     predictions = pd.DataFrame(
         {"split": ["validation"] * 2, "id": [0, 1], "label": [0, 1], "predicted": [0, 0], "p0": [0.9, 0.6], "p1": [0.1, 0.4]}
     )

@@ -1,0 +1,50 @@
+"""Searches stop the same trials, after the same epoch, whichever engine trains them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.console import Console
+from harness.engine import inline
+from harness.store import Store
+from tests.harness.engine.conftest import StandInRun
+from tests.harness.engine.stand_in import stand_in_plan, stand_in_study, stand_in_train
+
+SEARCH = {"trials": 5, "early_stopping": {"kind": "asha", "reduction_factor": 2}}
+TRAINING = {"epochs": 4}
+
+
+def ends(store: Store) -> dict[tuple[str, int], tuple[str, str, int | None, int]]:
+    return {
+        (r.spec.label, r.spec.index): (r.key, r.status, r.stopped_after_epoch, len(r.epochs))
+        for r in store.records()
+        if r.spec.label in ("plain", "other")
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], tuple[str, str, int | None, int]]:
+    cache: Path = tmp_path_factory.mktemp("inline")
+    plan, prepared = stand_in_plan(stand_in_study(["plain", "other"], search=SEARCH, training=TRAINING))
+    store = Store(cache / "store")
+    inline.run_plan(plan, prepared, store, Console(quiet=True), cache, train=stand_in_train)
+    found = ends(store)
+    assert {"ok", "stopped"} == {status for _, status, _, _ in found.values()}
+    return found
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ray_stops_the_same_trials(
+    workers: int, stand_in_run: Callable[..., StandInRun], expected: dict[tuple[str, int], tuple[str, str, int | None, int]]
+) -> None:
+    labels = ["plain", "other", "killed"] if workers == 1 else ["plain", "other"]
+    resources = {"workers": workers, "concurrent_trials": 3 - workers, "retries": 1}
+    run = stand_in_run(labels, resources=resources, search=SEARCH, training=TRAINING)()
+    assert ends(run.store) == expected
+    if workers == 1:  # a search whose trial lost its process after the first epoch went on all the same
+        assert {r.status for r in run.store.records() if r.spec.label == "killed"} == {"ok", "stopped"}
+    else:  # all ranks ended together, so the group was kept for all trials
+        assert run.log.groupby("rank").process.nunique().to_dict() == {0: 1, 1: 1}
