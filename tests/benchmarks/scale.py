@@ -164,7 +164,7 @@ def simulate(folder: Path, cells: int) -> dict[str, Any]:
 
 def synthesise(folder: Path, trials: int) -> None:
     """A finished store of `trials` records, without running anything."""
-    plan = make_plan(scale_study(700, -(-trials // 700)), Path.cwd())
+    plan = make_plan(scale_study(min(700, trials), -(-trials // 700)), Path.cwd())
     prepared, store = prepared_tasks(plan), Store(folder)
     from harness.plan import trial_spec
 
@@ -215,6 +215,7 @@ def _manifest(plan: Plan, prepared: dict[str, PreparedTask]) -> dict[str, Any]:
 
 def measure(sizes: Sequence[int], synthesised: Sequence[int], scratch: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"command": COMMAND, "cores": os.cpu_count(), "simulated": [], "read": []}
+    simulate(scratch / "warm-up", 7)  # imports
     for trials in sizes:
         folder = scratch / f"run-{trials}"
         cells = max(7, round(trials / TRIALS_PER_CELL / 7) * 7)
@@ -226,7 +227,9 @@ def measure(sizes: Sequence[int], synthesised: Sequence[int], scratch: Path) -> 
         synthesise(folder, trials)
         found["read"].append(read_times(folder) | {"plan_s": plan_time(700, -(-trials // 700))})
         shutil.rmtree(folder)
-    own = [one["own_ms_per_trial"] for one in found["simulated"]]
+    own = [
+        one["own_cpu_ms_per_trial"] for one in found["simulated"]
+    ]  # processor time: other work on the machine does not count
     found["growth"] = own[-1] / own[0] if own else None
     return found
 
@@ -237,7 +240,7 @@ def table(found: dict[str, Any]) -> str:
     def shown(rows: list[dict[str, Any]]) -> str:
         return tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".4g")
 
-    growth = f"Time per trial, largest over smallest study: {found['growth']:.2f}.\n\n" if found["growth"] else ""
+    growth = f"Processor time per trial, largest over smallest study: {found['growth']:.2f}.\n\n" if found["growth"] else ""
     return (
         f"# Scale, by simulation\n\n`{found['command']}` on {found['cores']} cores, {SLOTS} simulated slots, no Ray: the "
         f"harness's own time for searches, store, event log and Optuna's copy.\n\n{shown(found['simulated'])}\n\n{growth}"
