@@ -13,7 +13,6 @@ import heapq
 import json
 import os
 import random
-import resource
 import shutil
 import subprocess
 import sys
@@ -185,10 +184,10 @@ def read_times(folder: Path) -> dict[str, float]:
     """Seconds of what reads a store; `status` and `report` as commands, with Python's start."""
     started = time.perf_counter()
     records = Store(folder).records()
-    found = {"records": float(len(records)), "store_read_s": time.perf_counter() - started}
+    found: dict[str, float] = {"records": len(records), "store_read_s": time.perf_counter() - started}
     del records
     for verb in ("status", "report"):
-        found[f"{verb}_s"], found[f"{verb}_peak_mib"] = _command(verb, str(folder))
+        found[f"{verb}_s"] = _command(verb, str(folder))
     return found
 
 
@@ -197,14 +196,14 @@ def plan_time(cells: int, trials: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "study.yaml"
         file.write_text(yaml.safe_dump(json.loads(study.model_dump_json())))
-        return _command("plan", str(file))[0]
+        return _command("plan", str(file))
 
 
-def _command(*arguments: str) -> tuple[float, float]:
-    """Seconds and peak MiB of a verb."""
+def _command(*arguments: str) -> float:
+    """Seconds of a verb."""
     started = time.perf_counter()
     subprocess.run([sys.executable, "-m", "harness", *arguments], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return time.perf_counter() - started
 
 
 def _manifest(plan: Plan, prepared: dict[str, PreparedTask]) -> dict[str, Any]:
