@@ -227,6 +227,11 @@ class TaskResources(Section):
     cpus_per_worker: float = Field(1, ge=0)
     gpus_per_worker: float = Field(0, ge=0)
     """Fractions pack several one-worker trials on a GPU."""
+    memory_per_worker: int = Field(0, ge=0)
+    """Bytes of the machine's memory that Ray reserves for a worker; 0: none."""
+    packing: Literal["given", "measured"] = "given"
+    """measured: a probe of a few steps on the longest batch says how many one-worker trials share a GPU (up to
+    gpus_per_worker each), or, without GPUs, the memory that each reserves. For the engine ray."""
     placement: Literal["pack", "spread", "strict_spread"] = "pack"
     """Of a trial's workers: pack: on few nodes; spread: on many where it can be; strict_spread: each on a node of its own."""
 

@@ -20,7 +20,7 @@ from harness.checkpoint import Progress, load_checkpoint, save_checkpoint
 from harness.data.batch import Batch
 from harness.data.batches import LengthBucketedBatches, MetaBatches, shard
 from harness.data.encode import Encoded
-from harness.evaluate import autocast, predict, resolve_precision
+from harness.evaluate import EVALUATION_BATCH, autocast, predict, resolve_precision
 from harness.failures import DivergedError
 from harness.labelled_rows import LabelledRows
 from harness.loss_terms.bound import LossTerms
@@ -157,6 +157,16 @@ class Training:
         )
         progress.records.append(record)
         return record
+
+    def train_on_longest(self, rows: int, steps: int) -> None:
+        """So many steps on a batch of the longest training rows, and outputs for the longest selection rows: the most memory
+        that the training takes. It is of no further use then.
+        """
+        longest = np.argsort(-self.fit.encoded.lengths, kind="stable")[:rows]
+        for _ in range(steps):
+            self._step(0, longest, WeightLog(self.fit.encoded.flipped))
+        longest = np.argsort(-self.select.lengths, kind="stable")[:EVALUATION_BATCH]
+        predict(self.model, self.select, longest, self.precision)
 
     def _step(self, epoch: int, rows: np.ndarray, log: WeightLog) -> tuple[Tensor, dict[str, Tensor]]:
         """One optimiser step on the global batch `rows`; returns its loss and the unweighted terms of all samples."""

@@ -50,6 +50,14 @@ class TrialOutcome:
     stopped early."""
 
 
+@dataclass(frozen=True)
+class MadeTraining:
+    training: Training
+    encoder: _Encoder
+    rows: TrainingRows
+    teachers: list[TeacherOutputs]
+
+
 def train_trial(
     spec: TrialSpec,
     cache: Path,
@@ -70,6 +78,46 @@ def train_trial(
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(spec.resources.cpus_per_worker)))
     reset_peak(device)
+    made = make_training(spec, cache, ranks, device, micro_batches)
+    training, teachers = made.training, made.teachers
+    try:
+        progress = training.run(on_epoch, resume_from)
+    except StoppedEarly:
+        return _stopped(spec, training, time.perf_counter() - started)
+
+    # Only now, with the student fixed, are the report rows read.
+    report_rows = load_report_rows(cache, spec.data_digest)
+    predictions = pd.concat(
+        [
+            _predictions(split, made.encoder(rows, split), training.model, training.precision)
+            for split, rows in report_rows.items()
+        ],
+        ignore_index=True,
+    )
+    cost = progress.cost
+    cost.peak_memory_bytes = peak_bytes(device)
+    cost.total_seconds = time.perf_counter() - started
+    record = TrialRecord(
+        key=spec.key,
+        status="ok",
+        spec=spec,
+        objective=progress.records[progress.best_epoch].select[spec.task.headline_metric],
+        best_epoch=progress.best_epoch,
+        report=score_predictions(predictions, spec.task),
+        majority=majority_scores(made.rows, report_rows, spec.task),
+        teacher_report=[outputs.report for outputs in teachers],
+        epochs=progress.records,
+        cost=cost,
+        student_parameters=count_parameters(training.model),
+        teacher_parameters=[outputs.parameters for outputs in teachers],
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        environment=environment(),
+    )
+    return TrialOutcome(record, predictions)
+
+
+def make_training(spec: TrialSpec, cache: Path, ranks: Ranks, device: torch.device, micro_batches: int = 1) -> MadeTraining:
+    """The trial's training, ready to run. It has no report rows."""
     for plugin in spec.plugins:
         load_plugin(plugin)
     registered = resolve(spec.strategy)
@@ -130,37 +178,7 @@ def train_trial(
             ),
         ),
     )
-    try:
-        progress = training.run(on_epoch, resume_from)
-    except StoppedEarly:
-        return _stopped(spec, training, time.perf_counter() - started)
-
-    # Only now, with the student fixed, are the report rows read.
-    report_rows = load_report_rows(cache, spec.data_digest)
-    predictions = pd.concat(
-        [_predictions(split, encoder(rows, split), model, training.precision) for split, rows in report_rows.items()],
-        ignore_index=True,
-    )
-    cost = progress.cost
-    cost.peak_memory_bytes = peak_bytes(device)
-    cost.total_seconds = time.perf_counter() - started
-    record = TrialRecord(
-        key=spec.key,
-        status="ok",
-        spec=spec,
-        objective=progress.records[progress.best_epoch].select[spec.task.headline_metric],
-        best_epoch=progress.best_epoch,
-        report=score_predictions(predictions, spec.task),
-        majority=majority_scores(training_rows, report_rows, spec.task),
-        teacher_report=[outputs.report for outputs in teachers],
-        epochs=progress.records,
-        cost=cost,
-        student_parameters=count_parameters(model),
-        teacher_parameters=[outputs.parameters for outputs in teachers],
-        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        environment=environment(),
-    )
-    return TrialOutcome(record, predictions)
+    return MadeTraining(training, encoder, training_rows, teachers)
 
 
 def _stopped(spec: TrialSpec, training: Training, seconds: float) -> TrialOutcome:

@@ -71,6 +71,10 @@ def _run_trials(plan: Plan, store: Store, console: Console, arguments: argparse.
     shared = {"cache": cache, "results": store.path.resolve()}
     with engine_for(plan, store.path / "logs", arguments.address, shared) as engine:
         prepared = prepare(plan, cache, console, engine.map_tasks, EventLog(store))
+        if plan.study.resources.engine == "ray":
+            from harness.memory_probe import with_measured_needs
+
+            plan = with_measured_needs(plan, prepared, cache, console, engine.map_tasks)
         manifest = make_manifest(plan, prepared, Path(arguments.study), _command(arguments), started_at)
         store.write_manifest(manifest)
         console.start(plan)

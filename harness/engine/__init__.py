@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # Ray's helper processes import this package: it must stay light
     from harness.plan import Plan
-    from harness.prepare import MapFunction
 
 
 @dataclass(frozen=True)
 class Engine:
     run_plan: Callable[..., None]
     """(plan, prepared, store, console, cache) -> None."""
-    map_tasks: MapFunction
+    map_tasks: Any
+    """`prepare.MapFunction`, and of `memory_probe.ProbeMap`."""
 
 
 @contextmanager

@@ -91,6 +91,16 @@ def connect(address: str | None, log_dir: Path, *, cpus: int | None = None) -> I
         ray.shutdown()
 
 
+def ray_resources(resources: TaskResources) -> dict[str, float]:
+    """What one worker takes of a node, by Ray's names."""
+    wanted = {
+        "CPU": resources.cpus_per_worker,
+        "GPU": resources.gpus_per_worker,
+        "memory": float(resources.memory_per_worker),
+    }
+    return {name: amount for name, amount in wanted.items() if amount > 0}
+
+
 def ray_slots(resources: TaskResources) -> int:
     """How many trials of this shape the connected cluster can run at once, if nothing else runs on it."""
     import ray
@@ -99,11 +109,7 @@ def ray_slots(resources: TaskResources) -> int:
     for node in ray.nodes():
         if node["Alive"]:
             has = node["Resources"]
-            fits = [
-                math.floor(has.get(name, 0.0) / wanted + 1e-9)
-                for name, wanted in (("CPU", resources.cpus_per_worker), ("GPU", resources.gpus_per_worker))
-                if wanted > 0
-            ]
+            fits = [math.floor(has.get(name, 0.0) / wanted + 1e-9) for name, wanted in ray_resources(resources).items()]
             ranks.append(min(fits, default=1))
     if resources.placement != "strict_spread":
         return sum(ranks) // resources.workers
@@ -117,12 +123,13 @@ def require_slots(task: str, resources: TaskResources) -> int:
 
     slots = ray_slots(resources)
     if slots == 0:
-        has = {name: ray.cluster_resources().get(name, 0.0) for name in ("CPU", "GPU")}
+        has = {name: ray.cluster_resources().get(name, 0.0) for name in ("CPU", "GPU", "memory")}
+        memory = f" and {resources.memory_per_worker / 2**30:.1f} GiB of memory" if resources.memory_per_worker else ""
         raise ClusterError(
             f"a trial of {task} wants {resources.workers} workers{_apart(resources)} with {resources.cpus_per_worker:g} CPUs "
-            f"and {resources.gpus_per_worker:g} GPUs each; the cluster has {len(ray.nodes())} nodes with {has['CPU']:g} CPUs "
-            f"and {has['GPU']:g} GPUs in all, and no set of nodes holds such a trial. Change `resources` (or "
-            f"`resources.per_task.{task}`) in the study, or use a larger cluster."
+            f"and {resources.gpus_per_worker:g} GPUs{memory} each; the cluster has {len(ray.nodes())} nodes with "
+            f"{has['CPU']:g} CPUs, {has['GPU']:g} GPUs and {has['memory'] / 2**30:.1f} GiB in all, and no set of nodes holds "
+            f"such a trial. Change `resources` (or `resources.per_task.{task}`) in the study, or use a larger cluster."
         )
     return slots
 

@@ -82,6 +82,7 @@ class RouterSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
                 "checkpoint": str(session.store.path.resolve() / "running" / spec.key),
                 "CPU": spec.resources.cpus_per_worker,
                 "GPU": spec.resources.gpus_per_worker,
+                "memory": spec.resources.memory_per_worker,
             }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

@@ -20,7 +20,7 @@ from uuid import uuid4
 import ray
 from ray import tune
 
-from harness.engine.cluster import set_environment
+from harness.engine.cluster import ray_resources, set_environment
 from harness.engine.payload import Payload, pack
 from harness.engine.ray_decisions import go_on_or_stop
 from harness.engine.ray_mailbox import News, Order, start_mailbox
@@ -96,14 +96,14 @@ class RankGroup:
         def serve(config: dict[str, Any]) -> None:
             serve_trials(mailbox, train, cache, decisions)
 
-        per_worker = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+        per_worker = ray_resources(resources)
         trainer = TorchTrainer(
             serve,
             train_loop_config={},
             scaling_config=ScalingConfig(
                 num_workers=resources.workers,
                 use_gpu=resources.gpus_per_worker > 0,
-                resources_per_worker={name: amount for name, amount in per_worker.items() if amount > 0},
+                resources_per_worker=per_worker,
                 placement_strategy=resources.placement.upper(),
             ),
             run_config=RunConfig(

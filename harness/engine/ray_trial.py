@@ -24,7 +24,7 @@ HEAD_NODE = {"node:__internal_head__": 0.001}
 
 
 def trial_resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-    bundle = {name: config[name] for name in ("CPU", "GPU") if config[name] > 0}
+    bundle = {name: config[name] for name in ("CPU", "GPU", "memory") if config[name] > 0}
     return tune.PlacementGroupFactory([bundle or HEAD_NODE])
 
 

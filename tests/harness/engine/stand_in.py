@@ -131,5 +131,6 @@ def _behave(spec: TrialSpec, cache: Path, rank: int, epoch: int, resume_from: Pa
 
 def _note(cache: Path, spec: TrialSpec, rank: int, kind: str, epoch: int) -> None:
     line = {"key": spec.key, "label": spec.label, "rank": rank, "kind": kind, "epoch": epoch, "process": os.getpid()}
+    line |= {"task": spec.task.name, "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
     with (cache / "log").open("a") as log:
         log.write(json.dumps(line) + "\n")

@@ -37,6 +37,16 @@ def test_a_connection_is_reused(cluster: None, tmp_path: Path) -> None:
     assert ray.is_initialized()
 
 
+def test_trials_that_reserve_memory_do_not_exceed_the_machines(cluster: None) -> None:
+    import ray
+
+    memory = int(ray.cluster_resources()["memory"])
+    assert ray_slots(TaskResources(memory_per_worker=memory // 2)) == 2
+    assert ray_slots(TaskResources(memory_per_worker=memory // 3)) == 3
+    with pytest.raises(ClusterError, match="GiB of memory"):
+        require_slots("rte", TaskResources(memory_per_worker=2 * memory))
+
+
 def test_slots(cluster: None) -> None:
     assert ray_slots(TaskResources()) == 4
     assert ray_slots(TaskResources(cpus_per_worker=0.5)) == 8
