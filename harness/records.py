@@ -87,7 +87,7 @@ class Score(BaseModel):
 
 
 class TermWeights(BaseModel):
-    """Distribution of one term's effective weights over an epoch's samples (and teachers)."""
+    """Distribution of one term's effective weights over an epoch's samples; of a sample's sum over several teachers."""
 
     model_config = ConfigDict(extra="forbid")
     mean: float
@@ -96,6 +96,8 @@ class TermWeights(BaseModel):
     teacher_right: float | None = None
     """Mean over samples that the (mean) teacher classifies correctly; None where there are none."""
     teacher_wrong: float | None = None
+    by_row: list[float] | None = None
+    """Mean weight of each row of a term that has several: of each teacher of the trial, or part of the input."""
     flipped_auroc: float | None = None
     """AUROC of (minus the weight) as a detector of planted or injected label flips; None without flips."""
 

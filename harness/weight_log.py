@@ -20,6 +20,7 @@ class WeightLog:
         self._rows: list[np.ndarray] = []
         self._teacher_right: list[Tensor] = []
         self._weights: dict[str, list[Tensor]] = {}
+        self._by_row: dict[str, list[Tensor]] = {}
 
     def add(self, rows: np.ndarray, weights: dict[str, Tensor], teacher_right: Tensor | None) -> None:
         """One step: row numbers [batch], weights by term ([batch] or [teachers, batch]), teacher correctness bool [batch]."""
@@ -27,6 +28,8 @@ class WeightLog:
         for name, weight in weights.items():
             # over several teachers a sample's weight on the term is the sum
             self._weights.setdefault(name, []).append(weight if weight.dim() == 1 else weight.sum(0))
+            if weight.dim() == 2:
+                self._by_row.setdefault(name, []).append(weight.sum(1))
         if teacher_right is not None:
             self._teacher_right.append(teacher_right)
 
@@ -36,7 +39,11 @@ class WeightLog:
             return {}
         right = torch.cat(self._teacher_right).cpu().numpy() if self._teacher_right else None
         flipped = None if self._flipped is None else self._flipped[np.concatenate(self._rows)]
-        return {name: _summary(torch.cat(parts).cpu().numpy(), right, flipped) for name, parts in self._weights.items()}
+        summaries = {name: _summary(torch.cat(parts).cpu().numpy(), right, flipped) for name, parts in self._weights.items()}
+        samples = sum(map(len, self._rows))
+        for name, sums in self._by_row.items():
+            summaries[name].by_row = (torch.stack(sums).sum(0) / samples).tolist()
+        return summaries
 
 
 def _summary(weights: np.ndarray, right: np.ndarray | None, flipped: np.ndarray | None) -> TermWeights:

@@ -36,6 +36,8 @@ PLOTS = (
     ("weights", "Weights over training",
      "Median, middle half (dark), middle 80 % (light or thin lines) of samples; mean over tasks and repeats."),
     ("weights_teacher", "Weights and teacher correctness", "Mean weight at the kept epoch; mean over tasks and repeats."),
+    ("teacher_shares", "Shares of the teachers",
+     "Of the weight on all teachers' terms, at the kept epoch; mean over tasks and repeats."),
     ("flipped_labels", "Finding flipped labels",
      "AUROC of a low weight on the label term as a detector of labels that were flipped on purpose; grey: single tasks. "
      "Strategies that weigh all samples of a batch alike are left out."),
@@ -50,6 +52,7 @@ def write_plots(board: Leaderboard, folder: Path) -> list[Plot]:
     from harness.report.plots.scores import draw_scores
     from harness.report.plots.search import draw_progress, draw_responses
     from harness.report.plots.style import plot_style, save
+    from harness.report.plots.teachers import draw_shares
     from harness.report.plots.weights import draw_flips, draw_teacher, draw_trajectories
 
     draw = {
@@ -62,6 +65,7 @@ def write_plots(board: Leaderboard, folder: Path) -> list[Plot]:
         "hyperparameters": draw_responses,
         "weights": draw_trajectories,
         "weights_teacher": draw_teacher,
+        "teacher_shares": draw_shares,
         "flipped_labels": draw_flips,
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -34,6 +34,7 @@ THIRTY = (
     "mgda", "pcgrad", "self_paced", "annealing_kd", "teacher_correctness_gate",
 )  # fmt: skip
 GAIN = {"ce_only": -0.03, "kd_only": -0.005, "random_weights": -0.01, "annealed_alpha": 0.003, "wsl": 0.008, "rw_kd": 0.02}
+SEVERAL_TEACHERS = {"rl_kd": (0.3, 0.15, 0.05), "ca_mkd": (0.17, 0.16, 0.17)}
 LEARNED = {"rw_kd", "shuffled(rw_kd)", "batch_mean(rw_kd)", "meta_weight_net", "learning_to_reweight", "rw_kd_per_sample"}
 
 
@@ -132,6 +133,9 @@ def _trial(
     spec = make_spec(task, label, repeat, index, settings=settings, training=training, purpose=purpose)
     if planted.repeat == "winner":
         spec = spec.model_copy(update={"purpose": purpose})
+    if label in SEVERAL_TEACHERS:
+        several = [spec.teachers[0].model_copy(update={"name": name}) for name in ("first", "second", "third")]
+        spec = spec.model_copy(update={"teachers": several, "teacher_digests": ["7", "8", "9"]})
     splits = {
         s: _rows(planted, task, s) for s in (("validation", "validation_mismatched") if task == "mnli" else ("validation",))
     }
@@ -255,6 +259,7 @@ def _epochs(planted: Planted, label: str, settings: dict[str, Any], accuracy: fl
                 teacher_right=float(1 - ce.mean() - 0.2 * spread),
                 teacher_wrong=float(1 - ce.mean() + 0.6 * spread),
                 flipped_auroc=1 - found if planted.flipped else None,
+                by_row=list(SEVERAL_TEACHERS[label]) if label in SEVERAL_TEACHERS else None,
             ),
         }
         select = {"accuracy": accuracy - 0.05 / (epoch + 1)}

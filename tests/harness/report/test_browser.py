@@ -72,7 +72,7 @@ def test_it_renders_the_leaderboard(page: Opened, shown: Leaderboard) -> None:
     names = [shown.selection.labels[i] for i in shown.order]
     assert page.column("Strategy") == names
     assert page.column("Normalised") == [f"{shown.normalised.value[i]:.2f}".replace("-0.00", "0.00") for i in shown.order]
-    assert page.page.locator("figure img").count() == 10
+    assert page.page.locator("figure img").count() == len(PLOTS)
     assert page.page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 100)")
     assert "†" in page.column("rte acc")[names.index("wsl")]
 

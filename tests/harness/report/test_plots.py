@@ -19,11 +19,12 @@ from harness.report.plots.ranks import draw_ranks
 from harness.report.plots.scores import draw_scores
 from harness.report.plots.search import draw_progress, draw_responses
 from harness.report.plots.style import plot_style
+from harness.report.plots.teachers import draw_shares
 from harness.report.plots.weights import draw_flips, draw_teacher, draw_trajectories
 from tests.harness.report.stores import THIRTY, Planted, build_store
 
 DRAW = (draw_scores, draw_gains, draw_wins, draw_ranks, draw_cost, draw_progress, draw_responses, draw_trajectories,
-        draw_teacher, draw_flips)  # fmt: skip
+        draw_teacher, draw_shares, draw_flips)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_no_text_covers_another_or_is_cut(draw: object, size: str, request: pyte
     assert callable(draw)
     with plot_style():
         drawn = draw(request.getfixturevalue(size))
-        if size == "two" and draw is draw_ranks:
+        if size == "two" and draw in (draw_ranks, draw_shares):
             assert isinstance(drawn, str)
             return
         for figure in figures(drawn):
@@ -112,7 +113,7 @@ def test_what_has_no_data_is_left_out_with_a_reason(tmp_path: Path) -> None:
     (plots_folder / "flipped_labels.png").write_bytes(b"of an earlier report")
     plots = write_plots(make_leaderboard(tmp_path / "store", draws=50), plots_folder)
     omitted = {plot.name: plot.omitted for plot in plots if plot.omitted}
-    assert set(omitted) == {"critical_difference", "best_so_far", "hyperparameters", "flipped_labels"}
+    assert set(omitted) == {"critical_difference", "best_so_far", "hyperparameters", "teacher_shares", "flipped_labels"}
     assert "one trial" in omitted["best_so_far"]
     assert not (plots_folder / "flipped_labels.png").exists()
 
