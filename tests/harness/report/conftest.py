@@ -13,7 +13,7 @@ TASKS = ("cola", "mrpc", "mnli", "rte")
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Complete: 4 tasks, 8 strategies (one with three teachers), a control, 2 searches of 2 trials, flipped labels, a failed cell."""
+    """Complete: 4 tasks, 8 strategies (one with three teachers), a control, 2 searches of 2 trials, flips, a failed cell."""
     path = tmp_path_factory.mktemp("report") / "planted"
     strategies = (*SEVEN, "shuffled(rw_kd)", "ca_mkd")
     build_store(path, Planted(TASKS, strategies, trials=2, flipped=0.2, failed=frozenset({("rte", "wsl", 1)})))

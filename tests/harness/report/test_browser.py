@@ -11,6 +11,7 @@ import pytest
 
 from harness.report import Report, build_report
 from harness.report.leaderboard import Leaderboard, make_leaderboard
+from harness.report.plots import PLOTS
 from harness.stats.aggregate import win_rates
 from harness.stats.multiple import holm
 from harness.stats.ranks import critical_difference, mean_ranks
