@@ -44,23 +44,24 @@ def along_difference(
     theta: Sequence[Tensor],
     direction: Sequence[Tensor],
     radius: float,
-    *,
-    forward: bool = False,
     base_terms: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """A difference of two passes without a graph: at theta - r v and theta + r v, or with `forward` at theta and theta + r v.
+    """A difference of two passes without a graph: at theta + r v and theta - r v, an error of second order in the radius.
 
-    r = radius / |v|, so that the step has the length `radius` whatever the scale of v. `base_terms`, the terms at theta,
-    spare the forward difference its first pass.
+    With `base_terms`, the terms at theta, one pass at theta + r v is enough; the error is then of first order.
+    r = radius / |v|, so that the step has the length `radius` whatever the scale of v. `direction` is overwritten, which saves
+    a copy of it.
     """
+    given = list(direction)
     with torch.no_grad():
-        length = float(torch.stack(list(torch._foreach_norm(list(direction)))).norm())
+        length = float(torch.stack(list(torch._foreach_norm(given))).norm())
         if length == 0.0:
             return {name: torch.zeros_like(value) for name, value in (base_terms or terms_at(theta)).items()}
         step = radius / length
-        above = terms_at(torch._foreach_add(list(theta), list(direction), alpha=step))
-        if forward:
-            below = base_terms if base_terms is not None else terms_at(theta)
-            return {name: (value - below[name].detach()) / step for name, value in above.items()}
-        below = terms_at(torch._foreach_add(list(theta), list(direction), alpha=-step))
+        torch._foreach_mul_(given, step)
+        if base_terms is not None:
+            torch._foreach_add_(given, list(theta))
+            return {name: (value - base_terms[name].detach()) / step for name, value in terms_at(given).items()}
+        above = terms_at(torch._foreach_add(list(theta), given))
+        below = terms_at(torch._foreach_sub(list(theta), given))
         return {name: (value - below[name]) / (2 * step) for name, value in above.items()}

@@ -47,14 +47,15 @@ class LabelledRows:
     def __len__(self) -> int:
         return len(self.encoded.ids)
 
-    def batch(self, indices: np.ndarray, global_rows: int, device: torch.device, epoch: int = 0) -> Batch:
-        """The rows at `indices`, this rank's part of a global batch of `global_rows`."""
+    def batch(
+        self, indices: np.ndarray, global_rows: int, device: torch.device, epoch: int = 0, width_step: int = 1
+    ) -> Batch:
+        """The rows at `indices`, this rank's part of a global batch of `global_rows`; `width_step`: see `Encoded.width`."""
         features = None
         if self.teacher_features is not None:
             features = tuple(torch.from_numpy(np.asarray(f[indices], dtype=np.float32)) for f in self.teacher_features)
-        width = None
-        if self.parts:  # all versions of the rows go through the student together
-            width = max(int(part.lengths[indices].max()) for part in (self.encoded, *self.parts))
+        # all versions of the rows go through the student together
+        width = max(part.width(indices, width_step) for part in (self.encoded, *self.parts))
         noisy = self.word_drop
         inputs = self.encoded.inputs(indices, width) if noisy is None else noisy.inputs(indices, epoch, width)
         return Batch(

@@ -20,7 +20,7 @@ from harness.checkpoint import Progress, load_checkpoint, save_checkpoint
 from harness.data.batch import Batch
 from harness.data.batches import LengthBucketedBatches, MetaBatches, shard
 from harness.data.encode import Encoded
-from harness.evaluate import EVALUATION_BATCH, autocast, predict, resolve_precision
+from harness.evaluate import EVALUATION_BATCH, WIDTH_STEPS, autocast, predict, resolve_precision
 from harness.failures import DivergedError
 from harness.labelled_rows import LabelledRows
 from harness.loss_terms.bound import LossTerms
@@ -95,7 +95,7 @@ class Training:
             ranks,
             self._count,
             temperature=temperature,
-            meta_batches=None if meta is None else MetaBatches(len(meta), meta_batch_size, seeds.order),
+            meta_batches=None if meta is None else MetaBatches(meta.encoded.lengths, meta_batch_size, seeds.order),
             precision=self.precision,
             optimizer=self.optimizer,
             terms=self.terms,
@@ -171,7 +171,8 @@ class Training:
     def _step(self, epoch: int, rows: np.ndarray, log: WeightLog) -> tuple[Tensor, dict[str, Tensor]]:
         """One optimiser step on the global batch `rows`; returns its loss and the unweighted terms of all samples."""
         progress = self.progress
-        batch = self.fit.batch(shard(rows, self.ranks.rank, self.ranks.world), len(rows), self.device, epoch)
+        mine = shard(rows, self.ranks.rank, self.ranks.world)
+        batch = self.fit.batch(mine, len(rows), self.device, epoch, WIDTH_STEPS[self.precision])
         if self.ranks.world == 1:
             weighted = self.micro_batching.run(lambda: self._gradients(epoch, rows, batch), self._clear, len(batch.ids))
         else:  # a rank cannot step back alone from what all do together: the engine starts the trial's ranks again
@@ -193,7 +194,7 @@ class Training:
         """The weighted loss of a global batch, and its gradients in the parameters."""
         wanted = self.terms.needs
         self._wrapped.train()
-        with autocast(self.device, self.precision):
+        with self.weighting.forward_pass(), autocast(self.device, self.precision):
             outputs: Outputs = self._wrapped(batch, wanted.student_features, wanted.student_layers)
         self._count(forward=batch.samples)
         weighted = self.weighting.loss(self._moment(epoch), rows, batch, outputs, self.generator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from harness.adam_direction import adam_direction
 from harness.data.batch import Batch
 from harness.data.batches import MetaBatches, shard
-from harness.evaluate import predict
+from harness.evaluate import WIDTH_STEPS, predict
+from harness.forward_trace import ForwardTrace
 from harness.labelled_rows import LabelledRows
 from harness.lookahead import LookAhead
 from harness.loss_terms.bound import LossTerms
@@ -90,7 +92,17 @@ class Weighting:
         self._count = count
         self.student = StudentPass(model)
         self._look_ahead = self._make_look_ahead(optimizer)
+        self._trace: ForwardTrace | None = None
         self._row_of_id: dict[int, int] | None = None
+
+    def forward_pass(self) -> AbstractContextManager[None]:
+        """Around the student's pass on the batch that `loss` will get next."""
+        self._trace = None
+        # half precision's rounding would drown a finite difference, and micro-batches are many passes
+        if self._look_ahead is None or self.precision != "fp32" or self.student.micro_batches > 1:
+            return nullcontext()
+        self._trace = self._look_ahead.new_trace()
+        return self._trace.record()
 
     def loss(
         self, moment: Moment, rows: np.ndarray, batch: Batch, outputs: Outputs, generator: torch.Generator
@@ -106,7 +118,7 @@ class Weighting:
         context = replace(
             context,
             terms=all_terms,
-            look_ahead=self._look_ahead_function(moment, batch, rows),
+            look_ahead=self._look_ahead_function(moment, batch, rows, terms, shape),
             term_gramian=self._gramian_function(terms, batch),
             replay=self._replay if self.needs.replay else None,
         )
@@ -196,10 +208,12 @@ class Weighting:
             raise ValueError(f"strategy {self.strategy.name!r}: {reason}")
         options = dict(self.needs.look_ahead_options)
         like_adam = options.pop("precondition", None) == "adam"
+        meta_precision = options.pop("meta_precision", "training")
         look_ahead = LookAhead(
             self.model,
             lambda outputs, batch: self._terms(outputs, batch, TermShape(self.temperature)),
             self.needs.look_ahead,
+            meta_precision=self.precision if meta_precision == "training" else meta_precision,
             features=self.terms.needs.student_features,
             layer_features=self.terms.needs.student_layers,
             reduce_sum=self.ranks.sum_,
@@ -213,22 +227,27 @@ class Weighting:
             look_ahead.precondition = adam_direction(optimizer, look_ahead.parameters)
         return look_ahead
 
-    def _look_ahead_function(self, moment: Moment, batch: Batch, rows: np.ndarray) -> LookAheadFunction | None:
-        look_ahead = self._look_ahead
+    def _look_ahead_function(
+        self, moment: Moment, batch: Batch, rows: np.ndarray, terms: dict[str, Tensor], shape: TermShape
+    ) -> LookAheadFunction | None:
+        look_ahead, trace = self._look_ahead, self._trace
         if look_ahead is None:
             return None
+        # the look-ahead's terms have the study's temperature; those of the step may not
+        same = not isinstance(shape.temperature, Tensor) and shape == TermShape(self.temperature)
+        base_terms = terms if trace is not None and same else None
 
         def influence(weights: Any = None) -> dict[str, Tensor]:
             assert self.meta is not None
             assert self.meta_batches is not None
             meta_rows = self.meta_batches.at(moment.step)
             mine = shard(meta_rows, self.ranks.rank, self.ranks.world)
-            meta_batch = self.meta.batch(mine, len(meta_rows), self.device)
+            meta_batch = self.meta.batch(mine, len(meta_rows), self.device, width_step=WIDTH_STEPS[self.precision])
             local = None
             if weights is not None:
                 local = {name: self._mine(torch.as_tensor(w).detach().to(self.device), rows) for name, w in weights.items()}
             before = (look_ahead.student_forward, look_ahead.student_backward)
-            found = look_ahead.influence(batch, meta_batch, moment.learning_rate, local)
+            found = look_ahead.influence(batch, meta_batch, moment.learning_rate, local, base_terms=base_terms, trace=trace)
             self._count(look_ahead.student_forward - before[0], look_ahead.student_backward - before[1])
             return {name: self.ranks.gather_rows(values, dim=-1) for name, values in found.items()}
 

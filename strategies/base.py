@@ -71,7 +71,8 @@ class Needs:
     """The engine behind `Context.look_ahead`; implies `meta_set`."""
     look_ahead_options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments for `harness.lookahead.LookAhead`, e.g. `{"meta_kd_weight": 1.0}`. `{"precondition": "adam"}`: the meta
-    gradient is divided by the root mean square of the student's Adam."""
+    gradient is divided by the root mean square of the student's Adam. `{"meta_precision": "bf16"}`: in another precision than
+    the training's."""
     term_gramian: bool = False
     """Inner products of the terms' batch-mean gradients, from `Context.term_gramian`."""
     student_features: bool = False

@@ -28,6 +28,8 @@ class MetaWeightNetSettings(Settings):
     """Of the network's Adam. The authors' SGD has 5e-4."""
     interval: int = Field(1, ge=1)
     """Update the network every so many steps."""
+    shortest_look_ahead: float = Field(3e-4, ge=0.0)
+    """As in `rw_kd`: a look-ahead step whose size is below this is not taken, which saves time and changes nothing."""
     meta_kd_weight: float = Field(0.0, ge=0.0)
     """Weight of the KD term in the meta loss."""
 
@@ -62,9 +64,8 @@ class MetaWeightNet(Strategy[MetaWeightNetSettings]):
 
     @classmethod
     def needs(cls, settings: MetaWeightNetSettings) -> Needs:
-        return Needs(
-            teachers=(1, None), look_ahead=settings.engine, look_ahead_options={"meta_kd_weight": settings.meta_kd_weight}
-        )
+        options = {"meta_kd_weight": settings.meta_kd_weight, "shortest_step": settings.shortest_look_ahead}
+        return Needs(teachers=(1, None), look_ahead=settings.engine, look_ahead_options=options)
 
     def weights(self, context: Context) -> Weights:
         loss = mixture(context.terms, self.settings.kd_weight).unsqueeze(-1)

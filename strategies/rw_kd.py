@@ -46,7 +46,15 @@ class RwKdSettings(Settings):
     look_ahead_rate: float | None = Field(None, gt=0.0)
     """network: step size of the look-ahead; the student's current learning rate where not given."""
     look_ahead_layers: int | None = Field(None, ge=1)
-    """Take the meta gradient over the classifier and this many last layers only: cheaper; all parameters where not given."""
+    """Take the meta gradient over the classifier and this many last layers only; all parameters where not given. 1 of 3 layers
+    is the cheap setting: a step takes at most 1.5 times a plain one, and the cosine to the whole meta gradient is 0.75 to 0.99
+    (MiniLM on MRPC and SST-2)."""
+    meta_precision: Literal["training", "fp32", "bf16"] = "training"
+    """Precision of the meta gradient alone: the training's, or another. With bf16 the influences keep a cosine above 0.9999 to
+    the exact ones; it is faster on GPUs, and on CPUs that compute in bf16."""
+    shortest_look_ahead: float = Field(3e-4, ge=0.0)
+    """network: a look-ahead step whose size is below this is not taken: the meta gradient is taken where the student stands,
+    which saves a forward and a backward pass and changes nothing (cosine above 0.9999 at 2e-4). 0: it is always taken."""
     precondition: Literal["none", "adam"] = "none"
     """adam: influences as the student's Adam would have them, each entry of the meta gradient over its root mean square,
     instead of those of a plain gradient step."""
@@ -99,7 +107,11 @@ class RwKd(Strategy[RwKdSettings]):
 
     @classmethod
     def needs(cls, settings: RwKdSettings) -> Needs:
-        options: dict[str, Any] = {"meta_kd_weight": meta_kd_weight(settings)}
+        options: dict[str, Any] = {
+            "meta_kd_weight": meta_kd_weight(settings),
+            "shortest_step": settings.shortest_look_ahead,
+            "meta_precision": settings.meta_precision,
+        }
         if settings.look_ahead_layers is not None:
             options["layers"] = settings.look_ahead_layers
         if settings.precondition == "adam":

@@ -27,6 +27,8 @@ class TgeoSettings(Settings):
     """Of the network's Adam."""
     interval: int = Field(1, ge=1)
     """Update the network every so many steps."""
+    shortest_look_ahead: float = Field(3e-4, ge=0.0)
+    """As in `rw_kd`: a look-ahead step whose size is below this is not taken, which saves time and changes nothing."""
 
     search_space = {
         "meta_learning_rate": FloatRange(low=1e-4, high=1e-1, log=True),
@@ -64,7 +66,8 @@ class Tgeo(Strategy[TgeoSettings]):
 
     @classmethod
     def needs(cls, settings: TgeoSettings) -> Needs:
-        return Needs(teachers=(1, None), look_ahead=settings.engine)
+        options = {"shortest_step": settings.shortest_look_ahead}
+        return Needs(teachers=(1, None), look_ahead=settings.engine, look_ahead_options=options)
 
     def weights(self, context: Context) -> Weights:
         inputs = self.inputs(context)

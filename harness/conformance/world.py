@@ -127,7 +127,7 @@ class World:
             Single(),
             count,
             temperature=TEMPERATURE,
-            meta_batches=MetaBatches(META_ROWS, BATCH, 3) if self.needs.needs_meta_set else None,
+            meta_batches=MetaBatches(self.meta.encoded.lengths, BATCH, 3) if self.needs.needs_meta_set else None,
             precision="fp32",
             optimizer=optimizer,
             terms=terms,
@@ -143,7 +143,8 @@ class World:
                     strategy = weighting.strategy = watch(make())
                     strategy.load_state_dict(state)
                 batch = self.fit.batch(rows, len(rows), self.setup.device, epoch)
-                outputs = run_batch(self._model, batch, terms.needs.student_features, terms.needs.student_layers)
+                with weighting.forward_pass():
+                    outputs = run_batch(self._model, batch, terms.needs.student_features, terms.needs.student_layers)
                 count(batch.samples - len(rows), batch.samples - len(rows))
                 moment = Moment(epoch, step, step / (STEPS - 1), LEARNING_RATE)
                 weighted = weighting.loss(moment, rows, batch, outputs, generator)

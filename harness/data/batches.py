@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from harness.seeds import derive_seed
+
 POOL_BATCHES = 32
 """Rows are sorted by length within random pools of so many batches: little padding, and batches that differ every epoch."""
 
@@ -30,19 +32,19 @@ class LengthBucketedBatches:
 
 
 class MetaBatches:
-    """Batches of the meta set, without replacement within a pass over it."""
+    """Batches of the meta set, each row once in a pass over it, rows of similar length together."""
 
-    def __init__(self, rows: int, batch_size: int, seed: int) -> None:
-        self._rows = rows
-        self._batch_size = min(batch_size, rows)
-        self._seed = seed
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int) -> None:
+        self._batches = LengthBucketedBatches(lengths, batch_size, derive_seed(seed, "meta"))
+        self._per_pass = -(-len(lengths) // batch_size)
+        self._drawn: tuple[int, list[np.ndarray]] | None = None
 
     def at(self, step: int) -> np.ndarray:
         """The meta batch of an optimiser step: row numbers; a pure function of the seed and the step."""
-        batches_per_pass = self._rows // self._batch_size
-        which_pass, position = divmod(step, batches_per_pass)
-        order = np.random.default_rng([self._seed, which_pass, 1]).permutation(self._rows)
-        return order[position * self._batch_size : (position + 1) * self._batch_size]
+        which_pass, position = divmod(step, self._per_pass)
+        if self._drawn is None or self._drawn[0] != which_pass:
+            self._drawn = (which_pass, self._batches.epoch(which_pass))
+        return self._drawn[1][position]
 
 
 def shard(rows: np.ndarray, rank: int, world: int) -> np.ndarray:

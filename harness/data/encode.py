@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,14 @@ class Encoded:
         if self.segments is not None:
             inputs["token_type_ids"] = np.where(mask, self.segments[where], 0).astype(np.int64)
         return {name: torch.from_numpy(array) for name, array in inputs.items()}
+
+    def width(self, indices: np.ndarray, step: int = 1) -> int:
+        """The longest of the rows at `indices`, in tokens, rounded up to steps, but never beyond the longest of all rows."""
+        return min(-(-int(self.lengths[indices].max()) // step) * step, self._longest)
+
+    @cached_property
+    def _longest(self) -> int:
+        return int(self.lengths.max())
 
 
 def encode(

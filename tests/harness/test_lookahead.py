@@ -296,7 +296,7 @@ def test_a_known_gradient_and_known_terms_spare_passes():
     model = student()
     batch, meta, weights = make_batch(2, 16, 1), make_batch(2, 12, 2), some_weights(16)
     exact = LookAhead(model, TERMS, "exact").influence(batch, meta, 0.1, weights)
-    look_ahead = LookAhead(model, TERMS, "fd", difference="forward", radius=3e-4)
+    look_ahead = LookAhead(model, TERMS, "fd", radius=3e-4)
     model.eval()
     terms = TERMS(run_model(model, batch.inputs), batch)
     loss = sum((weights[name] * value).mean() for name, value in terms.items())
@@ -326,10 +326,13 @@ def test_passes_are_counted(engine, weighted, forward, backward):
 def test_a_step_that_is_not_taken(engine):
     model = student()
     batch, meta, weights = make_batch(2, 16, 1), make_batch(2, 12, 2), some_weights(16)
-    without = LookAhead(model, TERMS, engine, take_step=False)
-    found = without.influence(batch, meta, 0.1, weights)
+    look_ahead = LookAhead(model, TERMS, engine, shortest_step=0.1)
+    longest = max(float(weight.max()) for weight in weights.values())
     at_theta = LookAhead(model, TERMS, engine).influence(batch, meta, 0.1, None)
+    found = look_ahead.influence(batch, meta, 0.0999 / longest, weights)
     assert all(torch.equal(found[name], at_theta[name]) for name in found)
+    taken = look_ahead.influence(batch, meta, 0.1001 / longest, weights)
+    assert cosine(taken, at_theta) < 0.9999
     # at a learning rate of fine-tuning it hardly matters
     assert cosine(found, LookAhead(model, TERMS, "exact").influence(batch, meta, 5e-5, weights)) >= 0.9999
 
@@ -413,5 +416,3 @@ def test_mistakes_are_named():
         LookAhead(model, TERMS, "newton")
     with pytest.raises(ValueError, match="radius"):
         LookAhead(model, TERMS, "fd", radius=0.0)
-    with pytest.raises(ValueError, match="difference"):
-        LookAhead(model, TERMS, "fd", difference="backward")

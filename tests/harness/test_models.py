@@ -354,3 +354,28 @@ def test_a_digest_of_a_config():
     first = model_digest(ModelSpec(config=CONFIGS["bert"]))
     assert first == model_digest(ModelSpec(config=dict(reversed(CONFIGS["bert"].items()))))
     assert first != model_digest(ModelSpec(config={**CONFIGS["bert"], "num_hidden_layers": 2}))
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_the_last_layer_s_other_tokens_are_left_out_and_nothing_changes(kind):
+    model = small(kind, dropout=0.0)
+    last = encoder_layers(model)[-1]
+    hooked = last.sa_layer_norm if kind == "distilbert" else last.attention.output
+    (key,) = hooked._forward_pre_hooks
+    lengths = []
+    last.register_forward_hook(lambda _, __, output: lengths.append(output.shape[1]))
+    given = inputs()
+    given["attention_mask"][1, 4:] = 0
+
+    def run():
+        model.zero_grad()
+        outputs = run_model(model, given, features=True)
+        (outputs.logits.square().sum() + outputs.features.square().sum()).backward()
+        return [outputs.logits, outputs.features, *(p.grad for p in model.parameters() if p.grad is not None)]
+
+    few = run()
+    hooked._forward_pre_hooks.pop(key)
+    whole = run()
+    assert lengths == [1, 7]
+    for ours, theirs in zip(few, whole, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)

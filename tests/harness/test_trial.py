@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from harness.data.encode import Encoded
 from harness.data.roles import load_report_rows, load_training_rows
 from harness.tasks import task_metrics
 from harness.trial import train_trial, training_parts
@@ -119,3 +121,22 @@ def test_a_student_that_diverges_says_so(tmp_path: Path) -> None:
     (spec,) = default_specs(study, tmp_path)
     with pytest.raises(DivergedError, match="not finite"):
         train_trial(spec, tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_in_half_precision_batches_come_in_few_widths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    """Kernels made for each shape, which are kept, would take about 100 MB more in every trial of a warm process."""
+    seen = set()
+    inputs = Encoded.inputs
+
+    def noting(self: Encoded, *given: object) -> dict[str, torch.Tensor]:
+        found = inputs(self, *given)
+        seen.add((found["input_ids"].shape[1], int(self.lengths.max())))
+        return found
+
+    training = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3, "precision": precision}
+    (spec,) = default_specs(tiny_study(strategies=["rw_kd"], training=training), tmp_path)
+    monkeypatch.setattr(Encoded, "inputs", noting)
+    train_trial(spec, tmp_path)
+    uneven = {width for width, longest in seen if width % 8 and width != longest}
+    assert bool(uneven) == (precision == "fp32")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -49,3 +50,11 @@ def test_rows_can_be_padded_to_a_width(encoded: tuple) -> None:
     assert int(inputs["attention_mask"].sum()) == int(rows.lengths[[1, 2]].sum())
     with pytest.raises(ValueError, match="pad_to is 1, but a row has"):
         rows.inputs(np.array([1, 2]), pad_to=1)
+
+
+@pytest.mark.parametrize("step", [1, 4, 8])
+def test_widths_come_in_steps_and_stay_within_the_longest_row(encoded: tuple, step: int) -> None:
+    rows, _, _ = encoded
+    assert rows.lengths.max() == 12
+    for row in range(len(rows.ids)):
+        assert rows.width(np.array([row]), step) == min(math.ceil(int(rows.lengths[row]) / step) * step, 12)

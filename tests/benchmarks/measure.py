@@ -1,0 +1,50 @@
+"""Times of alternatives, taken in turns, and peak memory in processes of their own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+
+def in_turns(work: Mapping[str, Callable[[int], object]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
+    """Seconds of each alternative in each round. Round k calls each with k; whatever disturbs a round disturbs all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for k in range(-warm_up, rounds):
+        for name, function in work.items():
+            started = time.perf_counter()
+            function(max(k, 0))
+            if k >= 0:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def median_ratio(seconds: list[float], reference: list[float]) -> float:
+    """Median over rounds of the ratio within the round."""
+    return statistics.median(one / other for one, other in zip(seconds, reference, strict=True))
+
+
+def load() -> float:
+    """Processes that wanted a core in the last minute, on average."""
+    return round(os.getloadavg()[0], 2)
+
+
+def peak_mib(function: Callable[..., object], *given: object) -> float:
+    """MiB resident at most in a new process that calls `function`, which must be importable."""
+    receive, send = multiprocessing.get_context("spawn").Pipe(duplex=False)
+    process = multiprocessing.get_context("spawn").Process(target=_report_peak, args=(send, function, given))
+    process.start()
+    send.close()
+    try:
+        found: float = receive.recv()
+    finally:
+        process.join()
+    return found
+
+
+def _report_peak(send: object, function: Callable[..., object], given: tuple[object, ...]) -> None:
+    function(*given)
+    send.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # type: ignore[attr-defined]

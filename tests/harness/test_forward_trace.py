@@ -1,0 +1,75 @@
+"""Passes that repeat a training step's: its dropout masks, and its hidden states below the layers that move."""
+
+import pytest
+import torch
+
+from harness.forward_trace import ForwardTrace
+from harness.lookahead import LookAhead
+from harness.models import run_model
+from tests.harness.test_lookahead import TERMS, cosine, make_batch, some_weights, student
+
+ENGINES = ["exact", "jvp", "fd"]
+KINDS = [
+    {},
+    {"model_type": "roberta"},
+    {"model_type": "distilbert", "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64},
+]
+
+
+def traced_step(model, batch, layers=None):
+    """A training step's pass, dropout on: its trace and its terms."""
+    model.train()
+    torch.manual_seed(7)
+    trace = ForwardTrace(model, layers)
+    with trace.record():
+        outputs = run_model(model, batch.inputs)
+    return trace, TERMS(outputs, batch)
+
+
+@pytest.mark.parametrize("config", KINDS)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("layers", [None, 1, 2])
+def test_a_repeated_pass_gives_the_same_numbers(config, attention, layers):
+    model, batch = student(attention=attention, **config), make_batch(2, 8, 1)
+    trace, terms = traced_step(model, batch, layers)
+    state = torch.get_rng_state()
+    model.eval()
+    for _ in range(2):
+        with trace.repeat(), torch.no_grad():
+            again = TERMS(run_model(model, batch.inputs), batch)
+        assert all(torch.equal(again[name], terms[name]) for name in terms)
+    assert not any(module.training for module in model.modules())
+    assert torch.equal(torch.get_rng_state(), state)
+    undropped = TERMS(run_model(model, batch.inputs), batch)
+    assert not torch.equal(undropped["ce"], terms["ce"])
+
+
+@pytest.mark.parametrize("config", KINDS)
+@pytest.mark.parametrize("layers", [None, 1])
+def test_engines_agree_on_the_step_s_own_dropout_masks(config, layers):
+    model, batch, meta = student(**config), make_batch(2, 16, 1), make_batch(2, 12, 2)
+    trace, terms = traced_step(model, batch, layers)
+    exact, jvp, central, forward = (
+        LookAhead(model, TERMS, engine, layers=layers).influence(
+            batch, meta, 0.1, some_weights(16), trace=trace, base_terms=base
+        )
+        for engine, base in (("exact", None), ("jvp", None), ("fd", None), ("fd", terms))
+    )
+    assert model.training
+    for found in (jvp, central, forward):
+        assert cosine(found, exact) >= 0.9999
+    without = LookAhead(model, TERMS, "exact", layers=layers).influence(batch, meta, 0.1, some_weights(16))
+    assert cosine(without, exact) < 0.999
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_lower_layers_are_not_run_again(given):
+    model, batch, meta = student(), make_batch(2, 8, 1), make_batch(2, 6, 2)
+    trace, terms = traced_step(model, batch, 1)
+    calls = []
+    model.bert.embeddings.word_embeddings.register_forward_hook(lambda *_: calls.append("words"))
+    model.bert.encoder.layer[1].register_forward_hook(lambda *_: calls.append("top"))
+    look_ahead = LookAhead(model, TERMS, "fd", layers=1)
+    look_ahead.influence(batch, meta, 0.1, trace=trace if given else None, base_terms=terms if given else None)
+    # given: the meta batch, and the upper layers at one point; else the first of two passes is a whole one
+    assert calls == (["words", "top", "top"] if given else ["words", "top", "words", "top", "top"])
