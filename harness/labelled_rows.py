@@ -47,9 +47,7 @@ class LabelledRows:
     def __len__(self) -> int:
         return len(self.encoded.ids)
 
-    def batch(
-        self, indices: np.ndarray, global_rows: int, device: torch.device, epoch: int = 0, width_step: int = 1
-    ) -> Batch:
+    def batch(self, indices: np.ndarray, global_rows: int, device: torch.device, epoch: int = 0, width_step: int = 1) -> Batch:
         """The rows at `indices`, this rank's part of a global batch of `global_rows`; `width_step`: see `Encoded.width`."""
         features = None
         if self.teacher_features is not None:
