@@ -42,26 +42,31 @@ class ForwardTrace:
             hook.remove()
 
     @contextmanager
-    def repeat(self) -> Iterator[None]:
-        """A pass within runs in the first one's modes and with its dropout masks; it is the first where there was none.
+    def modes(self) -> Iterator[None]:
+        """Around passes and their ways back: the modes that the modules had in the first one. They are put back."""
+        before = [(module, module.training) for module in self._model.modules()]
+        _set_modes(self._modes)
+        try:
+            yield
+        finally:
+            _set_modes(before)
 
-        The modes and the generators are put back.
+    @contextmanager
+    def repeat(self) -> Iterator[None]:
+        """A pass within, in the same `modes`, has the first one's dropout masks; it is the first where there was none.
+
+        The generators are put back.
         """
         if not self._modes:
             with self.record():
                 yield
             return
-        before = [(module, module.training) for module in self._model.modules()]
-        _set_modes(self._modes)
-        try:
-            with ExitStack() as stack:
-                if self._model.training:
-                    stack.enter_context(self._same_masks())
-                if self._hidden is not None:
-                    stack.enter_context(self._from_hidden(self._hidden))
-                yield
-        finally:
-            _set_modes(before)
+        with ExitStack() as stack:
+            if self._model.training:
+                stack.enter_context(self._same_masks())
+            if self._hidden is not None:
+                stack.enter_context(self._from_hidden(self._hidden))
+            yield
 
     def _note_hidden(self, _: nn.Module, given: tuple[Any, ...]) -> None:
         self._hidden = given[0].detach()

@@ -12,7 +12,7 @@ terms at theta, along v = grad L_meta(theta'). `harness.directional` has three w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ from harness.student_pass import StudentPass, in_micro_batches, passes_forward
 
 Terms = Callable[[Outputs, Batch], dict[str, Tensor]]
 CENTRAL_RADIUS = 1e-3
-FORWARD_RADIUS = 1e-4
+FORWARD_RADIUS = 3e-4
 
 
 class LookAhead:
@@ -111,8 +111,8 @@ class LookAhead:
         return [found[name] for name in self._names]
 
     def new_trace(self) -> ForwardTrace:
-        """For the training step's pass, before it. Where terms use every layer, no layer is passed over."""
-        return ForwardTrace(self.model, None if self.layer_features else self.layers)
+        """For the training step's pass, before it. No layer is passed over where terms use all, or a batch is not one pass."""
+        return ForwardTrace(self.model, None if self.layer_features or self.micro_batches > 1 else self.layers)
 
     def influence(
         self,
@@ -141,11 +141,13 @@ class LookAhead:
             trace = trace or self.new_trace()
             where = theta
             if weights is not None and learning_rate * _largest(weights) >= self.shortest_step:
-                where = self._stepped(theta, batch, learning_rate, weights, train_gradient, trace)
+                with trace.modes():
+                    where = self._stepped(theta, batch, learning_rate, weights, train_gradient, trace)
             direction = self._meta_gradient(where, meta_batch)
             if self.precondition is not None:
                 direction = self.precondition(direction)
-            return self._along(theta, direction, batch, base_terms, trace)
+            with trace.modes():
+                return self._along(theta, direction, batch, base_terms, trace)
 
     def _stepped(
         self,
@@ -215,7 +217,7 @@ class LookAhead:
     def _terms_at(self, batch: Batch, trace: ForwardTrace) -> TermsAt:
         def terms_at(parameters: Sequence[Tensor]) -> dict[str, Tensor]:
             self.student_forward += batch.samples
-            with trace.repeat() if self.micro_batches == 1 else nullcontext():
+            with trace.repeat():
                 outputs = self._run(parameters, batch)
             return self.terms(outputs, batch)
 

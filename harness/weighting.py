@@ -98,8 +98,8 @@ class Weighting:
     def forward_pass(self) -> AbstractContextManager[None]:
         """Around the student's pass on the batch that `loss` will get next."""
         self._trace = None
-        # half precision's rounding would drown a finite difference, and micro-batches are many passes
-        if self._look_ahead is None or self.precision != "fp32" or self.student.micro_batches > 1:
+        # half precision's rounding would drown a finite difference
+        if self._look_ahead is None or self.precision != "fp32":
             return nullcontext()
         self._trace = self._look_ahead.new_trace()
         return self._trace.record()
@@ -114,11 +114,14 @@ class Weighting:
         context = self._context(moment, batch, outputs, generator)
         shape = self.strategy.shape_terms(context)
         terms = self._terms(outputs, batch, self._local_shape(shape, rows))
+        # the look-ahead's terms have the study's temperature; those of the step may not
+        same_shape = not isinstance(shape.temperature, Tensor) and shape == TermShape(self.temperature)
+        known = self._trace is not None and same_shape
         all_terms = {name: self.ranks.gather_rows(values.detach(), dim=-1) for name, values in terms.items()}
         context = replace(
             context,
             terms=all_terms,
-            look_ahead=self._look_ahead_function(moment, batch, rows, terms, shape),
+            look_ahead=self._look_ahead_function(moment, batch, rows, terms if known else None),
             term_gramian=self._gramian_function(terms, batch),
             replay=self._replay if self.needs.replay else None,
         )
@@ -228,14 +231,11 @@ class Weighting:
         return look_ahead
 
     def _look_ahead_function(
-        self, moment: Moment, batch: Batch, rows: np.ndarray, terms: dict[str, Tensor], shape: TermShape
+        self, moment: Moment, batch: Batch, rows: np.ndarray, base_terms: Mapping[str, Tensor] | None = None
     ) -> LookAheadFunction | None:
         look_ahead, trace = self._look_ahead, self._trace
         if look_ahead is None:
             return None
-        # the look-ahead's terms have the study's temperature; those of the step may not
-        same = not isinstance(shape.temperature, Tensor) and shape == TermShape(self.temperature)
-        base_terms = terms if trace is not None and same else None
 
         def influence(weights: Any = None) -> dict[str, Tensor]:
             assert self.meta is not None

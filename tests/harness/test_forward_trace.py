@@ -6,7 +6,8 @@ import torch
 from harness.forward_trace import ForwardTrace
 from harness.lookahead import LookAhead
 from harness.models import run_model
-from tests.harness.test_lookahead import TERMS, cosine, make_batch, some_weights, student
+from harness.student_pass import in_micro_batches
+from tests.harness.test_lookahead import TERMS, cosine, make_batch, part, some_weights, student
 
 ENGINES = ["exact", "jvp", "fd"]
 KINDS = [
@@ -35,7 +36,7 @@ def test_a_repeated_pass_gives_the_same_numbers(config, attention, layers):
     state = torch.get_rng_state()
     model.eval()
     for _ in range(2):
-        with trace.repeat(), torch.no_grad():
+        with trace.modes(), trace.repeat(), torch.no_grad():
             again = TERMS(run_model(model, batch.inputs), batch)
         assert all(torch.equal(again[name], terms[name]) for name in terms)
     assert not any(module.training for module in model.modules())
@@ -73,3 +74,38 @@ def test_lower_layers_are_not_run_again(given):
     look_ahead.influence(batch, meta, 0.1, trace=trace if given else None, base_terms=terms if given else None)
     # given: the meta batch, and the upper layers at one point; else the first of two passes is a whole one
     assert calls == (["words", "top", "top"] if given else ["words", "top", "words", "top", "top"])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("layers", [None, 1])
+def test_a_step_in_micro_batches_has_one_trace(engine, layers):
+    """The masks are those of the parts, one after another, on the way back too."""
+    model, batch, meta, weights = student(), make_batch(2, 8, 1), make_batch(2, 6, 2), some_weights(8)
+    found = []
+    for given in (True, False):
+        look_ahead = LookAhead(model, TERMS, engine, layers=layers)
+        look_ahead.micro_batches = 2
+        model.train()
+        torch.manual_seed(3)
+        trace = look_ahead.new_trace()
+        with trace.record():
+            outputs = in_micro_batches(lambda rows: run_model(model, rows.inputs), batch, 2)
+        base = TERMS(outputs, batch) if given else None
+        found.append(look_ahead.influence(batch, meta, 0.1, weights, trace=trace, base_terms=base))
+    exact = LookAhead(model, TERMS, "exact", layers=layers)
+    torch.manual_seed(3)
+    halves = []
+    for half in (slice(0, 4), slice(4, 8)):  # by hand; without the step, which needs both halves
+        trace = ForwardTrace(model, layers)
+        with trace.record():
+            run_model(model, part(batch, half).inputs)
+        halves.append(exact.influence(part(batch, half), meta, 0.1, trace=trace))
+    expected = {name: torch.cat([one[name] for one in halves]) for name in halves[0]}
+    unstepped = LookAhead(model, TERMS, engine, layers=layers, shortest_step=1.0)
+    unstepped.micro_batches = 2
+    torch.manual_seed(3)
+    trace = unstepped.new_trace()
+    with trace.record():
+        in_micro_batches(lambda rows: run_model(model, rows.inputs), batch, 2)
+    assert cosine(unstepped.influence(batch, meta, 0.1, weights, trace=trace), expected) >= 0.9999
+    assert cosine(*found) >= 0.9999

@@ -243,7 +243,7 @@ def test_the_operating_system_refuses_memory_and_the_training_goes_on(tmp_path: 
     )
     (spec,) = default_specs(study, tmp_path)
     (tmp_path / "spec.json").write_text(spec.model_dump_json())
-    arguments = [str(tmp_path), str(tmp_path / "spec.json"), "60"]
+    arguments = [str(tmp_path), str(tmp_path / "spec.json"), "50"]
     found = subprocess.run(
         [sys.executable, "-c", LITTLE_MEMORY, *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from harness.conformance.world import BATCH, CLASSES, FIT_ROWS, META_ROWS, TEMPERATURE, World
+from harness.conformance.world import BATCH, CLASSES, FIT_ROWS, TEMPERATURE, World
 from harness.data.batches import MetaBatches
 from harness.loss_terms.bound import LossTerms
 from harness.ranks import Single
@@ -39,7 +39,7 @@ def weighting(engine: Any, **options: Any) -> tuple[World, Weighting]:
         Single(),
         lambda forward=0, backward=0: None,
         temperature=TEMPERATURE,
-        meta_batches=MetaBatches(META_ROWS, BATCH, 3),
+        meta_batches=MetaBatches(world.meta.encoded.lengths, BATCH, 3),
         precision="fp32",
         terms=LossTerms(needs, world._term_setup()),
     )
@@ -60,13 +60,14 @@ def influence(engine: Any, weights: Any = None, **options: Any) -> dict[str, tor
 def test_engines_agree_on_further_terms(engine: str, meta_kd_weight: float) -> None:
     weights = dict.fromkeys(FURTHER, 0.3)
     exact = influence("exact", weights, meta_kd_weight=meta_kd_weight)
-    found = influence(engine, weights, meta_kd_weight=meta_kd_weight)
+    # a longer difference: layer_kd's influence is hundreds of times smaller than the others', near rounding
+    found = influence(engine, weights, meta_kd_weight=meta_kd_weight, radius=1e-2)
     assert list(found) == list(FURTHER)
     assert found["part_kd_each"].shape == (2, BATCH)
     for name in FURTHER:
         assert float(exact[name].abs().max()) > 0, name
         cosine = F.cosine_similarity(found[name].flatten(), exact[name].flatten(), dim=0)
-        assert float(cosine) > (0.9999 if engine == "jvp" else 0.99), name
+        assert float(cosine) > 0.999, name
 
 
 def test_a_term_s_influence_is_what_a_step_on_it_does_to_the_meta_loss() -> None:
