@@ -54,6 +54,8 @@ def dashboard(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
         "--dashboard-host=127.0.0.1",
         f"--dashboard-port={port}",
         f"--ray-client-server-port={free_port()}",
+        # by default one fixed port, which another Ray on this machine may hold: then no agent can run a job
+        f"--dashboard-agent-listen-port={free_port()}",
     ]
     with (tmp_path / "head.log").open("w") as log:
         # a session of its own: its processes, and no other Ray's on this machine, are ended with it
