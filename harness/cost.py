@@ -105,9 +105,11 @@ def extra_passes(cell: Cell) -> tuple[float, float]:
     parts = NUMBER_OF_PARTS * takes_parts  # every pass over the batch takes them along
     match declared:
         case Cost.LOOK_AHEAD:
-            # gradient of the weighed loss, gradient of the meta loss on its own batch, then two forward passes along it
+            # gradient of the weighed loss, gradient of the meta loss on its own batch, then a forward pass along it; a second
+            # one where the training step's own is, or may be, in half precision and cannot be the difference's other end
             meta = cell.training.meta_batch_size / cell.training.batch_size
-            return 3 * (1 + parts) + meta + parts, 1 + parts + meta + parts
+            forward = 2 if cell.training.precision == "fp32" else 3
+            return forward * (1 + parts) + meta + parts, 1 + parts + meta + parts
         case Cost.PER_TERM:
             return parts, len(cell.needs.terms) * (1 + parts) + parts
         case Cost.REPLAY:

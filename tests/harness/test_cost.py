@@ -17,7 +17,10 @@ from tests.harness.tiny import TEACHER, prepared_plan, tiny_study
 
 
 def test_the_estimate_is_what_a_real_trial_counts(tmp_path):
-    plan, prepared = prepared_plan(tiny_study(strategies=["fixed_alpha", "rw_kd", "pcgrad"]), tmp_path)
+    every_step = {"name": "rw_kd", "settings": {"shortest_look_ahead": 0}}  # else only those that are long enough
+    study = tiny_study(strategies=["fixed_alpha", every_step, "pcgrad"])
+    study = study.model_copy(update={"training": study.training.model_copy(update={"precision": "fp32"})})
+    plan, prepared = prepared_plan(study, tmp_path)
     rows = planned_rows(plan.tasks[0], plan.study.data)
     assert rows is not None
     assert {"fit": rows.fit, "meta": rows.meta, "select": rows.select, "validation": rows.report} == prepared["sst2"].rows

@@ -17,7 +17,10 @@ import ray
 from harness.engine.cluster import ray_slots, set_environment
 
 set_environment()
-ray.init(num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR", object_store_memory=2**27)
+ray.init(
+    address="local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+    object_store_memory=2**27,
+)
 from tests.harness.engine.conftest import StandInRun
 
 folder = Path(sys.argv[1])
