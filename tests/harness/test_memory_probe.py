@@ -67,15 +67,15 @@ def larger(batch_size: int, width: int = 256) -> dict[str, Any]:
 
 
 def test_a_larger_batch_is_measured_to_need_more(tmp_path: Path) -> None:
-    """In a process of its own, as Ray's tasks are: what other tests have left free in this one's memory would hide a need."""
+    """Each in a process of its own, as Ray's tasks are: memory that something else has left free would hide a need."""
     grown = []
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as own_process:
-        for batch_size in (2, 320):
-            plan, prepared = plan_of(tmp_path, **larger(batch_size))
-            job = probe_job(plan, plan.cells[0], prepared)
+    for batch_size in (2, 320):
+        plan, prepared = plan_of(tmp_path, **larger(batch_size))
+        job = probe_job(plan, plan.cells[0], prepared)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as own_process:
             found = Need.model_validate_json(own_process.submit(measured_need, job, tmp_path).result())
-            assert found.total_bytes > found.peak_bytes >= found.growth_bytes
-            grown.append(found.growth_bytes)
+        assert found.total_bytes > found.peak_bytes >= found.growth_bytes
+        grown.append(found.growth_bytes)
     assert grown[1] > grown[0] + 30 * 2**20
 
 
