@@ -30,6 +30,7 @@ __all__ = [
     "Outputs",
     "build_model",
     "count_parameters",
+    "declared_hidden_size",
     "encoder_layers",
     "hidden_size",
     "load_tokenizer",
@@ -124,6 +125,19 @@ def hidden_size(model: nn.Module) -> int:
     return int(config.hidden_size)
 
 
+def declared_hidden_size(spec: ModelSpec) -> int:
+    """`hidden_size` of the model that would be built, from its configuration alone. Raises ModelError."""
+    from transformers import AutoConfig
+
+    if spec.model is None:
+        return int(_config(spec, 2, {}).hidden_size)
+    try:
+        config = AutoConfig.from_pretrained(model_directory(spec.model, spec.revision), trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"model {spec.model!r}: its configuration cannot be read: {str(error)[:300]}") from error
+    return int(config.hidden_size)
+
+
 def encoder_layers(model: nn.Module) -> nn.ModuleList:
     """The encoder's layers of a BERT-, RoBERTa- or DistilBERT-type model, first to last. Raises ModelError for any other."""
     base = getattr(model, "base_model", model)
@@ -187,19 +201,32 @@ def _load(name: str, directory: Path, spec: ModelSpec, classes: int, attention: 
 
 
 def _from_config(spec: ModelSpec, classes: int, vocabulary: int, attention: str) -> PreTrainedModel:
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
+
+    config = _config(spec, classes, {"vocab_size": vocabulary})
+    try:
+        _set_dropout(config, spec.dropout)
+        return AutoModelForSequenceClassification.from_config(config, attn_implementation=attention, dtype=torch.float32)
+    except (ValueError, TypeError, KeyError, RuntimeError, ImportError) as error:
+        raise _no_classifier(spec, error) from error
+
+
+def _config(spec: ModelSpec, classes: int, defaults: dict[str, Any]) -> PretrainedConfig:
+    from transformers import AutoConfig
 
     assert spec.config is not None
-    values: dict[str, Any] = {"vocab_size": vocabulary, **spec.config}
+    values: dict[str, Any] = {**defaults, **spec.config}
     kind = values.pop("model_type")
     if spec.tokenizer in (None, "words"):
         values.setdefault("pad_token_id", PAD_ID)
     try:
-        config = AutoConfig.for_model(kind, num_labels=classes, **values)
-        _set_dropout(config, spec.dropout)
-        return AutoModelForSequenceClassification.from_config(config, attn_implementation=attention, dtype=torch.float32)
+        return AutoConfig.for_model(kind, num_labels=classes, **values)
     except (ValueError, TypeError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelError(f"no sequence classifier can be made from the config {spec.config}: {str(error)[:300]}") from error
+        raise _no_classifier(spec, error) from error
+
+
+def _no_classifier(spec: ModelSpec, error: Exception) -> ModelError:
+    return ModelError(f"no sequence classifier can be made from the config {spec.config}: {str(error)[:300]}")
 
 
 def _keep_layers(model: PreTrainedModel, wanted: list[int], shown: str) -> None:

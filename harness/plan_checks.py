@@ -15,6 +15,7 @@ from harness.errors import StudyError
 from harness.schema_errors import faults, nearest
 from harness.study import ModelSpec, Recipe, StrategyEntry, Study, TaskSpec, TeacherSpec, TrainingSpec
 from harness.tasks import GLUE, resolve_task
+from harness.teacher_checks import sizes_in_the_study, teacher_refusal
 from harness.term_checks import check_range, check_terms
 from harness.yaml_lines import KeyPath
 from strategies.base import Needs, Settings
@@ -145,6 +146,8 @@ def _strategy(study: Study, entry: StrategyEntry, here: KeyPath) -> ResolvedStra
             check_range(entry.name, name, ends, (*here, "search", name))
         needs += ends
     teachers = _teachers(study, entry, needs, here)
+    if reason := teacher_refusal(strategy, settings, space, sizes_in_the_study(teachers)):
+        raise StudyError(reason, (*here, "settings"))
     outputs = check_terms(study, entry.name, needs, teachers, here)
     return ResolvedStrategy(entry, strategy, settings, needs[0], teachers, dict(space), outputs)
 

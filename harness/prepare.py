@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.cached_outputs import FEATURES
 from harness.console import Console
 from harness.data.roles import Roles, cut_roles, save_roles
 from harness.data.source import load_task
+from harness.errors import StudyError
 from harness.failures import classify
 from harness.majority import majority_scores
 from harness.plan import Plan
@@ -17,6 +19,7 @@ from harness.prepared import PreparedTask
 from harness.records import ErrorRecord
 from harness.sources import model_digest
 from harness.study import Study, TaskSpec
+from harness.teacher_checks import teacher_refusal
 from harness.teachers import TeacherJob, make_teacher
 from harness.watching import Watcher
 
@@ -45,8 +48,9 @@ def prepare(
 ) -> dict[str, PreparedTask]:
     """Task name -> what its trials need to know. `watcher` hears of the teachers.
 
-    Data and models are checked for all tasks before the first teacher trains. Raises DataError, ModelError. A teacher whose
-    training fails is noted in `PreparedTask.teacher_errors` and does not stop the others.
+    Data and models are checked for all tasks before the first teacher trains. Raises DataError, ModelError, and StudyError for
+    a strategy that cannot run among teachers of these sizes. A teacher whose training fails is noted in
+    `PreparedTask.teacher_errors` and does not stop the others.
     """
     study = plan.study
     console.stage("reading the data")
@@ -60,8 +64,22 @@ def prepare(
         save_roles(roles[task.name], cache)
     student_digest = model_digest(study.models.student)
     jobs = [job for task in tasks for job in _teacher_jobs(plan, task, roles[task.name].digest)]
+    _check_teacher_sizes(plan)
     errors = _make_teachers(jobs, cache, console, map_function, watcher or Watcher())
     return {task.name: _prepared(task, roles[task.name], origins[task.name], student_digest, jobs, errors) for task in tasks}
+
+
+def _check_teacher_sizes(plan: Plan) -> None:
+    """For models whose size the study does not say: the plan could not check them."""
+    if not any(FEATURES in outputs for outputs in plan.teacher_outputs.values()):
+        return  # nobody looks at vectors
+    from harness.models import declared_hidden_size
+
+    sizes = {teacher.name: declared_hidden_size(teacher) for teacher in plan.study.models.teachers}
+    for cell in plan.cells:
+        own = {teacher.name: sizes[teacher.name] for teacher in cell.teachers}
+        if reason := teacher_refusal(cell.strategy, cell.settings, cell.space, own):
+            raise StudyError(reason)
 
 
 def _teacher_jobs(plan: Plan, task: TaskSpec, data_digest: str) -> list[TeacherJob]:

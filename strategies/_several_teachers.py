@@ -7,9 +7,11 @@ distillation from the mixture of teachers too. (A mean of the teachers' logits w
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from pydantic import Field
 
-from strategies.base import Context, Needs, RoleView, Settings
+from strategies.base import Context, Needs, Normalisation, RoleView, Settings, Strategy
 from strategies.lazy import torch
 from strategies.space import FloatRange
 
@@ -31,6 +33,19 @@ class PaperScaleSettings(MixtureSettings):
     paper_scale: bool = False
     """The paper's own scale: all weights twice as large (at kd_weight 0.5 cross-entropy then has weight 1), and the teachers'
     weights with the sum that the paper gives them. The weights are then not convex."""
+
+
+P = TypeVar("P", bound=PaperScaleSettings)
+
+
+class PaperScaled(Strategy[P]):
+    """A strategy whose weights are convex in the collection's scale, and no longer at `paper_scale`."""
+
+    normalisation = Normalisation.CONVEX
+
+    @classmethod
+    def normalisation_with(cls, settings: P) -> Normalisation:
+        return Normalisation.ADDITIVE if settings.paper_scale else cls.normalisation
 
 
 def needs_teachers(**options: object) -> Needs:

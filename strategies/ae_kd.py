@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from strategies._several_teachers import PaperScaleSettings, needs_teachers, scaled
-from strategies.base import Context, Needs, Normalisation, Strategy, Weights
+from strategies._several_teachers import PaperScaled, PaperScaleSettings, needs_teachers, scaled
+from strategies.base import Context, Needs, Weights
 from strategies.lazy import torch
 from strategies.registry import register
 from strategies.space import FloatRange
@@ -27,7 +27,7 @@ class AEKDSettings(PaperScaleSettings):
 
 
 @register
-class AEKD(Strategy[AEKDSettings]):
+class AEKD(PaperScaled[AEKDSettings]):
     """w minimises |sum_k w_k g_k|^2 with sum 1 and 0 <= w_k <= 1 / (nu * teachers).
 
     g_k is the gradient of teacher k's KD term with respect to the student's logits, divided by its norm. The problem is the
@@ -39,7 +39,6 @@ class AEKD(Strategy[AEKDSettings]):
     summary = "teacher weights of the shortest joint gradient in logit space"
     paper = "Du et al., Agree to Disagree: Adaptive Ensemble Knowledge Distillation in Gradient Space, NeurIPS 2020"
     sample_wise = False
-    normalisation = Normalisation.CONVEX
     reconstruction = "The authors' form; nu's value in their code could not be read, and the gradient over the batch is ours."
     Settings = AEKDSettings
 

@@ -213,6 +213,20 @@ class Strategy(ABC, Generic[S]):
         return None
 
     @classmethod
+    def refuses_teachers(cls, settings: S, hidden_sizes: Mapping[str, int | None]) -> str | None:
+        """Why this strategy cannot run with these settings among these teachers, and what to do; None where it can.
+
+        `hidden_sizes`: teacher name -> size of its pooled vector, in the order of `Setup.teachers`. A size is None where only
+        the model's files tell it; the question comes again once they are there, before any training.
+        """
+        return None
+
+    @classmethod
+    def normalisation_with(cls, settings: S) -> Normalisation:
+        """What the weights promise with these settings: `normalisation`, unless a setting changes it."""
+        return cls.normalisation
+
+    @classmethod
     def warm_up(cls, settings: S, epochs: int) -> float:
         """How many epochs, of a training of `epochs`, are a phase whose scores say little of its end.
 

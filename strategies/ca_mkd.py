@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from strategies._several_teachers import PaperScaleSettings, complement, context_cross_entropy, needs_teachers, scaled
-from strategies.base import Context, Needs, Normalisation, Strategy, Weights
+from strategies._several_teachers import (
+    PaperScaled,
+    PaperScaleSettings,
+    complement,
+    context_cross_entropy,
+    needs_teachers,
+    scaled,
+)
+from strategies.base import Context, Needs, Weights
 from strategies.registry import register
 
 
 @register
-class CAMKD(Strategy[PaperScaleSettings]):
+class CAMKD(PaperScaled[PaperScaleSettings]):
     """w[k, i] = (1 - softmax_k(ce_k,i)) / (teachers - 1), ce_k,i the cross-entropy of teacher k with the label.
 
     At `paper_scale` a sample's weights sum to 1 / teachers, as the authors' code divides by their number once more.
@@ -19,7 +26,6 @@ class CAMKD(Strategy[PaperScaleSettings]):
     summary = "more weight for teachers with low cross-entropy on the sample"
     paper = "Zhang, Chen & Wang, Confidence-Aware Multi-Teacher KD, ICASSP 2022, arXiv 2201.00007"
     sample_wise = True
-    normalisation = Normalisation.CONVEX
     reconstruction = "Without the paper's term on intermediate features, which the same weights share."
     Settings = PaperScaleSettings
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from strategies._probabilities import entropy
-from strategies._several_teachers import PaperScaleSettings, complement, needs_teachers, scaled
-from strategies.base import Context, Needs, Normalisation, Strategy, Weights
+from strategies._several_teachers import PaperScaled, PaperScaleSettings, complement, needs_teachers, scaled
+from strategies.base import Context, Needs, Weights
 from strategies.lazy import torch
 from strategies.registry import register
 from strategies.space import FloatRange
@@ -21,7 +21,7 @@ class EBKDSettings(PaperScaleSettings):
 
 
 @register
-class EBKD(Strategy[EBKDSettings]):
+class EBKD(PaperScaled[EBKDSettings]):
     """w[k, i] = (1 - H(p_k,i) / sum_j H(p_j,i)) / (teachers - 1); equal weights where all entropies are 0.
 
     At `paper_scale` a sample's weights sum to (teachers - 1) / teachers.
@@ -32,7 +32,6 @@ class EBKD(Strategy[EBKDSettings]):
     summary = "more weight for teachers with low entropy on the sample"
     paper = "Kwon et al., Adaptive Knowledge Distillation Based on Entropy, ICASSP 2020, as in CA-MKD's code"
     sample_wise = True
-    normalisation = Normalisation.CONVEX
     reconstruction = "Read in the code of CA-MKD (Zhang et al., ICASSP 2022), which compares with it, not in the paper itself."
     Settings = EBKDSettings
 

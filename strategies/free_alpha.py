@@ -52,6 +52,10 @@ class FreeAlpha(Strategy[FreeAlphaSettings]):
     def needs(cls, settings: FreeAlphaSettings) -> Needs:
         return Needs(teachers=(1, None))
 
+    @classmethod
+    def normalisation_with(cls, settings: FreeAlphaSettings) -> Normalisation:
+        return Normalisation.CONVEX if settings.bounded else cls.normalisation
+
     def weights(self, context: Context) -> Weights:
         alpha = self.alpha[context.ids]
         loss = ((1 - alpha) * context.terms["ce"] + alpha * context.terms["kd"]).mean()

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from strategies._meta_network import MetaNetwork, feed_forward
-from strategies._several_teachers import PaperScaleSettings, centred, needs_teachers, scaled
-from strategies.base import Context, Cost, Needs, Normalisation, Setup, Strategy, Weights
+from strategies._several_teachers import PaperScaled, PaperScaleSettings, centred, needs_teachers, scaled
+from strategies.base import Context, Cost, Needs, Setup, Weights
 from strategies.lazy import torch
 from strategies.registry import register
 from strategies.space import FloatRange
@@ -34,7 +34,7 @@ class MMKDSettings(PaperScaleSettings):
 
 
 @register
-class MMKD(Strategy[MMKDSettings]):
+class MMKD(PaperScaled[MMKDSettings]):
     """w[., i] = softmax over teachers of MLP([all teachers' logits of i; the student's]), one hidden layer of half the inputs.
 
     The network follows the meta loss after one SGD step of the student on the weighted loss. Its last layer starts at 0: equal
@@ -48,7 +48,6 @@ class MMKD(Strategy[MMKDSettings]):
     sample_wise = True
     learned = True
     cost = Cost.LOOK_AHEAD
-    normalisation = Normalisation.CONVEX
     reconstruction = (
         "The meta loss is on held-out rows in place of the authors' buffer of the 256 hardest training samples. The term on "
         "intermediate features is left out."

@@ -9,9 +9,17 @@ from pydantic import Field
 
 from strategies._delayed_reward import Episode, UpdatedStudent
 from strategies._meta_network import feed_forward
-from strategies._several_teachers import PaperScaleSettings, centred, complement, context_cross_entropy, needs_teachers, scaled
+from strategies._several_teachers import (
+    PaperScaled,
+    PaperScaleSettings,
+    centred,
+    complement,
+    context_cross_entropy,
+    needs_teachers,
+    scaled,
+)
 from strategies._state import RunningStandardisation, detached
-from strategies.base import Context, Cost, Needs, Normalisation, Setup, Strategy, Weights
+from strategies.base import Context, Cost, Needs, Setup, Weights
 from strategies.lazy import torch
 from strategies.registry import register
 from strategies.space import FloatRange
@@ -37,7 +45,7 @@ class MTKDRLSettings(PaperScaleSettings):
 
 
 @register
-class MTKDRL(Strategy[MTKDRLSettings]):
+class MTKDRL(PaperScaled[MTKDRLSettings]):
     """w = mean of the agent's softmax_k, (1 - softmax_k(ce_k)) / (teachers - 1), and softmax_k(KL(p_k || p_S)).
 
     The agent is one ReLU layer over all teachers' [vector; logits; cross-entropy; KL to the student]. It descends
@@ -53,7 +61,6 @@ class MTKDRL(Strategy[MTKDRLSettings]):
     sample_wise = True
     learned = True
     cost = Cost.REPLAY
-    normalisation = Normalisation.CONVEX
     reconstruction = (
         "Without the feature loss, its weights, and its distance in state and reward. Ours: standardised states, a common "
         "standardisation of all teachers' rewards, and rewards from a replay of the episode's rows."

@@ -80,6 +80,10 @@ class Registered:
         """Why the strategy cannot, or should not, run on a task of so many classes; None where it can."""
         return self.strategy.refuses(settings, classes)
 
+    def refuses_teachers(self, settings: Settings, hidden_sizes: Mapping[str, int | None]) -> str | None:
+        """Why the strategy cannot run among these teachers (name -> size of the pooled vector, or None); None where it can."""
+        return self.strategy.refuses_teachers(settings, hidden_sizes)
+
     def warm_up(self, settings: Settings, epochs: int) -> float:
         """Epochs of a training whose scores say little of its end."""
         return self.strategy.warm_up(settings, epochs)
@@ -92,10 +96,9 @@ class Registered:
             found = found if wrapper.sample_wise_after is None else wrapper.sample_wise_after
         return found
 
-    @property
-    def normalisation(self) -> Normalisation:
-        """What the weights promise, wrappers considered."""
-        found = self.strategy.normalisation
+    def normalisation(self, settings: Settings) -> Normalisation:
+        """What the weights promise with these settings, wrappers considered."""
+        found = self.strategy.normalisation_with(settings)
         for wrapper in reversed(self.wrappers):
             if wrapper.normalisation_after is not None and found is not Normalisation.FREE:
                 found = wrapper.normalisation_after

@@ -99,6 +99,17 @@ class RLKD(Strategy[RLKDSettings]):
             teacher_features=settings.representation == "teachers",
         )
 
+    @classmethod
+    def refuses_teachers(cls, settings: RLKDSettings, hidden_sizes: Mapping[str, int | None]) -> str | None:
+        sizes = {name: size for name, size in hidden_sizes.items() if size is not None}
+        if settings.representation != "teachers" or len(set(sizes.values())) <= 1:
+            return None
+        shown = ", ".join(f"{name}: {size}" for name, size in sizes.items())
+        return (
+            f"with representation: teachers it needs teachers with vectors of one size, and these differ ({shown}). Use "
+            "representation: student, or choose teachers with `teachers: [NAME, ...]` under the strategy"
+        )
+
     def weights(self, context: Context) -> Weights:
         settings = self.settings
         states = self._states(context)
@@ -216,9 +227,7 @@ def _vector_size(settings: RLKDSettings, setup: Setup) -> int:
         return setup.student_hidden_size
     if settings.representation == "none":
         return 0
-    if len(set(setup.teacher_hidden_sizes)) > 1:
-        raise ValueError(
-            f"rl_kd with representation: teachers needs teachers with vectors of one size, and these have "
-            f"{', '.join(map(str, setup.teacher_hidden_sizes))}. Use representation: student"
-        )
+    sizes = dict(zip(setup.teachers, setup.teacher_hidden_sizes, strict=True))
+    if reason := RLKD.refuses_teachers(settings, sizes):
+        raise ValueError(f"rl_kd: {reason}")
     return setup.teacher_hidden_sizes[0]

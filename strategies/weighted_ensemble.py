@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
@@ -53,15 +55,29 @@ class WeightedEnsemble(Strategy[WeightedEnsembleSettings]):
     def needs(cls, settings: WeightedEnsembleSettings) -> Needs:
         return needs_teachers(meta_set=settings.rows == "meta" and settings.teacher_weights is None)
 
+    @classmethod
+    def refuses_teachers(cls, settings: WeightedEnsembleSettings, hidden_sizes: Mapping[str, int | None]) -> str | None:
+        given = settings.teacher_weights
+        return None if given is None else _misfit(given, tuple(hidden_sizes))
+
     def weights(self, context: Context) -> Weights:
         return mixed(self.shares, self.settings.kd_weight)
 
 
-def _given(weights: dict[str, float], teachers: tuple[str, ...]) -> torch.Tensor:
+def _misfit(weights: dict[str, float], teachers: tuple[str, ...]) -> str | None:
+    """What is wrong with given weights for these teachers; None where nothing is."""
+    wanted = f"a number that is not negative for each of {', '.join(teachers)}, and not 0 for all"
+    if unknown := [name for name in weights if name not in teachers]:
+        near = difflib.get_close_matches(unknown[0], teachers, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        return f"teacher_weights names {unknown[0]!r}, which is no teacher of this strategy.{hint} It needs {wanted}"
     if set(weights) != set(teachers) or min(weights.values()) < 0 or sum(weights.values()) <= 0:
-        raise ValueError(
-            f"weighted_ensemble: teacher_weights is {weights}; it needs a number that is not negative for each of "
-            f"{', '.join(teachers)}, and not 0 for all"
-        )
+        return f"teacher_weights is {weights}; it needs {wanted}"
+    return None
+
+
+def _given(weights: dict[str, float], teachers: tuple[str, ...]) -> torch.Tensor:
+    if reason := _misfit(weights, teachers):
+        raise ValueError(f"weighted_ensemble: {reason}")
     values = torch.tensor([weights[name] for name in teachers])
     return values / values.sum()

@@ -90,7 +90,7 @@ def _strategy(name: str) -> str:
         lines.append(f"reconstruction: {cls.reconstruction}")
     lines += [
         f"sample-wise: {'yes' if cls.sample_wise else 'no'}; learned: {'yes' if cls.learned else 'no'}; "
-        f"extra cost: {cls.cost.value}; weights: {cls.normalisation.value}",
+        f"extra cost: {cls.cost.value}; weights: {registered.normalisation(registered.settings()).value}",
         f"defined in {registered.origin}",
         "",
         "settings" if cls.Settings.model_fields else "no settings",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.conformance.choices import traces_of_choices
 from harness.conformance.teacher_order import teacher_order_faults
 from harness.conformance.watch import Watched
 from harness.conformance.world import BATCH, STEPS, STEPS_PER_EPOCH, Trace, World
@@ -48,10 +49,11 @@ def behaviour_faults(registered: Registered) -> Iterator[tuple[str, str]]:
             "a training that goes on from a checkpoint differs from one without a break. state_dict() must hold everything "
             "that changes in training (optimiser, running means, memory, history), load_state_dict() must put all of it back",
         )
-    yield from _normalisation_faults(registered.normalisation, plain)
+    yield from _normalisation_faults(registered.normalisation(settings), plain)
     yield from _sample_wise_faults(registered.sample_wise, plain)
     yield from _cost_faults(registered.strategy.cost, needs, plain)
     if not registered.wrappers:
+        yield from _choices_faults(registered, max(teacher_counts(needs)))
         yield from _twin_faults(registered, settings)
 
 
@@ -66,10 +68,26 @@ def _few_teachers_faults(registered: Registered, needs: Needs) -> Iterator[tuple
     """With as few teachers as the strategy takes: one has no other to be compared with."""
     for count in teacher_counts(needs)[:-1]:
         trace = _default_trace(registered.name, count)
-        if not all(weight.isfinite().all() for step in trace.weights for weight in step.values()):
+        if not _finite(trace):
             yield "finite", f"with {count} teacher(s) a weight is not finite. One teacher among one should get the whole weight"
-        for check, fault in _normalisation_faults(registered.normalisation, trace):
+        for check, fault in _normalisation_faults(registered.normalisation(registered.settings()), trace):
             yield check, f"with {count} teacher(s): {fault}"
+
+
+def _choices_faults(registered: Registered, teachers: int) -> Iterator[tuple[str, str]]:
+    """With each of the settings' other choices: it runs, and the weights are what is declared for that choice."""
+    for shown, settings, trace in traces_of_choices(registered, teachers):
+        if isinstance(trace, Exception):
+            yield "runs", f"with {shown}: {type(trace).__name__}: {trace}"
+        elif not _finite(trace):
+            yield "finite", f"with {shown} a weight is not finite"
+        else:
+            for check, fault in _normalisation_faults(registered.normalisation(settings), trace):
+                yield check, f"with {shown}: {fault} Where a setting changes the promise, override `normalisation_with`"
+
+
+def _finite(trace: Trace) -> bool:
+    return all(bool(weight.isfinite().all()) for step in trace.weights for weight in step.values())
 
 
 def _normalisation_faults(promise: Normalisation, trace: Trace) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strategies import resolve
+from strategies import Normalisation, resolve
 from strategies._several_teachers import TERMS
 from strategies.ae_kd import RIDGE, shortest
 from strategies.base import RoleView, Setup
@@ -89,6 +89,8 @@ def test_the_papers_scale(name):
     weights = weigh(make(name, SETUP, paper_scale=True), context_of(SETUP))
     torch.testing.assert_close(weights["ce"], torch.ones(8))
     torch.testing.assert_close(weights["kd_each"].sum(0), torch.full((8,), PAPER_SUMS[name]))
+    promises = [resolve(name).normalisation(resolve(name).settings({"paper_scale": value})) for value in (False, True)]
+    assert promises == [Normalisation.CONVEX, Normalisation.ADDITIVE]
     plain = weigh(make(name, SETUP), context_of(SETUP))["kd_each"]
     torch.testing.assert_close(weights["kd_each"], 2 * PAPER_SUMS[name] * plain)
 

@@ -161,7 +161,7 @@ class TestRLKD:
 
     def test_teachers_vectors_of_several_sizes_are_refused_for_a_state(self):
         setup = replace(SETUP, teacher_hidden_sizes=(6, 6, 5))
-        with pytest.raises(ValueError, match="6, 6, 5"):
+        with pytest.raises(ValueError, match="teacher0: 6, teacher1: 6, teacher2: 5"):
             make("rl_kd", setup, representation="teachers")
         equal = run(make("rl_kd", SETUP, representation="teachers"), SETUP, range(15))
         assert all(weight.isfinite().all() for one in equal for weight in one.values())

@@ -90,14 +90,18 @@ def test_weights_per_teacher_and_scalars_are_understood(wrapper):
         assert float(total.mean()) == pytest.approx(1.0)
 
 
+def promise(name: str) -> Normalisation:
+    return resolve(name).normalisation(resolve(name).settings())
+
+
 def test_what_wrapping_changes_is_declared():
     assert resolve("wsl").sample_wise
     assert resolve("shuffled(wsl)").sample_wise
     assert not resolve("batch_mean(wsl)").sample_wise
     assert not resolve("shuffled(batch_mean(wsl))").sample_wise
-    assert resolve("shuffled(wsl)").normalisation is Normalisation.ADDITIVE
-    assert resolve("mean_one(wsl)").normalisation is Normalisation.BATCH
-    assert resolve("mean_one(free_alpha)").normalisation is Normalisation.FREE
+    assert promise("shuffled(wsl)") is Normalisation.ADDITIVE
+    assert promise("mean_one(wsl)") is Normalisation.BATCH
+    assert promise("mean_one(free_alpha)") is Normalisation.FREE
 
 
 def test_a_wrapper_passes_state_and_hooks_through():

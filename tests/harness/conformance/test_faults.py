@@ -142,6 +142,34 @@ def test_other_broken_promises(attributes, body, advice, tmp_path):
     assert advice in " ".join(failures(plugin(tmp_path, attributes=attributes, body=body)).values())
 
 
+class TestChoices:
+    """What is true of the defaults need not be true of a setting's other choices."""
+
+    SCALE = 'doubled: bool = False\n    """Twice as large."""'
+    BODY = "if self.settings.doubled:\n    return {'ce': 2 - 2 * kd, 'kd': 2 * kd}"
+
+    def test_a_promise_that_a_setting_breaks_is_found(self, tmp_path):
+        found = failures(plugin(tmp_path, settings=self.SCALE, body=self.BODY))
+        assert list(found) == ["normalisation"]
+        assert "with doubled = True: declares convex" in found["normalisation"]
+        assert "normalisation_with" in found["normalisation"]
+
+    def test_a_promise_that_follows_the_setting_is_kept(self, tmp_path):
+        follows = "return Normalisation.ADDITIVE if settings.doubled else cls.normalisation"
+        methods = f"@classmethod\ndef normalisation_with(cls, settings):\n    {follows}"
+        assert not failures(plugin(tmp_path, settings=self.SCALE, body=self.BODY, methods=methods))
+
+    def test_a_choice_that_does_not_run_is_named(self, tmp_path):
+        found = failures(plugin(tmp_path, settings=self.SCALE, body="if self.settings.doubled:\n    raise KeyError('half')"))
+        assert list(found) == ["runs"]
+        assert "with doubled = True: KeyError: 'half'" in found["runs"]
+
+    def test_a_choice_with_weights_that_are_not_finite_is_named(self, tmp_path):
+        found = failures(plugin(tmp_path, settings=self.SCALE, body="if self.settings.doubled:\n    kd = kd / 0.0"))
+        assert list(found) == ["finite"]
+        assert "with doubled = True" in found["finite"]
+
+
 def test_state_must_be_tensors_and_plain_values(tmp_path):
     methods = "def state_dict(self):\n    return {'me': self}\n\ndef load_state_dict(self, state):\n    pass"
     found = failures(plugin(tmp_path, methods=methods))
