@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
+from harness.cache import cache_folder
 from harness.cost import (
     STUDENT_SAMPLES_PER_SECOND,
     TEACHER_SAMPLES_PER_SECOND,
@@ -16,6 +17,7 @@ from harness.cost import (
     planned_rows,
     teacher_passes,
 )
+from harness.memory_probe import known_needs
 from harness.plan import Cell, Plan
 from harness.study import TaskSpec
 
@@ -92,11 +94,25 @@ def describe(
         "Passes are samples (M: millions) through a model, at most: a strategy's extra passes are taken from its declared cost "
         "class, row counts from GLUE's own splits with the study's caps.",
     ]
+    lines += _packing(plan)
     unknown = [task.name for task in plan.tasks if planned_rows(task, study.data) is None]
     if unknown:
         lines.append(f"Not in the sum, as their size is not known before they are read: {', '.join(unknown)}.")
     lines += [f"note: {warning}" for warning in plan.warnings]
     return "\n".join(lines)
+
+
+def _packing(plan: Plan) -> list[str]:
+    measured = [cell for cell in plan.cells if cell.resources.packing == "measured"]
+    if not measured:
+        return []
+    known = known_needs(cache_folder())
+    sizes = [f"{need.peak_bytes / 2**30:.2f}" for need in (known[-1], known[0])] if known else []
+    so_far = f"{len(known)} kinds of trials, {' to '.join(dict.fromkeys(sizes))} GiB a worker" if known else "nothing yet"
+    return [
+        f"Trials of {len(measured)} cells are packed by the memory that a probe of a few steps finds them to need, once for "
+        f"each student, batch size and kind of strategy. In this machine's cache: {so_far} (`python -m harness doctor`)."
+    ]
 
 
 def _short(passes: int) -> str:

@@ -36,6 +36,8 @@ class Need(Section):
     total_bytes: int
     """The device's memory; the machine's where there is no GPU."""
     device: str
+    of: str = ""
+    """What was measured, for people."""
 
 
 class ProbeJob(Section):
@@ -136,9 +138,15 @@ def measured_need(job: ProbeJob, cache: Path) -> str:
     file = cache / "memory" / f"{digest({'need': job.need_digest, 'device': name})}.json"
     if file.exists():
         return file.read_text("utf-8")
-    need = _measure(job.spec, cache, device, name).model_dump_json()
-    write_atomically(file, need.encode())
-    return need
+    found = _measure(job.spec, cache, device, name).model_copy(update={"of": _kind(job.spec)}).model_dump_json()
+    write_atomically(file, found.encode())
+    return found
+
+
+def known_needs(cache: Path) -> list[Need]:
+    """All that the cache holds, largest first."""
+    found = [Need.model_validate_json(file.read_text("utf-8")) for file in (cache / "memory").glob("*.json")]
+    return sorted(found, key=lambda need: (-need.peak_bytes, need.of))
 
 
 def _measure(spec: TrialSpec, cache: Path, device: Any, name: str) -> Need:
@@ -160,6 +168,13 @@ def _measure(spec: TrialSpec, cache: Path, device: Any, name: str) -> Need:
     else:
         peak, total = torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
     return Need(peak_bytes=peak, growth_bytes=max(0, peak - before), total_bytes=total, device=name)
+
+
+def _kind(spec: TrialSpec) -> str:
+    model = spec.student.model or (spec.student.config or {}).get("model_type")
+    shared = f" over {spec.resources.workers} workers" if spec.resources.workers > 1 else ""
+    training = spec.training
+    return f"{model}, {spec.strategy} on {spec.task.name}, batch {training.batch_size}{shared}, {training.precision}"
 
 
 def _teachers_are_there(cell: Cell, prepared: Mapping[str, PreparedTask]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -59,16 +59,35 @@ class RunState:
 
 def run_state(events: Iterable[Mapping[str, Any]]) -> RunState | None:
     """The state of the last run in `events`; None where none has started."""
+    found = None
+    for state in _runs(events):
+        found = state
+    return found
+
+
+def last_working_run(events: Iterable[Mapping[str, Any]]) -> RunState | None:
+    """The last run in which a trial ended; a later one may have found all in the store. None where there is none."""
+    found = None
+    for state in _runs(events):
+        found = state if state.finished else found
+    return found
+
+
+def _runs(events: Iterable[Mapping[str, Any]]) -> Iterator[RunState]:
     state: RunState | None = None
     slots_since: datetime | None = None
     for event in events:
         kind, time = event["kind"], datetime.fromisoformat(event["time"])
         if kind == "started":
+            if state is not None:
+                yield state
             state, slots_since = RunState(time, event.get("trials", 0)), None
         if state is None:
             continue
         state.last = time
         if kind == "slots":
+            if slots_since is not None:  # trials of another shape ended, and left the slots empty until now
+                state.slot_seconds += state.slots * (time - slots_since).total_seconds()
             state.slots, slots_since = event["slots"], time
             state.first = state.first or time
         elif kind == "trial_started":
@@ -91,7 +110,8 @@ def run_state(events: Iterable[Mapping[str, Any]]) -> RunState | None:
             state.ended = True
         state.retried += kind == "trial_retried"
         state.nodes_lost += kind == "node_lost"
-    return state
+    if state is not None:
+        yield state
 
 
 def describe(state: RunState, active: bool, to_go: int, now: datetime | None = None) -> list[str]:

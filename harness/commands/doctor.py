@@ -21,6 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from harness import __version__
     from harness.manifest import git_state, hardware, package_versions
+    from harness.memory_probe import known_needs
 
     git = git_state()
     checkout = "none" if git is None else git["commit"][:12] + (" with changes" if git["dirty"] else "")
@@ -29,6 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
     cache = cache_folder()
     rows.append(("cache", f"{_size(cache)} in {cache}"))
     rows += [(f"  {part.name}", _size(part)) for part in sorted(cache.glob("*")) if part.is_dir()]
+    rows += [
+        (f"    {need.of or 'a trial'}", f"{need.peak_bytes / 2**30:.2f} GiB on {need.device}") for need in known_needs(cache)
+    ]
     folders = [results_folder(given) for given in arguments.results]
     for folder in folders or sorted(path.parent for path in Path("results").glob("*/manifest.json")):
         rows.append((f"{folder}", _size(folder)))

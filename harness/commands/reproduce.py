@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.cache import cache_folder, cache_in_use
 from harness.console import Console
+from harness.early_stopping import StoppedEarly
 from harness.errors import StoreError
 from harness.plan import make_plan
 from harness.study import Study
 
 if TYPE_CHECKING:
-    from harness.records import TrialRecord
+    from harness.records import EpochRecord, TrialRecord
     from harness.report.rows import Reproduced
 
 DIFFERENT = 1
@@ -27,7 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train one row again, in this process; exit code 1 where the number does not come out the same."""
+    """Train one row again, in this process; exit code 1 where the number does not come out the same.
+
+    A trial that its search stopped early is trained up to the same epoch. One that failed is to fail again with the same error.
+    """
     from harness.report.rows import find_record
     from harness.store import Store
 
@@ -46,9 +50,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _again(stored: TrialRecord, study: Study, cache: Path, tolerance: float) -> Reproduced:
+    from harness.failures import classify, failed_record
     from harness.prepare import prepare
     from harness.report.rows import compare_runs
     from harness.trial import train_trial
+
+    def stop_where_it_was_stopped(epoch: EpochRecord, _: Any) -> None:
+        if epoch.epoch + 1 == stored.stopped_after_epoch:
+            raise StoppedEarly
 
     spec = stored.spec
     ready = prepare(make_plan(study, Path.cwd()), cache, Console())[spec.task.name]
@@ -60,4 +69,8 @@ def _again(stored: TrialRecord, study: Study, cache: Path, tolerance: float) -> 
     ):
         if now != before:
             raise StoreError(f"the {what} of {spec.task.name} are not those of the stored run: digest {now}, stored {before}")
-    return compare_runs(stored, train_trial(spec, cache).record, tolerance)
+    try:
+        again = train_trial(spec, cache, on_epoch=stop_where_it_was_stopped).record
+    except Exception as error:  # what was stored may be a failure, too; the comparison says it
+        again = failed_record(spec, classify(error), ready.majority)
+    return compare_runs(stored, again, tolerance)

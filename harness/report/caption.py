@@ -22,6 +22,7 @@ def caption(board: Leaderboard) -> list[str]:
         _protocol(board, study),
         _early_stopping(board),
         _micro_batches(board),
+        _slot_use(board),
         _provenance(selection.manifest),
         *board.notes,
         *selection.warnings,
@@ -181,6 +182,17 @@ def _micro_batches(board: Leaderboard) -> str:
         return ""
     ran = "1 trial ran" if split == 1 else f"{split} trials ran"
     return f"{ran} out of memory and passed batches in parts, at an extra forward pass; the global batch stayed the same."
+
+
+def _slot_use(board: Leaderboard) -> str:
+    work = board.selection.work
+    use = None if work is None else work.slot_use()
+    if work is None or use is None:
+        return ""
+    return (
+        f"Slot use {use:.0%} in the last run that trained ({_count(work.finished, 'trial')}): seconds of optimisation over "
+        f"slots x wall time from the first trial's start to the last one's end."
+    )
 
 
 def _provenance(manifest: Mapping[str, Any]) -> str:

@@ -59,14 +59,25 @@ def find_spec(results: Path, row: str) -> TrialSpec:
 
 
 def compare_runs(stored: TrialRecord, again: TrialRecord, tolerance: float = 0.0) -> Reproduced:
-    """The stored run and a new one: equal status, objective and report scores (up to `tolerance`), and what may explain it."""
+    """The stored run and a new one: equal status, objective and report scores (up to `tolerance`), and what may explain it.
+
+    Of trials that were stopped early, which have neither: loss and selection scores of every epoch that they trained. Of trials
+    that failed: the error's type.
+    """
     lines, same = [], stored.status == again.status
     if not same:
-        lines.append(f"stored: {stored.status}; now: {again.status}")
+        lines.append(f"stored: {_ending(stored)}; now: {_ending(again)}")
+    elif stored.status == "failed":
+        same = _ending(stored, short=True) == _ending(again, short=True)
+        lines.append(f"stored: {_ending(stored)}; now: {_ending(again)}")
+        return Reproduced(same, "\n".join([*lines, f"It failed in {'the same' if same else 'another'} way."]))
     pairs: list[tuple[str, float | None, float | None]] = [("selection score", stored.objective, again.objective)]
     for split in sorted(set(stored.report) | set(again.report)):
         metrics = [record.report[split].metrics if split in record.report else {} for record in (stored, again)]
         pairs += [(f"{split} {name}", metrics[0].get(name), metrics[1].get(name)) for name in sorted(set().union(*metrics))]
+    if stored.status == "stopped":
+        lines.append(_where_it_stopped(stored))
+        pairs = _epoch_pairs(stored, again)
     for name, before, now in pairs:
         equal = before == now if before is None or now is None else abs(before - now) <= tolerance
         same = same and equal
@@ -94,6 +105,32 @@ def _by_key(store: Store, start: str) -> TrialRecord:
     if record is None:
         raise StoreError(f"the record of trial {keys[0]} is damaged: {store.damaged[keys[0]]}")
     return record
+
+
+def _where_it_stopped(stored: TrialRecord) -> str:
+    rule = f" ({stored.early_stopping.kind})" if stored.early_stopping else ""
+    return (
+        f"Its search stopped this trial early{rule}, after epoch {stored.stopped_after_epoch} of "
+        f"{stored.spec.training.epochs}: it was trained up to there again. It has no selection score and was never scored on "
+        f"the report rows."
+    )
+
+
+def _epoch_pairs(stored: TrialRecord, again: TrialRecord) -> list[tuple[str, float | None, float | None]]:
+    pairs: list[tuple[str, float | None, float | None]] = []
+    for k in range(max(len(stored.epochs), len(again.epochs))):
+        values = [
+            {"training loss": record.epochs[k].train_loss, **record.epochs[k].select} if k < len(record.epochs) else {}
+            for record in (stored, again)
+        ]
+        pairs += [(f"epoch {k + 1} {name}", values[0].get(name), values[1].get(name)) for name in {**values[0], **values[1]}]
+    return pairs
+
+
+def _ending(record: TrialRecord, short: bool = False) -> str:
+    if record.error is None:
+        return record.status
+    return record.error.type if short else f"{record.status}, {record.error.type}: {record.error.message}"
 
 
 def _shown(value: float | None) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from harness.errors import StoreError
 from harness.records import Score, TrialRecord
+from harness.run_state import RunState, last_working_run
 from harness.store import Damage, Store
 from harness.study import TaskSpec
 
@@ -73,6 +74,11 @@ class Selection:
         return np.array(
             [[[value(self.rows[t, s, r]) for r in range(self.repeats)] for t in self.tasks] for s in self.labels], dtype=float
         ).reshape(len(self.labels), len(self.tasks), self.repeats)
+
+    @cached_property
+    def work(self) -> RunState | None:
+        """What the event log says of the last run that trained anything; None where there is no log."""
+        return last_working_run(Store(self.path).events())
 
     def of(self, label: str, task: str | None = None) -> list[Row]:
         """Rows of a label, over repeats."""

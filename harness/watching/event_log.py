@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.records import EpochRecord, TrialRecord, TrialSpec
+from harness.records import CostRecord, EpochRecord, TrialRecord, TrialSpec
 from harness.store import Store
 from harness.watching import Watcher
 
@@ -18,7 +18,8 @@ KINDS = {
     "epoch": "a trial has ended an epoch: cell, key, epoch (from 1), train_loss, select, seconds; micro_batches where "
     "memory ran out and batches are passed in so many parts",
     "trial_finished": "a trial is stored: cell, key, purpose, trial, objective, train_seconds, total_seconds",
-    "trial_stopped": "a search stopped a trial early: cell, key, purpose, trial, epoch (its last one, from 1), total_seconds",
+    "trial_stopped": "a search stopped a trial early: cell, key, purpose, trial, epoch (its last one, from 1), train_seconds, "
+    "total_seconds",
     "trial_failed": "a trial has failed for good: cell, key, purpose, trial, error_kind, error",
     "trial_retried": "a trial lost its process or node and starts again from its checkpoint: cell, key, error",
     "checkpoint_damaged": "a checkpoint cannot be read, its trial starts from its beginning: cell, key, error",
@@ -52,17 +53,9 @@ class EventLog(Watcher):
 
     def ended(self, record: TrialRecord) -> None:
         if record.status == "stopped":
-            epoch, seconds = record.stopped_after_epoch, round(record.cost.total_seconds, 3)
-            self._store.event("trial_stopped", **_place(record.spec), epoch=epoch, total_seconds=seconds)
+            self._store.event("trial_stopped", **_place(record.spec), epoch=record.stopped_after_epoch, **_seconds(record.cost))
         elif record.error is None:
-            cost = record.cost
-            self._store.event(
-                "trial_finished",
-                **_place(record.spec),
-                objective=record.objective,
-                train_seconds=round(cost.train_seconds, 3),
-                total_seconds=round(cost.total_seconds, 3),
-            )
+            self._store.event("trial_finished", **_place(record.spec), objective=record.objective, **_seconds(record.cost))
         else:
             error = f"{record.error.type}: {record.error.message}"
             self._store.event("trial_failed", **_place(record.spec), error_kind=record.error.kind, error=error)
@@ -71,6 +64,10 @@ class EventLog(Watcher):
         if kind not in KINDS:
             raise ValueError(f"{kind!r} is no kind of event; describe it in harness.watching.event_log.KINDS")
         self._store.event(kind, **fields)
+
+
+def _seconds(cost: CostRecord) -> dict[str, float]:
+    return {"train_seconds": round(cost.train_seconds, 3), "total_seconds": round(cost.total_seconds, 3)}
 
 
 def _place(spec: TrialSpec) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pytest
 
 from harness.cost import RowCounts, cell_cost, extra_passes, planned_rows, teacher_passes
 from harness.cost_text import describe
+from harness.memory_probe import Need
 from harness.plan import load_plan, make_plan, trial_spec
 from harness.study import DataSpec, TaskSpec, TeacherSpec
 from harness.tasks import GLUE
@@ -85,6 +86,19 @@ def test_a_task_of_unknown_size_is_named_and_not_guessed():
     text = describe(plan)
     assert "not known before they are read: own" in text
     assert "?" in text
+
+
+def test_a_plan_says_what_is_known_of_memory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
+    assert "probe" not in describe(make_plan(tiny_study(), Path.cwd()))
+    plan = make_plan(tiny_study(resources={"packing": "measured"}), Path.cwd())
+    assert "Trials of 1 cells are packed by the memory" in describe(plan)
+    assert "cache: nothing yet" in describe(plan)
+    (tmp_path / "memory").mkdir()
+    for gib in (1, 2):
+        need = Need(peak_bytes=gib * 2**30, growth_bytes=0, total_bytes=2**40, device="cpu")
+        (tmp_path / "memory" / f"{gib}.json").write_text(need.model_dump_json())
+    assert "cache: 2 kinds of trials, 1.00 to 2.00 GiB a worker" in describe(plan)
 
 
 def _with_strategy(cell, strategy):

@@ -10,7 +10,7 @@ import pytest
 
 from harness.__main__ import main
 from harness.records import TrialRecord
-from harness.run_state import RunState, describe, run_state
+from harness.run_state import RunState, describe, last_working_run, run_state
 from harness.store import Store
 from harness.watching.event_log import KINDS, EventLog
 from tests.harness.report.stores import make_spec
@@ -70,6 +70,29 @@ def test_what_runs_how_fast_and_how_long() -> None:
         "in the last run: 1 failed, 1 times tried again, 1 nodes lost",
     ]
     assert describe(state, active=False, to_go=8, now=now)[0] == "no process is running this study now"
+
+
+def test_stopped_trials_and_idle_slots_count_in_slot_use() -> None:
+    events = [
+        at(0, "started", trials=2, cells=2),
+        at(0, "slots", slots=4, cells=1),
+        trial(0, "trial_started", "a"),
+        trial(10, "trial_stopped", "a", epoch=1, train_seconds=8.0, total_seconds=9.0),
+        at(15, "slots", slots=1, cells=1),  # trials of another shape: four slots were idle for 5 s
+        trial(15, "trial_started", "b"),
+        trial(25, "trial_finished", "b", objective=0.5, train_seconds=6.0, total_seconds=9.0),
+    ]
+    assert state_of(events).slot_use() == pytest.approx((8 + 6) / (4 * 15 + 10))
+
+
+def test_a_run_that_found_all_in_the_store_is_not_the_last_one_that_worked() -> None:
+    later = [at(100, "started", trials=10, cells=3), at(101, "slots", slots=2, cells=3), at(102, "ended", done=10, failed=0)]
+    worked = last_working_run([*LOG, *later])
+    assert worked is not None
+    assert worked.finished == 2
+    assert worked.slot_use() == state_of(LOG).slot_use()
+    assert state_of([*LOG, *later]).finished == 0
+    assert last_working_run(later) is None
 
 
 def test_teachers_are_named_while_they_are_made() -> None:

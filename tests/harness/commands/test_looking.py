@@ -6,6 +6,7 @@ import pytest
 
 from harness.__main__ import VERBS, main
 from harness.loss_terms.registry import PLAIN, registered_terms
+from harness.memory_probe import Need
 from strategies import resolve, strategy_names, wrapper_names
 from tests.harness.report.stores import Planted, build_store
 
@@ -51,11 +52,15 @@ def test_doctor_says_what_a_report_of_a_problem_needs(capsys, tmp_path, monkeypa
     cache = tmp_path / "own-cache"
     (cache / "teachers").mkdir(parents=True)
     (cache / "teachers" / "file").write_bytes(bytes(3 * 2**20))
+    (cache / "memory").mkdir()
+    need = Need(peak_bytes=3 * 2**29, growth_bytes=2**20, total_bytes=2**33, device="cpu", of="bert, batch 32")
+    (cache / "memory" / "digest.json").write_text(need.model_dump_json())
     monkeypatch.setenv("HARNESS_CACHE", str(cache))
     rows = shown(capsys, "doctor").splitlines()
     assert any(row.split()[:1] == ["torch"] for row in rows)
     assert any(row.split()[:1] == ["gpus"] for row in rows)
     assert any(row.split()[:3] == ["teachers", "3.0", "MiB"] for row in rows)
+    assert any(row.split() == ["bert,", "batch", "32", "1.50", "GiB", "on", "cpu"] for row in rows)
     assert any(row.startswith("free disk, cache") and "GiB" in row for row in rows)
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main
+from harness.records import ErrorRecord
 from harness.report import Report
 from harness.store import Store
+from harness.study import EarlyStopping
 
 
 @pytest.fixture
@@ -34,3 +36,25 @@ def test_stores_are_merged(results, tmp_path, capsys):
     assert main(["merge", str(results), "--into", str(tmp_path / "all")]) == 0
     assert "2 trials added" in capsys.readouterr().out
     assert set(Store(tmp_path / "all").keys()) == set(Store(results).keys())
+
+
+def test_a_trial_that_was_stopped_early_is_trained_up_to_its_stop(results, capsys):
+    store = Store(results)
+    record = next(record for record in store.records() if record.spec.label == "ce_only")
+    cut = {"status": "stopped", "objective": None, "report": {}, "epochs": record.epochs[:1], "stopped_after_epoch": 1}
+    rule = EarlyStopping(kind="median")
+    store.write(record.model_copy(update={**cut, "early_stopping": rule}), None)
+    assert main(["reproduce", str(results), record.key]) == 0
+    said = capsys.readouterr().out
+    assert "stopped this trial early (median), after epoch 1 of 2: it was trained up to there again" in said
+    assert "epoch 1 accuracy: " in said
+    assert "epoch 2" not in said
+
+
+def test_a_failed_trial_is_trained_again_without_a_traceback(results, capsys):
+    store = Store(results)
+    record = next(record for record in store.records() if record.spec.label == "ce_only")
+    error = ErrorRecord(kind="bug", type="KeyError", message="gone")
+    store.write(record.model_copy(update={"status": "failed", "objective": None, "report": {}, "error": error}), None)
+    assert main(["reproduce", str(results), record.key]) == 1
+    assert "stored: failed, KeyError: gone; now: ok" in capsys.readouterr().out

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from pathlib import Path
 
@@ -90,3 +91,18 @@ def test_the_same_store_gives_the_same_bytes(study: Path, board: Leaderboard, ma
     again = make_leaderboard(study, draws=800)
     assert make(again) == make(board)
     assert np.array_equal(again.task_low, board.task_low)
+
+
+def test_the_caption_says_how_full_the_slots_were_where_an_event_log_says_it(tmp_path: Path) -> None:
+    store = build_store(tmp_path, Planted(("sst2",), ("fixed_alpha", "rw_kd"), repeats=1, trials=1, rows=40))
+    assert not any("Slot use" in said for said in caption(make_leaderboard(tmp_path, draws=20)))
+    events = [
+        {"kind": "started", "trials": 2, "cells": 2},
+        {"kind": "slots", "slots": 2, "cells": 2},
+        {"kind": "trial_finished", "cell": "a", "key": "a", "train_seconds": 12.0, "total_seconds": 25.0},
+        {"kind": "ended", "done": 2, "failed": 0, "from_store": 1},
+    ]
+    lines = [json.dumps({"time": f"2026-01-01T00:00:{10 * k:02}+00:00", **event}) for k, event in enumerate(events, 1)]
+    (store.path / "events.jsonl").write_text("\n".join(lines) + "\n")
+    (said,) = [said for said in caption(make_leaderboard(tmp_path, draws=20)) if "Slot use" in said]
+    assert said.startswith("Slot use 60% in the last run that trained (1 trial)")
