@@ -6,14 +6,16 @@ import math
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
-from harness.loss_terms.bound import LossTerms
 from harness.records import CostRecord, EpochRecord
-from strategies.base import Strategy
+
+if TYPE_CHECKING:  # who watches over ranks asks for checkpoints, too, and does without torch
+    import torch
+    from torch import Tensor, nn
+
+    from harness.loss_terms.bound import LossTerms
+    from strategies.base import Strategy
 
 FILE = "training.ckpt"
 
@@ -41,6 +43,8 @@ def save_checkpoint(
     progress: Progress,
 ) -> None:
     """Write `directory/training.ckpt`, whole or not at all. Raises OSError."""
+    import torch
+
     state = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -79,6 +83,8 @@ def load_checkpoint(
     generator: torch.Generator,
 ) -> Progress:
     """Restore what `save_checkpoint` wrote. Raises CheckpointError for a file that cannot be read whole."""
+    import torch
+
     file = directory / FILE
     try:
         with zipfile.ZipFile(file) as parts:

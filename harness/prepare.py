@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from harness.records import ErrorRecord
 from harness.sources import model_digest
 from harness.study import Study, TaskSpec
 from harness.teacher_checks import teacher_refusal
-from harness.teachers import TeacherJob, make_teacher
+from harness.teachers import TeacherJob, is_made, make_teacher
 from harness.watching import Watcher
 
 
@@ -113,7 +114,10 @@ def _make_teachers(
         unique[job.digest] = job.model_copy(update={"outputs": tuple(sorted(outputs))})
     for job in unique.values():
         watcher.happened("teacher_started", **_named(job))
-    for job, result in map_function(partial(make_teacher, cache=cache), unique.values()):
+    made = [job for job in unique.values() if is_made(job, cache)]  # a process that would find only that takes seconds to start
+    missing = [job for job in unique.values() if job not in made]
+    made_now = map_function(partial(make_teacher, cache=cache), missing)
+    for job, result in chain(((job, job.digest) for job in made), made_now):
         if isinstance(result, BaseException):
             error = classify(result)
             errors[job.digest] = error.model_copy(update={"kind": "teacher"})

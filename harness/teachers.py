@@ -62,12 +62,12 @@ def make_teacher(job: TeacherJob, cache: Path) -> str:
     Safe under races: a folder appears whole or not at all, and the first one wins.
     """
     folder = teacher_folder(cache, job.digest)
-    if _complete(job, folder):
+    if is_made(job, cache):
         return job.digest
     if not folder.exists():
         with whole_folder(folder) as unfinished:
             _make(job, cache, unfinished, None)
-    if not _complete(job, folder):  # made by someone who wanted less of it
+    if not is_made(job, cache):  # made by someone who wanted less of it
         with scratch_beside(folder) as scratch:
             _make(job, cache, scratch, folder)
             for file in scratch.glob("train_*.npy"):
@@ -75,7 +75,9 @@ def make_teacher(job: TeacherJob, cache: Path) -> str:
     return job.digest
 
 
-def _complete(job: TeacherJob, folder: Path) -> bool:
+def is_made(job: TeacherJob, cache: Path) -> bool:
+    """Whether the cache holds the teacher and all the outputs that the job asks for."""
+    folder = teacher_folder(cache, job.digest)
     return all((folder / name).exists() for name in ("teacher.json", *(f"train_{output}.npy" for output in job.outputs)))
 
 

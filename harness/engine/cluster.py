@@ -47,7 +47,7 @@ def set_environment() -> None:
 
 
 @contextmanager
-def connect(address: str | None, log_dir: Path, *, cpus: int | None = None) -> Iterator[None]:
+def connect(address: str | None, log_dir: Path, *, cpus: int | None = None, gpus: int | None = None) -> Iterator[None]:
     """Connected to Ray: at `address`, else at RAY_ADDRESS, else to a cluster started here, which ends with the context.
 
     In a process that is connected already, that connection is used and kept. `log_dir`/ray becomes a link to the logs of a
@@ -69,6 +69,7 @@ def connect(address: str | None, log_dir: Path, *, cpus: int | None = None) -> I
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # 195 MB to watch for what cannot happen here
         own = {
             "num_cpus": cpus,
+            "num_gpus": gpus,
             "include_dashboard": False,  # ten processes and 1 GB; Ray's own clusters have one
             "object_store_memory": OBJECT_STORE_BYTES,
         }

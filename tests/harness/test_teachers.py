@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from harness.cached_outputs import dropout_draws
+from harness.console import Console
 from harness.data.roles import load_training_rows
-from harness.prepare import _teacher_jobs
+from harness.plan import make_plan
+from harness.prepare import _teacher_jobs, prepare, serial_map
 from harness.teacher_outputs import TeacherOutputs, teacher_folder
 from harness.teachers import make_teacher
 from tests.harness.tiny import TEACHER, prepared_plan, tiny_study
@@ -34,6 +38,26 @@ def test_a_teacher_is_made_once(tmp_path: Path) -> None:
     written = (folder / "teacher.json").stat().st_mtime_ns
     prepared_plan(tiny_study(), tmp_path)
     assert (folder / "teacher.json").stat().st_mtime_ns == written
+
+
+def test_no_process_is_started_for_a_teacher_that_is_there(tmp_path: Path) -> None:
+    study = tiny_study(tasks=["sst2", "rte"])
+    asked: list[list[str]] = []
+
+    def map_function(function: Any, items: Any) -> Any:
+        jobs = list(items)
+        asked.append([job.task.name for job in jobs])
+        return serial_map(function, jobs)
+
+    def run() -> dict[str, str]:
+        prepared = prepare(make_plan(study, tmp_path), tmp_path, Console(quiet=True), map_function)
+        return {name: task.teacher_digests["teacher"] for name, task in prepared.items()}
+
+    digests = run()
+    assert run() == digests
+    shutil.rmtree(teacher_folder(tmp_path, digests["rte"]))
+    assert run() == digests
+    assert asked == [["sst2", "rte"], [], ["rte"]]
 
 
 def test_features_are_added_to_a_finished_teacher_without_training_it_again(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,15 @@ from harness.store import Store
 from tests.harness.engine.stand_in import read_log, stand_in_plan, stand_in_study, stand_in_train
 
 CPUS = 4
+GPUS = 1
+"""Only Ray believes in it."""
+
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15: beside other work its processes would hardly get a core
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with connect(None, tmp_path_factory.mktemp("logs"), cpus=CPUS):
+    with connect(None, tmp_path_factory.mktemp("logs"), cpus=CPUS, gpus=GPUS):
         yield
 
 

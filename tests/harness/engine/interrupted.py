@@ -1,4 +1,7 @@
-"""A run of stand-ins in a process of its own, to be interrupted: python -m tests.harness.engine.interrupted FOLDER."""
+"""A run of stand-ins in a process of its own, to be interrupted: python -m tests.harness.engine.interrupted FOLDER [ADDRESS].
+
+ADDRESS: of a cluster; without, one of its own.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,9 @@ def interruptible_run(folder: Path) -> StandInRun:
 
 
 if __name__ == "__main__":
-    root = Path(sys.argv[1])
+    root, address = Path(sys.argv[1]), sys.argv[2] if sys.argv[2:] else None
     try:
-        with quiet_libraries(root / "logs" / "libraries.log"), connect(None, root / "logs", cpus=2):
+        with quiet_libraries(root / "logs" / "libraries.log"), connect(address, root / "logs", cpus=2):
             interruptible_run(root)()
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,7 +1,8 @@
 """A study without data or models, and a training that only pretends: what an engine does around trials, tested fast.
 
-A strategy's label says how its trials behave: `plain`, `raises`, `diverges`, `nan`, `killed` (its process dies once, after the
-first epoch), `killed_rank` (rank 1 does), `slow` (0.4 s an epoch), `always_killed`. Any other label: nothing happens.
+A strategy's label says how its trials behave: `plain`, `raises`, `diverges`, `nan`, `killed` (the process of its first trial
+dies once, after the first epoch), `killed_rank` (rank 1 does), `slow` (0.4 s an epoch), `always_killed`. Any other label:
+nothing happens.
 """
 
 from __future__ import annotations
@@ -124,7 +125,8 @@ def _behave(spec: TrialSpec, cache: Path, rank: int, epoch: int, resume_from: Pa
         raise KeyError("a mistake in a strategy")
     if spec.label == "diverges" and epoch == 1:
         raise DivergedError("the loss is nan")
-    dies = spec.label == "always_killed" or (spec.label == f"killed{'_rank' if rank else ''}" and resume_from is None)
+    first_time = spec.index == 0 and resume_from is None
+    dies = spec.label == "always_killed" or (spec.label == f"killed{'_rank' if rank else ''}" and first_time)
     if dies and epoch == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 

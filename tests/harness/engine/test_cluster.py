@@ -52,9 +52,10 @@ def test_slots(cluster: None) -> None:
     assert ray_slots(TaskResources(cpus_per_worker=0.5)) == 8
     assert ray_slots(TaskResources(workers=2)) == 2
     assert ray_slots(TaskResources(workers=3, cpus_per_worker=1)) == 1
-    assert ray_slots(TaskResources(gpus_per_worker=0.25)) == 0
-    with pytest.raises(ClusterError, match=r"a trial of rte wants 1 workers with 1 CPUs and 0\.25 GPUs each"):
-        require_slots("rte", TaskResources(gpus_per_worker=0.25))
+    assert ray_slots(TaskResources(gpus_per_worker=0.5)) == 2
+    assert ray_slots(TaskResources(gpus_per_worker=2)) == 0
+    with pytest.raises(ClusterError, match=r"a trial of rte wants 1 workers with 1 CPUs and 2 GPUs each"):
+        require_slots("rte", TaskResources(gpus_per_worker=2))
 
 
 def test_a_cluster_of_our_own_has_a_token_of_its_own(cluster: None) -> None:

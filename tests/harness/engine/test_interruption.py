@@ -18,8 +18,8 @@ from tests.harness.engine.interrupted import interruptible_run
 PROJECT = Path(__file__).resolve().parents[3]
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.harness.engine.interrupted", str(folder)]
+def start(folder: Path, *address: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.harness.engine.interrupted", str(folder), *address]
     return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -49,6 +49,8 @@ def interrupt(process: subprocess.Popen[str], number: int) -> float:
 
 
 def test_a_run_goes_on_after_ctrl_c_and_after_kill_9(cluster: None, tmp_path: Path) -> None:
+    import ray
+
     run = interruptible_run(tmp_path)
     first = start(tmp_path)
     wait_for_the_slow_trial(run, epoch=1)
@@ -57,7 +59,7 @@ def test_a_run_goes_on_after_ctrl_c_and_after_kill_9(cluster: None, tmp_path: Pa
     stored = finished(run)
     assert {record.spec.label for record in stored.values()} == {"plain"}
 
-    second = start(tmp_path)
+    second = start(tmp_path, ray.get_runtime_context().gcs_address)
     wait_for_the_slow_trial(run, epoch=3)
     interrupt(second, signal.SIGKILL)
     assert finished(run) == stored
