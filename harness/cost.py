@@ -63,7 +63,7 @@ class CellCost:
 
 def planned_rows(task: TaskSpec, data: DataSpec) -> RowCounts | None:
     """None for a task whose size is not known before it is read. GLUE counts as GLUE's own splits, capped as in the study."""
-    official = official_rows(task.name)
+    official = official_rows(task.source_name)
     if task.files or not official:
         return None
     train = official.pop("train")
@@ -78,7 +78,7 @@ def planned_rows(task: TaskSpec, data: DataSpec) -> RowCounts | None:
 
 def cell_cost(plan: Plan, cell: Cell) -> CellCost | None:
     """Estimate for one cell as its default trial runs; None where the task's size is not known."""
-    rows = planned_rows(cell.task, plan.study.data)
+    rows = planned_rows(cell.task, plan.study.data_for(cell.task.name))
     if rows is None:
         return None
     trains_on_meta = plan.study.protocol.label_budget == "equal_labels" and not cell.needs.needs_meta_set

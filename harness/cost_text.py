@@ -44,7 +44,7 @@ def describe(
         mine = [(cell, cost) for cell, cost in costs if cell.task.name == task.name]
         found = [cost for _, cost in mine if cost is not None]
         trials = sum(cell.trials + cell.final_repeats for cell, _ in mine)
-        rows = planned_rows(task, study.data)
+        rows = planned_rows(task, study.data_for(task.name))
         if rows is None:
             tasks.append([task.name, len(mine), trials, *["?"] * 7])
             continue
@@ -67,7 +67,7 @@ def describe(
         )
 
     students = hours([cost for _, cost in costs if cost is not None])
-    sizes = [(task, rows) for task in plan.tasks if (rows := planned_rows(task, study.data)) is not None]
+    sizes = [(task, rows) for task in plan.tasks if (rows := planned_rows(task, study.data_for(task.name))) is not None]
     teachers = sum(teacher_cost(task, rows).hours(teacher_per_second) for task, rows in sizes)
     task_headers = ["task", "cells", "trials", "train rows", "steps"]
     task_headers += [f"{model}\n{kind}" for model in ("student", "teacher") for kind in ("forward", "backward")]
@@ -95,7 +95,7 @@ def describe(
         "class, row counts from GLUE's own splits with the study's caps.",
     ]
     lines += _packing(plan)
-    unknown = [task.name for task in plan.tasks if planned_rows(task, study.data) is None]
+    unknown = [task.name for task in plan.tasks if planned_rows(task, study.data_for(task.name)) is None]
     if unknown:
         lines.append(f"Not in the sum, as their size is not known before they are read: {', '.join(unknown)}.")
     lines += [f"note: {warning}" for warning in plan.warnings]

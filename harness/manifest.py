@@ -32,7 +32,7 @@ def make_manifest(
         "command": list(command),
         "digests": {task: ready.digests for task, ready in prepared.items()},
         "rows": {task: ready.rows for task, ready in prepared.items()},
-        "official_rows": {task: official_rows(task) for task in prepared},
+        "official_rows": {task.name: official_rows(task.source_name) for task in plan.tasks},
         "data_origin": {task: ready.origin for task, ready in prepared.items()},
         "teachers": {task: ready.teacher_digests for task, ready in prepared.items()},
         "teacher_errors": {

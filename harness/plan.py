@@ -10,7 +10,7 @@ from typing import Any
 from harness.errors import StudyError
 from harness.grid import grid_trials
 from harness.plan_checks import (
-    check_lengths,
+    check_data,
     check_refusals,
     check_teachers,
     resolve_strategies,
@@ -104,7 +104,7 @@ def make_plan(study: Study, base: Path) -> Plan:
     tasks = resolve_tasks(study)
     strategies = resolve_strategies(study)
     check_refusals(strategies, tasks)
-    check_lengths(study)
+    check_data(study)
     check_teachers(study)
     training = {task.name: task_training(study, task) for task in tasks}
     shared = {SHARED + name: space for name, space in shared_space(study, training).items()}
@@ -167,7 +167,7 @@ def trial_spec(
         repeat=repeat,
         index=index,
         purpose="final" if final else "search",
-        data=study.data,
+        data=study.data_for(cell.task.name),
         student=study.models.student,
         teachers=list(cell.teachers),
         training=TrainingSpec.model_validate({**cell.training.model_dump(), **shared}),

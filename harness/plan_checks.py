@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from harness.errors import StudyError
 from harness.schema_errors import faults, nearest
-from harness.study import ModelSpec, Recipe, StrategyEntry, Study, TaskSpec, TeacherSpec, TrainingSpec
+from harness.study import DataSpec, ModelSpec, Recipe, StrategyEntry, Study, TaskSpec, TeacherSpec, TrainingSpec
 from harness.tasks import GLUE, resolve_task
 from harness.teacher_checks import sizes_in_the_study, teacher_refusal
 from harness.term_checks import check_range, check_terms
@@ -50,12 +50,14 @@ def resolve_tasks(study: Study) -> tuple[TaskSpec, ...]:
             raise StudyError(str(error), ("tasks", index)) from error
         if task.name in tasks:
             raise StudyError(f"the task {task.name!r} is named twice", ("tasks", index))
-        if not task.files and task.name not in GLUE:
+        if not task.files and task.source_name not in GLUE:
             raise StudyError(
-                f"the task {task.name!r} is not built in, so it needs `files`: train, validation -> path", ("tasks", index)
+                f"the task {task.name!r} is not built in, so it needs `files`: train, validation -> path, or `rows_of`: a task",
+                ("tasks", index),
             )
         tasks[task.name] = task
     sections: tuple[tuple[KeyPath, Mapping[str, Any]], ...] = (
+        (("data_per_task",), study.data_per_task),
         (("training_per_task",), study.training_per_task),
         (("resources", "per_task"), study.resources.per_task),
         *(
@@ -107,15 +109,20 @@ def check_refusals(strategies: Iterable[ResolvedStrategy], tasks: Iterable[TaskS
                 raise StudyError(f"strategy {one.entry.name!r} on task {task.name!r}: {reason}", ("strategies", index))
 
 
-def check_lengths(study: Study) -> None:
-    """Raises StudyError for a model from a config that has no positions for the longest sequence."""
+def check_data(study: Study) -> None:
+    """Raises StudyError for a task's data that are not valid, and for a model from a config that has no positions for the
+    longest sequence.
+    """
+    for task, changed in study.data_per_task.items():
+        _validated(DataSpec, study.data.model_dump(), changed, ("data_per_task", task))
+    longest = max(study.data_for(task if isinstance(task, str) else task.name).max_length for task in study.tasks)
     models: list[tuple[KeyPath, ModelSpec]] = [(("models", "student"), study.models.student)]
     models += [(("models", "teachers", index), teacher) for index, teacher in enumerate(study.models.teachers)]
     for where, model in models:
         positions = (model.config or {}).get("max_position_embeddings")
-        if positions is not None and positions < study.data.max_length:
+        if positions is not None and positions < longest:
             raise StudyError(
-                f"the model has {positions} positions, but data.max_length is {study.data.max_length}",
+                f"the model has {positions} positions, but data.max_length is {longest}",
                 (*where, "config", "max_position_embeddings"),
             )
 

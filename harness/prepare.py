@@ -59,8 +59,9 @@ def prepare(
     roles: dict[str, Roles] = {}
     origins: dict[str, str] = {}
     for task in tasks:
-        data = load_task(task, study.data, plan.base)
-        roles[task.name] = cut_roles(data, study.data, len(task.labels))
+        spec = study.data_for(task.name)
+        data = load_task(task, spec, plan.base)
+        roles[task.name] = cut_roles(data, spec, len(task.labels))
         origins[task.name] = data.origin
         save_roles(roles[task.name], cache)
     student_digest = model_digest(study.models.student)
@@ -92,7 +93,7 @@ def _teacher_jobs(plan: Plan, task: TaskSpec, data_digest: str) -> list[TeacherJ
             teacher=teacher.for_task(task.name),
             data_digest=data_digest,
             source_digest=model_digest(teacher),
-            max_length=study.data.max_length,
+            max_length=study.data_for(task.name).max_length,
             outputs=plan.teacher_outputs[teacher.name],
             cpus=resources.cpus_per_worker,
             gpus=resources.gpus_per_worker,
@@ -107,7 +108,7 @@ def _make_teachers(
     """Digest -> error of the teachers that failed."""
     console.stage(f"preparing {len(jobs)} teachers")
     errors: dict[str, ErrorRecord] = {}
-    # two tasks never share a digest, but a study may name one teacher twice, and want different outputs of each
+    # a study may name one teacher twice, or a task, and want different outputs of each
     unique: dict[str, TeacherJob] = {}
     for job in jobs:
         outputs = {*job.outputs, *(unique[job.digest].outputs if job.digest in unique else ())}

@@ -74,7 +74,8 @@ class TrialSpec(Section):
         content = self.model_dump(mode="json", exclude={"study", "resources", "plugins"})
         for name in ("path", "hub_name"):  # where the rows came from is said by data_digest
             content["data"].pop(name, None)
-        content["task"].pop("files", None)
+        for name in ("files", "rows_of"):
+            content["task"].pop(name, None)
         return digest(content)
 
 

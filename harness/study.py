@@ -33,6 +33,23 @@ class TaskSpec(Section):
     files: dict[str, str] = {}
     """For a task of your own: `train`, `validation` and optionally further report splits -> a .parquet, .csv, .tsv or .jsonl
     file. Relative paths start from the study file."""
+    rows_of: str | None = None
+    """Instead of `text`, `labels` and `files`: a built-in task whose rows, columns and metrics are used under this task's name,
+    e.g. `{name: sst2_noisy, rows_of: sst2}` beside sst2, with `data_per_task` to say what differs."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_built_in_task(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.get("rows_of") is None:
+            return value
+        from harness.tasks import resolve_built_in
+
+        return {**resolve_built_in(value["rows_of"]).model_dump(exclude={"name", "rows_of"}), **value}
+
+    @property
+    def source_name(self) -> str:
+        """What the task's rows are called where they come from."""
+        return self.rows_of or self.name
 
     @property
     def headline_metric(self) -> str:
@@ -42,6 +59,8 @@ class TaskSpec(Section):
     def _check(self) -> TaskSpec:
         if self.headline_metric not in self.metrics:
             raise ValueError(f"headline {self.headline!r} is not among metrics {self.metrics}")
+        if self.files and self.rows_of:
+            raise ValueError("give either `files` or `rows_of`")
         if self.files and not {"train", "validation"} <= set(self.files):
             raise ValueError(f"files needs `train` and `validation`, got {sorted(self.files)}")
         return self
@@ -275,6 +294,8 @@ class Study(Section):
     plugins: list[str] = []
     """Python files that register strategies; relative paths start from the study file."""
     data: DataSpec = DataSpec()
+    data_per_task: dict[str, dict[str, Any]] = {}
+    """Fields of `data` that differ for a task, e.g. `cola: {train_rows: 4000}`."""
     models: ModelsSpec
     training: TrainingSpec = TrainingSpec()
     training_per_task: dict[str, dict[str, Any]] = {}
@@ -290,3 +311,7 @@ class Study(Section):
     """Leave the last checkpoint of every trial in `<store>/running/<key>`; otherwise it goes when the trial ends."""
     tensorboard: bool = False
     """Write loss, terms, selection scores and mean weights of every epoch for TensorBoard, into `<store>/tensorboard`."""
+
+    def data_for(self, task: str) -> DataSpec:
+        """`data` with the task's own fields in place. Raises pydantic's ValidationError for fields that are not valid."""
+        return DataSpec.model_validate({**self.data.model_dump(), **self.data_per_task.get(task, {})})

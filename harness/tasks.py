@@ -44,14 +44,19 @@ def resolve_task(entry: str | TaskSpec) -> TaskSpec:
     """A built-in task by name, or the study's own. Raises StudyError with the nearest name."""
     if isinstance(entry, TaskSpec):
         return entry
-    if entry in GLUE:
-        return GLUE[entry]
-    near = difflib.get_close_matches(entry.lower(), GLUE, n=1)
+    try:
+        return resolve_built_in(entry)
+    except ValueError as error:
+        raise StudyError(f"{error} A task of your own is a mapping with name, text, labels, files.") from error
+
+
+def resolve_built_in(name: str) -> TaskSpec:
+    """One of GLUE's tasks. Raises ValueError with the nearest name."""
+    if name in GLUE:
+        return GLUE[name]
+    near = difflib.get_close_matches(str(name).lower(), GLUE, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise StudyError(
-        f"unknown task {entry!r}.{hint} Built in: {', '.join(GLUE)}. "
-        "A task of your own is a mapping with name, text, labels, files."
-    )
+    raise ValueError(f"unknown task {name!r}.{hint} Built in: {', '.join(GLUE)}.")
 
 
 def official_rows(name: str) -> dict[str, int]:

@@ -19,7 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     plan = load_plan(arguments.study, arguments.overrides)
     for task in plan.tasks:
-        data = load_task(task, plan.study.data, plan.base)
+        data = load_task(task, plan.study.data_for(task.name), plan.base)
         splits = ", ".join(f"{split} {len(rows):,}" for split, rows in data.report.items())
         print(f"{task.name}: train {len(data.train):,}, {splits} rows from {data.origin}")
     models = plan.study.models

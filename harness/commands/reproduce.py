@@ -41,7 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     data = spec.data.model_copy(update={"path": arguments.data}) if arguments.data else spec.data
     study = Study.model_validate(Store(results).manifest()["study"])
     resources = study.resources.model_copy(update={"per_task": {}})
-    study = study.model_copy(update={"data": data, "tasks": [spec.task], "training_per_task": {}, "resources": resources})
+    own = {"data": data, "data_per_task": {}, "tasks": [spec.task], "training_per_task": {}, "resources": resources}
+    study = study.model_copy(update=own)
     cache = cache_folder()
     with cache_in_use(cache):
         found = _again(stored, study, cache, arguments.tolerance)

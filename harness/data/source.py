@@ -27,6 +27,8 @@ def load_task(task: TaskSpec, spec: DataSpec, base: Path | None = None) -> TaskD
     """
     from harness.data import directory, files, generated, hub
 
+    if task.rows_of:
+        task = GLUE[task.rows_of]
     if task.files:
         data = files.load(task, base or Path.cwd(), spec.broken_rows == "drop")
     elif task.name not in GLUE:

@@ -117,10 +117,22 @@ def _data(board: Leaderboard, data: Mapping[str, Any]) -> str:
             f"{_span(trained)} training rows per task{_share(rows, trained, 'train')}, "
             f"{_span(reported)} validation rows{_share(rows, reported, SPLIT)}"
         )
-    noise = float(data.get("label_noise") or 0) or float((data.get("generated") or {}).get("flipped") or 0)
-    if noise:
-        parts.append(f"{noise:.0%} of training labels flipped on purpose")
+    if noises := _noises(board, data):
+        parts.append(f"{', '.join(noises)} of training labels flipped on purpose")
     return "; ".join(parts) + "."
+
+
+def _noises(board: Leaderboard, data: Mapping[str, Any]) -> list[str]:
+    """Shares of flipped labels, and of which tasks where they differ."""
+    per_task = board.selection.manifest.get("study", {}).get("data_per_task") or {}
+    tasks: dict[str, list[str]] = {}
+    for task in board.selection.tasks:
+        own = {**data, **per_task.get(task, {})}
+        noise = float(own.get("label_noise") or 0) or float((own.get("generated") or {}).get("flipped") or 0)
+        tasks.setdefault(f"{noise:.0%}", []).append(task)
+    if len(tasks) == 1:
+        return [noise for noise in tasks if noise != "0%"]
+    return [f"{noise} ({', '.join(named)})" for noise, named in tasks.items() if noise != "0%"]
 
 
 def _share(rows: list[tuple[str, str, dict[str, int], dict[str, int]]], used: list[int], split: str) -> str:

@@ -96,6 +96,18 @@ def test_a_tasks_own_training_fields_and_resources_are_its_own():
     assert rte.resources.workers == 2
 
 
+def test_a_tasks_own_data_are_its_own():
+    plan = planned(
+        tasks=["sst2", {"name": "noisy", "rows_of": "sst2"}],
+        data_per_task={"noisy": {"label_noise": 0.4, "max_length": 16}},
+    )
+    sst2, noisy = spec(plan, 0), spec(plan, 1)
+    assert (sst2.data.label_noise, noisy.data.label_noise) == (0, 0.4)
+    assert noisy.data == sst2.data.model_copy(update={"label_noise": 0.4, "max_length": 16})
+    assert (noisy.task.text, noisy.task.metrics) == (sst2.task.text, sst2.task.metrics)
+    assert noisy.seeds != sst2.seeds
+
+
 def test_seeds_pair_strategies_and_trials_but_not_tasks_and_repeats():
     plan = planned(tasks=["sst2", "rte"], strategies=["ce_only", "fixed_alpha"], search={"trials": 3, "repeats": 2})
     seeds = {cell.id: spec(plan, i).seeds for i, cell in enumerate(plan.cells)}

@@ -127,6 +127,20 @@ def test_a_setting_that_only_a_task_has_is_checked_there(file):
     assert "Did you mean 'rte'?" in refused(file)
 
 
+def test_data_that_only_a_task_has_are_checked_there(file):
+    file.write_text(STUDY + "data_per_task:\n  rte:\n    train_row: 600\n")
+    assert refused(file).startswith(
+        f"{file}:20: data_per_task.rte.train_row: unknown key 'train_row'. Did you mean 'train_rows'?"
+    )
+    file.write_text(STUDY + "data_per_task:\n  mrpc: {train_rows: 600}\n")
+    assert "'mrpc' is not a task of this study" in refused(file)
+
+
+def test_rows_of_a_task_that_there_is_not(file):
+    changed(file, "  - sst2\n", "  - {name: mine, rows_of: sst}\n")
+    assert "unknown task 'sst'. Did you mean 'sst2'?" in refused(file)
+
+
 def test_a_strategy_is_given_as_many_teachers_as_it_takes(file):
     changed(
         file,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from harness.data.source import load_task
-from harness.study import DataSpec, GeneratedSpec
+from harness.study import DataSpec, GeneratedSpec, TaskSpec
 from harness.tasks import GLUE
 
 
@@ -22,6 +22,14 @@ def test_every_task_has_glues_shape_and_is_a_function_of_its_seed(name: str) -> 
     assert (shares > 0.2).all()
     assert data.report["validation"].texts != data.train.take(np.arange(50)).texts
     assert ("validation_mismatched" in data.report) == (name == "mnli")
+
+
+def test_rows_of_another_task_are_that_tasks_rows() -> None:
+    copy = TaskSpec.model_validate({"name": "mine", "rows_of": "mnli"})
+    theirs, ours = load_task(GLUE["mnli"], spec()), load_task(copy, spec())
+    assert ours.train.texts == theirs.train.texts
+    assert set(ours.report) == {"validation", "validation_mismatched"}
+    assert (copy.labels, copy.metrics) == (GLUE["mnli"].labels, GLUE["mnli"].metrics)
 
 
 def test_planted_flips_are_wrong_labels_and_their_mask_is_kept() -> None:

@@ -106,3 +106,12 @@ def test_the_caption_says_how_full_the_slots_were_where_an_event_log_says_it(tmp
     (store.path / "events.jsonl").write_text("\n".join(lines) + "\n")
     (said,) = [said for said in caption(make_leaderboard(tmp_path, draws=20)) if "Slot use" in said]
     assert said.startswith("Slot use 60% in the last run that trained (1 trial)")
+
+
+def test_the_caption_says_which_tasks_have_flipped_labels_where_they_differ(tmp_path: Path) -> None:
+    store = build_store(tmp_path, Planted(("sst2", "rte", "qnli"), ("fixed_alpha", "rw_kd"), repeats=1, trials=1, rows=40))
+    manifest = store.manifest()
+    manifest["study"]["data_per_task"] = {"rte": {"label_noise": 0.2}, "qnli": {"label_noise": 0.4}}
+    store.write_manifest(manifest)
+    said = " ".join(caption(make_leaderboard(tmp_path, draws=20)))
+    assert "20% (rte), 40% (qnli) of training labels flipped on purpose" in said
