@@ -3,7 +3,7 @@
 Training is replaced by trials that end after a drawn, simulated time on 64 simulated slots: searches, router, store, event log
 and Optuna's copy are the real ones, Ray is not there (64 worker processes do not fit on a small machine). What is measured is
 the harness's own time, on one core. `--store`: a store of so many synthesised records, for status and report alone.
-Writes results/benchmarks/scale.json and .md.
+Writes results/benchmarks/scale.json and .md, where rows of other sizes stay: `--store 100000` adds its row to what is there.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def _manifest(plan: Plan, prepared: dict[str, PreparedTask]) -> dict[str, Any]:
 
 
 def measure(sizes: Sequence[int], synthesised: Sequence[int], scratch: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {"command": COMMAND, "cores": os.cpu_count(), "simulated": [], "read": []}
+    found: dict[str, Any] = {"cores": os.cpu_count(), "simulated": [], "read": []}
     simulate(scratch / "warm-up", 7)  # imports
     for trials in sizes:
         folder = scratch / f"run-{trials}"
@@ -226,9 +226,18 @@ def measure(sizes: Sequence[int], synthesised: Sequence[int], scratch: Path) -> 
         synthesise(folder, trials)
         found["read"].append(read_times(folder) | {"plan_s": plan_time(700, -(-trials // 700))})
         shutil.rmtree(folder)
-    own = [
-        one["own_cpu_ms_per_trial"] for one in found["simulated"]
-    ]  # processor time: other work on the machine does not count
+    return found
+
+
+def merged(before: dict[str, Any], now: dict[str, Any], command: str) -> dict[str, Any]:
+    """Rows of both, by size; where both have one, that of now. `growth` is of the largest and the smallest simulated study."""
+    commands = [*(one for one in before.get("commands", []) if one != command), command]
+    found: dict[str, Any] = {"commands": commands, "cores": now["cores"]}
+    for kind, size in (("simulated", "trials"), ("read", "records")):
+        rows = {row[size]: row for row in (*before.get(kind, []), *now[kind])}
+        found[kind] = [rows[key] for key in sorted(rows)]
+    # processor time: other work on the machine does not count
+    own = [one["own_cpu_ms_per_trial"] for one in found["simulated"]]
     found["growth"] = own[-1] / own[0] if own else None
     return found
 
@@ -239,9 +248,10 @@ def table(found: dict[str, Any]) -> str:
     def shown(rows: list[dict[str, Any]]) -> str:
         return tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".4g")
 
+    commands = " and ".join(f"`{command}`" for command in found["commands"])
     growth = f"Processor time per trial, largest over smallest study: {found['growth']:.2f}.\n\n" if found["growth"] else ""
     return (
-        f"# Scale, by simulation\n\n`{found['command']}` on {found['cores']} cores, {SLOTS} simulated slots, no Ray: the "
+        f"# Scale, by simulation\n\n{commands} on {found['cores']} cores, {SLOTS} simulated slots, no Ray: the "
         f"harness's own time for searches, store, event log and Optuna's copy.\n\n{shown(found['simulated'])}\n\n{growth}"
         f"Reading (`status`, `report` and `plan` as commands):\n\n{shown(found['read'])}\n"
     )
@@ -249,14 +259,17 @@ def table(found: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, nargs="*", default=[1000, 10_000])
+    parser.add_argument("--trials", type=int, nargs="*", help="default: 1000 10000, or none with --store")
     parser.add_argument("--store", type=int, nargs="*", default=[])
     parser.add_argument("--out", type=Path, default=PROJECT / "results" / "benchmarks")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=PROJECT / "results") as scratch:
-        result = measure(given.trials, given.store, Path(scratch))
-    result["command"] = " ".join([COMMAND, *sys.argv[1:]])
+    trials = given.trials if given.trials is not None else [] if given.store else [1000, 10_000]
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "scale.json").write_text(json.dumps(result, indent=1) + "\n")
+    with tempfile.TemporaryDirectory(dir=PROJECT / "results") as scratch:
+        measured = measure(trials, given.store, Path(scratch))
+    file = given.out / "scale.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    result = merged(known, measured, " ".join([COMMAND, *sys.argv[1:]]))
+    file.write_text(json.dumps(result, indent=1) + "\n")
     (given.out / "scale.md").write_text(table(result))
     sys.stdout.write(table(result))
