@@ -89,7 +89,8 @@ class RankGroup:
 
     def _fit(self, resources: TaskResources, train: TrainFunction | None, cache: Path, storage: Path, decisions: Any) -> None:
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
-        from ray.train.torch import TorchTrainer
+
+        from harness.engine.ray_trainer import Trainer
 
         mailbox = self._mailbox
 
@@ -97,7 +98,7 @@ class RankGroup:
             serve_trials(mailbox, train, cache, decisions)
 
         per_worker = ray_resources(resources)
-        trainer = TorchTrainer(
+        trainer = Trainer(
             serve,
             train_loop_config={},
             scaling_config=ScalingConfig(

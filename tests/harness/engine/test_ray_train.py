@@ -44,6 +44,17 @@ def test_a_lost_rank_costs_no_more_than_an_epoch(pairs: StandInRun) -> None:
     assert pairs.record("killed_rank").objective == pairs.record("plain").objective
 
 
+def test_no_watcher_holds_up_the_end_of_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+    from harness.engine.ray_trainer import Trainer
+
+    other = object()
+    monkeypatch.setattr(TorchTrainer, "_create_default_callbacks", lambda self: [other, PlacementGroupCleanerCallback()])
+    assert Trainer.__new__(Trainer)._create_default_callbacks() == [other]
+
+
 @pytest.mark.slow
 def test_a_damaged_checkpoint_is_said_and_costs_no_retry(stand_in_run: Run) -> None:
     run = stand_in_run(["plain"], resources={"workers": 2, "retries": 0}, search={"trials": 1})
