@@ -20,10 +20,12 @@ def protocol_warnings(study: Study) -> tuple[str, ...]:
             f"the protocol's references are not all run, so the table will be marked incomplete: {', '.join(missing)}"
         )
     found = [resolve(name) for name in sorted(names)]
-    learned = [one.name for one in found if one.strategy.learned and not one.wrappers]
+    # weights that are the same for all samples stay what they are under either control
+    learned = [one.name for one in found if one.strategy.learned and one.strategy.sample_wise and not one.wrappers]
     if absent := [f"{kind}({name})" for name in learned for kind in CONTROLS if f"{kind}({name})" not in names]:
         warnings.append(
-            f"learned strategies without their controls, so the table will be marked incomplete: {', '.join(absent)}"
+            "learned sample-wise strategies without their controls, so the table will be marked incomplete: "
+            + ", ".join(absent)
         )
     if study.search.repeat == "winner":
         warnings.append(

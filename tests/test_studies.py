@@ -14,7 +14,7 @@ from harness.plan import load_plan, trial_spec
 from harness.prepare import prepare
 from harness.search import CellSearch
 from harness.trial import train_trial
-from strategies import resolve, strategy_names
+from strategies import Cost, resolve, strategy_names
 from tests.conftest import PROJECT
 
 
@@ -118,3 +118,25 @@ def test_multi_teacher_has_every_strategy_among_teachers_and_its_controls() -> N
     assert {f"{wrapper}({name})" for name in learned for wrapper in ("shuffled", "batch_mean")} <= names
     seeds_and_layers = {(teacher.seed, tuple(teacher.layers or [])) for teacher in plan.study.models.teachers}
     assert len(seeds_and_layers) == 3
+
+
+def test_glue_minilm_has_every_practical_strategy_of_one_teacher_and_its_controls() -> None:
+    plan = load_plan(PROJECT / "studies" / "glue_minilm.yaml")
+    assert not plan.warnings
+    names = {cell.entry.name for cell in plan.cells}
+    for name in strategy_names():
+        strategy = resolve(name).strategy
+        several = strategy.family in ("several teachers", "further terms")
+        if several or strategy.cost not in (Cost.PLAIN, Cost.LOOK_AHEAD) or name in ("dkd", "logit_standardisation"):
+            continue  # the last two refuse tasks of two classes
+        assert name in names
+    assert len({cell.trials for cell in plan.cells}) == 1
+
+
+def test_label_noise_is_one_study_of_three_rates() -> None:
+    plan = load_plan(PROJECT / "studies" / "label_noise.yaml")
+    assert not plan.warnings
+    rates: dict[str, list[float]] = {}
+    for task in plan.tasks:
+        rates.setdefault(task.source_name, []).append(plan.study.data_for(task.name).label_noise)
+    assert rates == {name: [0, 0.2, 0.4] for name in ("sst2", "qnli", "qqp")}

@@ -151,6 +151,7 @@ def test_missing_references_and_controls_are_said():
     (controls,) = planned(strategies=[*all_references, "rw_kd", "shuffled(rw_kd)"]).warnings
     assert controls.endswith("incomplete: batch_mean(rw_kd)")
     assert planned(strategies=[*all_references, "rw_kd", "shuffled(rw_kd)", "batch_mean(rw_kd)"]).warnings == ()
+    assert planned(strategies=[*all_references, "uncertainty"]).warnings == ()  # no weights of samples to shuffle
 
 
 def test_features_are_wanted_where_any_searched_setting_wants_them(tmp_path, monkeypatch):
