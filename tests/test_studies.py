@@ -55,6 +55,8 @@ def test_glue_full_is_the_same_study_with_small_models(small_roberta: str, tmp_p
         "data.source=generated",
         "data.generated.train_rows=60",
         "data.generated.report_rows=20",
+        "resources.cpus_per_worker=1",  # threads, which would only wait for each other here
+        "resources.per_task={}",
     ]
     plan = load_plan(PROJECT / "studies" / "glue_full.yaml", overrides)
     assert len({cell.task.name for cell in plan.cells}) == 7
