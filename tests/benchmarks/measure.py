@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
+
+import torch
+
+from harness.peak_memory import peak_bytes, reset_peak
 
 
 def in_turns(work: Mapping[str, Callable[[int], object]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
@@ -46,5 +49,6 @@ def peak_mib(function: Callable[..., object], *given: object) -> float:
 
 
 def _report_peak(send: object, function: Callable[..., object], given: tuple[object, ...]) -> None:
+    reset_peak(torch.device("cpu"))
     function(*given)
-    send.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # type: ignore[attr-defined]
+    send.send(peak_bytes(torch.device("cpu")) / 2**20)  # type: ignore[attr-defined]

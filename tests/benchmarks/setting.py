@@ -37,14 +37,15 @@ class Rows:
     fit: LabelledRows
     meta: LabelledRows
     select: Encoded
+    report: Encoded
     vocabulary: int
 
 
-def glue_rows(task: str, rows: int, cache: Path, max_length: int = 128) -> Rows:
+def glue_rows(task: str, rows: int, cache: Path, max_length: int = 128, report_rows: int = 400) -> Rows:
     """Real rows of a GLUE task. Raises FileNotFoundError where the folder of `GLUE_FOLDER` is not there."""
     if not GLUE_FOLDER.is_dir():
         raise FileNotFoundError(f"the benchmarks need GLUE as Parquet files in {GLUE_FOLDER}")
-    spec = DataSpec(source="directory", path=str(GLUE_FOLDER), train_rows=rows, max_length=max_length)
+    spec = DataSpec(source="directory", path=str(GLUE_FOLDER), train_rows=rows, report_rows=report_rows, max_length=max_length)
     roles = cut_roles(load_task(GLUE[task], spec), spec, 2)
     tokenizer = load_tokenizer(ModelSpec(model=MINILM), roles.training.texts(), cache)
     digest = tokenizer_digest(tokenizer)
@@ -57,6 +58,7 @@ def glue_rows(task: str, rows: int, cache: Path, max_length: int = 128) -> Rows:
         _with_logits(encoded(roles.training.fit, "fit")),
         _with_logits(encoded(roles.training.meta, "meta")),
         encoded(roles.training.select, "select"),
+        encoded(roles.report["validation"], "validation"),
         len(tokenizer),
     )
 
@@ -71,8 +73,9 @@ def make_training(
     batch_size: int = 32,
     epochs: int = 4,
     learning_rate: float = 2e-4,
+    model: Any = None,
 ) -> Training:
-    """A student of three of MiniLM's layers, ready to train with a strategy."""
+    """A student of three of MiniLM's layers, or `model`, ready to train with a strategy."""
     registered = resolve(strategy)
     chosen = registered.settings(settings or {})
     needs = registered.needs(chosen)
@@ -80,7 +83,9 @@ def make_training(
     student = student or ModelSpec(model=MINILM, layers=[0, 2, 4])
     attention: Any = "eager" if needs.look_ahead in ("exact", "jvp") else "sdpa"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = build_model(student, 2, 1, rows.vocabulary, attention).to(device)
+    if model is None:
+        model = build_model(student, 2, 1, rows.vocabulary, attention)
+    model = model.to(device)
     setup = Setup(
         classes=2,
         teachers=("teacher",),
