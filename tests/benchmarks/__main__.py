@@ -5,22 +5,23 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from tests.benchmarks.measure import load
-from tests.benchmarks.outcome import Options, machine, write
+from tests.benchmarks.outcome import Options, machine, summary, write
 
 BENCHMARKS = {
-    "rw_kd_step": "a step of rw_kd against a plain step, double backward with torch.func, and higher",
-    "distillers": "an epoch of distillation against TextBrewer and torchdistill",
-    "study": "60 trials under Ray against the same trainings back to back",
-    "packed": "several students on one core: processes, and stacked in one program",
-    "teacher_outputs": "reading cached teacher outputs against computing them in the step",
-    "data_path": "making batches against having them in memory",
     "start": "commands that only look",
+    "data_path": "making batches against having them in memory",
+    "teacher_outputs": "reading cached teacher outputs against computing them in the step",
+    "rw_kd_step": "a step of rw_kd against a plain step, double backward with torch.func, and higher",
+    "packed": "several students on one core: processes, and stacked in one program",
+    "study": "60 trials under Ray against the same trainings back to back",
+    "distillers": "an epoch of distillation against TextBrewer and torchdistill",
     "growth": "step, study and report against their sizes; with plots",
     "gpu": "throughput and utilisation of a GPU, where there is one",
 }
@@ -31,19 +32,33 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items()))
     parser.add_argument("--baselines", type=Path, help="folder with what tests/benchmarks/requirements.txt lists")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"))
+    parser.add_argument("--small", action="store_true", help="tiny settings: shows that it runs, its figures mean nothing")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHMARKS):
         parser.error(f"there is no benchmark {sorted(unknown)}; there are {', '.join(BENCHMARKS)}")
+    names = arguments.names or list(BENCHMARKS)
+    if len(names) == 1:
+        one(names[0], arguments.baselines, arguments.out, arguments.small)
+        return 0
+    options = ["--out", str(arguments.out), *(["--small"] if arguments.small else [])]
+    options += [] if arguments.baselines is None else ["--baselines", str(arguments.baselines)]
+    # a process each: none inherits another's threads, memory or imports
+    failed = [name for name in names if subprocess.run([sys.executable, "-m", "tests.benchmarks", name, *options]).returncode]
+    if failed:
+        print(f"These did not finish: {', '.join(failed)}.", file=sys.stderr)  # noqa: T201
+    return 1 if failed else 0
+
+
+def one(name: str, baselines: Path | None, out: Path, small: bool) -> None:
+    """Run a benchmark in this process; write NAME.json and the summary of all that are there."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["MPLBACKEND"] = "Agg"
     with tempfile.TemporaryDirectory() as cache:
-        options = Options(arguments.baselines, arguments.out, Path(cache))
-        for name in arguments.names or BENCHMARKS:
-            before, started = load(), time.perf_counter()
-            outcome = importlib.import_module(f"tests.benchmarks.{name}").run(options)
-            about = {"load_before": before, "load_after": load(), "seconds": round(time.perf_counter() - started), **machine()}
-            print(write(outcome, name, arguments.out, about), end="\n\n", flush=True)  # noqa: T201
-    return 0
+        before, started = load(), time.perf_counter()
+        outcome = importlib.import_module(f"tests.benchmarks.{name}").run(Options(baselines, out, Path(cache), small))
+        about = {"load_before": before, "load_after": load(), "seconds": round(time.perf_counter() - started), **machine()}
+    print(write(outcome, name, out, about | {"small": small}), end="\n\n", flush=True)  # noqa: T201
+    summary(out)
 
 
 if __name__ == "__main__":

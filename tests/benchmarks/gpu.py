@@ -40,7 +40,7 @@ def run(options: Options) -> Outcome:
     rows = []
     for name in STUDENTS:
         for compiled in (False, True):
-            rows.append({"student": name, "torch.compile": compiled, "K": 1, **_row(name, [_throughput(name, compiled)])})
+            rows.append({"student": name, "torch.compile": compiled, "K": 1, **_row(name, [throughput(name, compiled)])})
         for count in (2, 4, 8):
             rows.append({"student": name, "torch.compile": False, "K": count, **_row(name, _packed(name, count))})
     notes = [
@@ -55,11 +55,11 @@ def _row(name: str, samples_a_second: list[float]) -> dict[str, Any]:
     total = sum(samples_a_second)
     device = torch.cuda.get_device_name()
     peaks = [peak for part, peak in DENSE_BF16_FLOPS.items() if part in device]
-    used = 100 * total * _flops_a_sample(name) / peaks[0] if peaks else None
+    used = 100 * total * flops_a_sample(name) / peaks[0] if peaks else None
     return {"samples a second": round(total), "model-FLOP utilisation %": "" if used is None else round(used, 1)}
 
 
-def _flops_a_sample(name: str) -> float:
+def flops_a_sample(name: str) -> float:
     """Forward and backward: three times the forward pass."""
     model = build_model(STUDENTS[name], 2, 0, 30522)
     layers = encoder_layers(model)
@@ -71,32 +71,33 @@ def _flops_a_sample(name: str) -> float:
     return 3.0 * 2 * (parameters_tokens + attention)
 
 
-def _throughput(name: str, compiled: bool, barrier: Any = None) -> float:
+def throughput(name: str, compiled: bool, barrier: Any = None, device: str = "cuda", steps: int = 100) -> float:
     """Samples a second of training steps."""
     torch.set_float32_matmul_precision("high")
-    model = build_model(STUDENTS[name], 2, 0, 30522).cuda()
+    model = build_model(STUDENTS[name], 2, 0, 30522).to(device)
     run = torch.compile(model) if compiled else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-    tokens = torch.randint(4, 30000, (BATCH, LENGTH), device="cuda")
-    mask, labels = torch.ones_like(tokens), torch.randint(0, 2, (BATCH,), device="cuda")
+    tokens = torch.randint(4, 30000, (BATCH, LENGTH), device=device)
+    mask, labels = torch.ones_like(tokens), torch.randint(0, 2, (BATCH,), device=device)
 
     def step() -> None:
-        with torch.autocast("cuda", dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=torch.bfloat16):
             loss = F.cross_entropy(run(input_ids=tokens, attention_mask=mask).logits.float(), labels)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    for _ in range(10):
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    for _ in range(max(1, steps // 10)):
         step()
-    torch.cuda.synchronize()
+    synchronize()
     if barrier is not None:
         barrier.wait()
     started = time.perf_counter()
-    for _ in range(100):
+    for _ in range(steps):
         step()
-    torch.cuda.synchronize()
-    return 100 * BATCH / (time.perf_counter() - started)
+    synchronize()
+    return steps * BATCH / (time.perf_counter() - started)
 
 
 def _packed(name: str, count: int) -> list[float]:
@@ -112,4 +113,4 @@ def _packed(name: str, count: int) -> list[float]:
 
 
 def _report(name: str, barrier: Any, results: Any) -> None:
-    results.put(_throughput(name, False, barrier))
+    results.put(throughput(name, False, barrier))

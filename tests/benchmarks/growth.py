@@ -24,12 +24,15 @@ BATCHES = (8, 16, 32, 64)
 
 def run(options: Options) -> Outcome:
     torch.set_num_threads(1)
-    base = glue_rows("sst2", 400, options.cache)
+    base = glue_rows("sst2", 100 if options.small else 400, options.cache)
+    lengths, batches, studies, reports = (LENGTHS, BATCHES, (1, 2, 4), (1, 4, 16))
+    if options.small:
+        lengths, batches, studies, reports = (8, 16), (4, 8), (1,), (1,)
     found = [
-        *[{"of": "step, batch 32", "over": "tokens", "x": n, **_step_seconds(base, n, 32)} for n in LENGTHS],
-        *[{"of": "step, 32 tokens", "over": "batch", "x": n, **_step_seconds(base, 32, n)} for n in BATCHES],
-        *[{"of": "study", "over": "trials", "x": n * 6, "seconds": _study_seconds(options, n)} for n in (1, 2, 4)],
-        *[{"of": "report", "over": "rows", "x": n * 60, "seconds": _report_seconds(options, n)} for n in (1, 4, 16)],
+        *[{"of": "step, batch 32", "over": "tokens", "x": n, **_step_seconds(base, n, 32)} for n in lengths],
+        *[{"of": "step, 32 tokens", "over": "batch", "x": n, **_step_seconds(base, 32, n)} for n in batches],
+        *[{"of": "study", "over": "trials", "x": n * 6, "seconds": _study_seconds(options, n)} for n in studies],
+        *[{"of": "report", "over": "rows", "x": n * 60, "seconds": _report_seconds(options, n)} for n in reports],
     ]
     for of in ("step, batch 32", "step, 32 tokens", "study", "report"):
         _plot(of, [row for row in found if row["of"] == of], options.out)
@@ -65,7 +68,7 @@ def _of_length(length: int, rows: int = 256) -> LabelledRows:
 
 
 def _study_seconds(options: Options, repeats: int) -> float:
-    plan = make_plan(sixty_trials(repeats), Path.cwd())
+    plan = make_plan(sixty_trials(repeats, 120 if options.small else 1000), Path.cwd())
     return round(inline_seconds(plan, options.cache, options.cache / f"grown-{repeats}"), 2)
 
 

@@ -1,4 +1,4 @@
-"""Times of alternatives, taken in turns, and peak memory in processes of their own."""
+"""Times of alternatives, taken in turns, and memory in processes of their own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+import psutil
 import torch
 
 from harness.peak_memory import peak_bytes, reset_peak
@@ -35,20 +36,22 @@ def load() -> float:
     return round(os.getloadavg()[0], 2)
 
 
-def peak_mib(function: Callable[..., object], *given: object) -> float:
-    """MiB resident at most in a new process that calls `function`, which must be importable."""
+def memory_mib(prepare: Callable[..., Callable[[], object]], *given: object) -> tuple[float, float]:
+    """MiB resident in a new process before and at most during what `prepare`, which must be importable, returns."""
     receive, send = multiprocessing.get_context("spawn").Pipe(duplex=False)
-    process = multiprocessing.get_context("spawn").Process(target=_report_peak, args=(send, function, given))
+    process = multiprocessing.get_context("spawn").Process(target=_report_memory, args=(send, prepare, given))
     process.start()
     send.close()
     try:
-        found: float = receive.recv()
+        found: tuple[float, float] = receive.recv()
     finally:
         process.join()
     return found
 
 
-def _report_peak(send: object, function: Callable[..., object], given: tuple[object, ...]) -> None:
+def _report_memory(send: object, prepare: Callable[..., Callable[[], object]], given: tuple[object, ...]) -> None:
+    work = prepare(*given)
+    before = psutil.Process().memory_info().rss
     reset_peak(torch.device("cpu"))
-    function(*given)
-    send.send(peak_bytes(torch.device("cpu")) / 2**20)  # type: ignore[attr-defined]
+    work()
+    send.send((before / 2**20, peak_bytes(torch.device("cpu")) / 2**20))  # type: ignore[attr-defined]

