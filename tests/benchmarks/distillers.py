@@ -87,7 +87,7 @@ def run(options: Options) -> Outcome:
     notes = [
         "MiniLM-L6 fine-tuned on the task, to a student of three of its layers; batch 32, two threads, float32; AdamW; CE, KD.",
         "TextBrewer as in its notebook for SST-2 (rows padded to 128 tokens, the teacher run in every step; its checkpoint "
-        "at the epoch's end left out); torchdistill as in its GLUE configurations (DataCollatorWithPadding, rows in random order).",
+        "at the epoch's end left out); torchdistill as in its GLUE configurations (DataCollatorWithPadding, random order).",
         "The harness computes the teacher's outputs once and reads them in every epoch and trial; `times the harness's first`: "
         "with that computation counted.",
         "Accuracy after the one epoch, on report rows, mean over the rounds; differences with their 95 % interval over rows.",

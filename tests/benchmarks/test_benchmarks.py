@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness.study import ModelSpec
 from tests.benchmarks import data_path, gpu, packed, start, teacher_outputs
 from tests.benchmarks.measure import in_turns, median_ratio
 from tests.benchmarks.outcome import Options, Outcome, Target, summary, write
@@ -71,8 +72,10 @@ def test_gpu_part_says_that_there_is_none(tmp_path: Path) -> None:
 
 
 def test_gpu_part_counts_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = gpu.STUDENTS["DistilRoBERTa's shape, random weights"].model_copy()
-    tiny.config = {**tiny.config, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 1}
+    shape = gpu.STUDENTS["DistilRoBERTa's shape, random weights"].config
+    assert shape is not None
+    cut = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 1}
+    tiny = ModelSpec(config=shape | cut, tokenizer="words")
     monkeypatch.setitem(gpu.STUDENTS, "tiny", tiny)
     monkeypatch.setattr(gpu, "BATCH", 4)
     assert gpu.throughput("tiny", compiled=False, device="cpu", steps=2) > 0
