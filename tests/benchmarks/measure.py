@@ -6,7 +6,8 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.connection import Connection
 
 import psutil
 import torch
@@ -36,10 +37,12 @@ def load() -> float:
     return round(os.getloadavg()[0], 2)
 
 
-def memory_mib(prepare: Callable[..., Callable[[], object]], *given: object) -> tuple[float, float]:
-    """MiB resident in a new process before and at most during what `prepare`, which must be importable, returns."""
+def memory_mib(phases: Callable[..., Iterator[None]], *given: object) -> tuple[float, float]:
+    """MiB resident in a new process, of a generator function that must be importable: at its first `yield`, and at most after
+    its second.
+    """
     receive, send = multiprocessing.get_context("spawn").Pipe(duplex=False)
-    process = multiprocessing.get_context("spawn").Process(target=_report_memory, args=(send, prepare, given))
+    process = multiprocessing.get_context("spawn").Process(target=_report_memory, args=(send, phases, given))
     process.start()
     send.close()
     try:
@@ -49,9 +52,12 @@ def memory_mib(prepare: Callable[..., Callable[[], object]], *given: object) -> 
     return found
 
 
-def _report_memory(send: object, prepare: Callable[..., Callable[[], object]], given: tuple[object, ...]) -> None:
-    work = prepare(*given)
+def _report_memory(send: Connection, phases: Callable[..., Iterator[None]], given: tuple[object, ...]) -> None:
+    running = phases(*given)
+    next(running)
     before = psutil.Process().memory_info().rss
+    next(running)
     reset_peak(torch.device("cpu"))
-    work()
-    send.send((before / 2**20, peak_bytes(torch.device("cpu")) / 2**20))  # type: ignore[attr-defined]
+    for _ in running:
+        pass
+    send.send((before / 2**20, peak_bytes(torch.device("cpu")) / 2**20))
