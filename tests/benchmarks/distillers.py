@@ -40,7 +40,7 @@ AT_LEAST = {"mrpc": 4.0, "sst2": 6.0, "cola": 6.0}
 
 
 def run(options: Options) -> Outcome:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1 if options.small else 2)
     build_model(ModelSpec(model=MINILM), 2, 0, 30522)  # before the baselines are imported
     ways: dict[str, Callable[..., float]] = {HARNESS: harness_epoch, "harness, bf16": harness_epoch_bf16}
     if options.import_baseline("textbrewer"):
