@@ -56,7 +56,7 @@ def test_on_real_text(tmp_path: Path, shared_glue: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(data_path, "TASKS", ("cola",))
     monkeypatch.setattr(teacher_outputs, "TASKS", ("cola",))
     outcome = benchmark.run(Options(None, tmp_path, tmp_path / "cache", small=True))
-    assert all(0 < target.found < 50 for target in outcome.targets)
+    assert all(target.found > 0 for target in outcome.targets)
     assert outcome.targets
 
 
