@@ -1,0 +1,22 @@
+"""What is published is what the report makes of its store today."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.report.leaderboard import make_leaderboard
+from harness.report.tables import csv_text, markdown
+from tests.conftest import PROJECT
+
+ADDED = [line.strip("!/") for line in (PROJECT / ".gitignore").read_text().splitlines() if line.startswith("!results/")]
+PUBLISHED = [folder for folder in (PROJECT / name for name in ADDED) if (folder / "manifest.json").exists()]
+"""Not what a user's own runs have left beside them."""
+
+
+@pytest.mark.parametrize("store", PUBLISHED, ids=lambda path: path.name)
+def test_published_tables_are_those_of_their_store(store: Path) -> None:
+    board = make_leaderboard(store)
+    assert markdown(board) == (store / "leaderboard.md").read_text("utf-8")
+    assert csv_text(board) == (store / "leaderboard.csv").read_text("utf-8")
