@@ -24,6 +24,8 @@ from tests.conftest import PROJECT
 from tests.harness.tiny import STUDENT, TEACHER, default_specs, tiny_study
 from tests.harness.two_workers import run_on_two_workers
 
+EXTRA = ["layer_kd", "relational_kd", "word_kd", "part_kd"]
+"""relational_kd compares the samples of the whole batch, whatever parts it was passed in."""
 STRATEGIES: list[Any] = [
     "fixed_alpha",
     "wsl",
@@ -34,9 +36,11 @@ STRATEGIES: list[Any] = [
     {"name": "rw_kd", "label": "rw_kd exact", "settings": {"engine": "exact", "meta_learner": "per_sample"}},
     {"name": "rw_kd", "label": "rw_kd jvp", "settings": {"engine": "jvp"}},
     "relational_kd",
+    {"name": "dwa", "label": "dwa extra", "settings": {"extra_terms": EXTRA}},
+    {"name": "gradnorm", "label": "gradnorm extra", "settings": {"extra_terms": EXTRA}},
 ]
 LABELS = [entry if isinstance(entry, str) else entry["label"] for entry in STRATEGIES]
-ON_TWO_WORKERS = ["fixed_alpha", "wsl", "gradnorm", "rw_kd", "relational_kd"]
+ON_TWO_WORKERS = ["fixed_alpha", "wsl", "gradnorm", "rw_kd", "relational_kd", "gradnorm extra"]
 TRAIN_ALL = """
 from pathlib import Path
 from harness.records import TrialSpec
