@@ -130,6 +130,27 @@ class TestAggregators:
         update = ce * torch.tensor([1.0, 0.0]) + kd * torch.tensor([-1.0, 1.0])
         torch.testing.assert_close(update, torch.tensor([0.5, 0.5]) + torch.tensor([0.0, 1.0]))
 
+    @given(st.tuples(entries, entries, entries), st.tuples(entries, entries, entries))
+    def test_upgrad_of_two_terms_is_half_of_pcgrad(self, ce, kd):
+        """With two gradients both project each onto the other's dual cone; one takes the mean, the other the sum."""
+        gradients = torch.tensor([ce, kd])
+        assume((gradients.norm(dim=1) > 0.1).all())
+        assume(abs(float(torch.cosine_similarity(gradients[0], gradients[1], dim=0))) < 0.98)
+        matrix = gradients @ gradients.T
+        found, expected = (torch.tensor(pair(name, matrix)) @ gradients for name in ("upgrad", "pcgrad"))
+        torch.testing.assert_close(found, expected / 2, atol=1e-2, rtol=1e-2)
+
+    @pytest.mark.parametrize("radius", [0.3, 0.5])
+    def test_cagrad_solves_its_own_problem(self, radius):
+        """By search over the circle |d - g0| = radius |g0|, where the best d = argmax min_m <d, g_m> lies."""
+        gradients = torch.tensor([[2.0, 0.5], [-0.5, 1.0]])
+        mean = gradients.mean(0)
+        angles = torch.linspace(0, 2 * math.pi, 20_001)
+        circle = mean + radius * mean.norm() * torch.stack([angles.cos(), angles.sin()], -1)
+        best = circle[(circle @ gradients.T).min(-1).values.argmax()]
+        found = torch.tensor(pair("cagrad", gradients @ gradients.T, radius=radius)) @ gradients
+        torch.testing.assert_close(found, best, atol=5e-3, rtol=0)
+
     @given(st.tuples(entries, entries, entries), st.tuples(entries, entries, entries), st.sampled_from(AGGREGATORS))
     def test_no_aggregate_harms_a_term(self, ce, kd, name):
         """What all four promise for two terms: <weighted gradient, each gradient> >= 0."""

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from strategies import TermShape
+from harness.losses import kd
+from strategies import TermShape, resolve
 from strategies._meta_network import meta_objective
 from strategies._mixture import mixture
 from strategies.tgeo import class_means
@@ -22,7 +23,8 @@ SETUP = make_setup()
 class SmallStudent:
     """A two-layer student on random inputs, with the look-ahead written out."""
 
-    def __init__(self, context, seed=0, step_size=0.1):
+    def __init__(self, context, seed=0, step_size=0.1, names=("ce", "kd")):
+        self.names = names
         generator = torch.Generator().manual_seed(seed)
         batch, classes = context.student_logits.shape
         self.inputs = torch.randn(batch, 5, generator=generator)
@@ -42,13 +44,17 @@ class SmallStudent:
 
     def terms(self):
         context = replace(self.context, student_logits=self.logits(self.inputs, self.parameters))
-        return loss_terms(("ce", "kd"), context, TermShape(2.0))
+        found = loss_terms(tuple(n for n in self.names if n != "part_kd_each"), context, TermShape(2.0))
+        if "part_kd_each" in self.names:  # two parts: each keeps some of the inputs
+            parts = [self.logits(self.inputs * (torch.arange(5) % 2 == k), self.parameters) for k in range(2)]
+            found["part_kd_each"] = torch.stack([kd(part, context.teacher_logits[0], 2.0) for part in parts])
+        return {name: found[name] for name in self.names}
 
     def meta_loss(self, parameters):
         return F.cross_entropy(self.logits(self.meta_inputs, parameters), self.meta_labels)
 
     def fast(self, weights, create_graph=False):
-        loss = sum((weights[name] * term).mean() for name, term in self.terms().items())
+        loss = sum((weights[name] * term).sum() / len(self.inputs) for name, term in self.terms().items())
         gradients = torch.autograd.grad(loss, self.parameters, create_graph=create_graph)
         return [p - self.step_size * g for p, g in zip(self.parameters, gradients, strict=True)]
 
@@ -62,9 +68,9 @@ class SmallStudent:
                         (g * d).sum()
                         for g, d in zip(torch.autograd.grad(v, self.parameters, retain_graph=True), direction, strict=True)
                     )
-                    for v in values
+                    for v in values.flatten()
                 ]
-            )
+            ).view(values.shape)
             for name, values in self.terms().items()
         }
 
@@ -73,10 +79,12 @@ class SmallStudent:
         return replace(self.context, terms=terms, look_ahead=self.look_ahead)
 
 
-@pytest.mark.parametrize("name", ["rw_kd", "meta_weight_net", "tgeo"])
+@pytest.mark.parametrize("name", ["rw_kd", "meta_weight_net", "tgeo", "mmkd", "msd_learned"])
 def test_the_networks_gradient_equals_the_double_backward(name):
-    strategy = make(name, SETUP)
-    student = SmallStudent(make_context(SETUP))
+    setup = make_setup(teachers=3) if name == "mmkd" else SETUP
+    strategy = make(name, setup)
+    names = resolve(name).needs(strategy.settings).terms
+    student = SmallStudent(make_context(setup, terms=tuple(n for n in names if n != "part_kd_each")), names=names)
     context = student.full_context()
     network = strategy.meta_learner.network
     generator = torch.Generator().manual_seed(1)

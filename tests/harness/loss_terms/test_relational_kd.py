@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+import pytest
 import torch
 
-from tests.harness.loss_terms.given import ROWS, inputs, make, normal, rows
+from harness.models import build_model
+from harness.student_pass import StudentPass
+from harness.study import ModelSpec
+from tests.harness.loss_terms.given import CLASSES, ROWS, VOCABULARY, inputs, make, normal, rows
 
 FIT = rows()
 
@@ -69,3 +74,26 @@ def test_gradients_are_those_of_finite_differences():
     direction = normal(ROWS, 4, seed=9).double()
     slope = (value(student + 1e-2 * direction) - value(student - 1e-2 * direction)) / 2e-2
     torch.testing.assert_close(slope, (gradient * direction).sum(), rtol=5e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("micro_batches", [2, 3, ROWS])
+def test_micro_batches_relate_each_sample_to_the_whole_batch(micro_batches):
+    """Value and gradient are those of one pass, and not those of the parts by themselves."""
+    batch = FIT.batch(np.arange(ROWS), ROWS, torch.device("cpu"), 0)
+    config = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    spec = ModelSpec(config={**config, "initializer_range": 0.5}, dropout=0.0)
+    student = StudentPass(build_model(spec, CLASSES, 0, VOCABULARY))
+    term, teacher = make("relational_kd", FIT), normal(ROWS, 5, seed=2)
+
+    def values_and_gradient(parts):
+        student.micro_batches, student.training = parts, True
+        student.zero_grad()
+        values = term(inputs(FIT, student_features=student(batch, True, False).features, teacher_features=(teacher,)))
+        (values * torch.arange(ROWS)).sum().backward()
+        return values.detach(), torch.cat([p.grad.reshape(-1) for p in student.parameters() if p.grad is not None])
+
+    whole, split = values_and_gradient(1), values_and_gradient(micro_batches)
+    torch.testing.assert_close(split, whole, rtol=1e-4, atol=1e-5)
+    features = student(batch, True, False).features
+    alone = term(inputs(FIT, student_features=features[:3], teacher_features=(teacher[:3],)))
+    assert not torch.allclose(alone, whole[0][:3], atol=1e-2)
