@@ -17,6 +17,10 @@ class UniversalKdSettings(FixedWeightSettings):
     first_stage: float = Field(0.7, gt=0.0, lt=1.0)
     """With two stages, the first one's share of the training steps."""
 
+    probe_l2: float = Field(1e-3, gt=0.0)
+    """Weight decay in the fit of the teacher layers' pseudo-classifiers, on standardised hidden states. They are fitted to the
+    rows that the teacher was trained on: with little, and few rows, they are as sure there as the labels are."""
+
 
 @register
 class UniversalKd(FixedWeights[UniversalKdSettings]):
@@ -43,7 +47,8 @@ class UniversalKd(FixedWeights[UniversalKdSettings]):
 
     @classmethod
     def needs(cls, settings: UniversalKdSettings) -> Needs:
-        return Needs(terms=("ce", "kd", "layer_kd"), teachers=(1, None))
+        options = {"probe_l2": settings.probe_l2}
+        return Needs(terms=("ce", "kd", "layer_kd"), teachers=(1, None), term_options={"layer_kd": options})
 
     def weights(self, context: Context) -> Weights:
         weights = dict(super().weights(context))

@@ -17,6 +17,8 @@ from tests.harness.tiny import TEACHER, default_specs, tiny_study
 from tests.harness.two_workers import run_on_two_workers
 
 NAMES = [*strategy_names(), "shuffled(rw_kd)", "batch_mean(rw_kd)", "mean_one(wsl)"]
+OFTEN = {"rl_kd": {"update_every": 2}, "mtkd_rl": {"update_every": 2}, "mmkd": {"interval": 2}}
+"""What learns every few steps does so within these few steps, and with a checkpoint between."""
 TRAIN_ALL = """
 from pathlib import Path
 from harness.records import TrialSpec
@@ -41,13 +43,16 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Three classes, as some strategies refuse two; two teachers, for strategies that take several; noisy labels."""
+    """Three classes, as some strategies refuse two; two teachers, for strategies that take several.
+
+    Six steps in three epochs: `dwa` weighs by the epochs before the last.
+    """
     cache = tmp_path_factory.mktemp("every")
     training = {"epochs": 5, "learning_rate": 5e-3}  # teachers that have learned something, so that KD is not zero
     study = tiny_study(
         tasks=["mnli"],
         strategies=[_entry(name) for name in NAMES],
-        data={"source": "generated", "generated": {"train_rows": 90, "report_rows": 20, "flipped": 0.2}, "max_length": 24},
+        data={"source": "generated", "generated": {"train_rows": 90, "report_rows": 20}, "max_length": 24},
         models={
             "student": tiny_study().models.student.model_dump(exclude_unset=True),
             "teachers": [
@@ -55,6 +60,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
                 {"name": "self", "architecture": "student", "training": training},
             ],
         },
+        training={"epochs": 3, "batch_size": 45, "learning_rate": 1e-3, "meta_batch_size": 8},
     )
     return World(cache, {spec.label: spec for spec in default_specs(study, cache)})
 
@@ -62,9 +68,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def _entry(name: str) -> dict[str, Any]:
     found = resolve(name)
     needs = found.needs(found.settings())
+    teachers = ["first"] if needs.teachers[1] == 1 else ["first", "second"]
     if needs_of_terms(needs).same_architecture:
-        return {"name": name, "teachers": ["self"]}
-    return {"name": name, "teachers": ["first"] if needs.teachers[1] == 1 else ["first", "second"]}
+        teachers = ["self"]
+    return {"name": name, "teachers": teachers, "settings": OFTEN.get(name, {})}
 
 
 @pytest.fixture(scope="module")

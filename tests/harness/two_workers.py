@@ -35,5 +35,10 @@ def run_on_two_workers(body: str, *arguments: str, timeout: float = 240) -> None
         )
         for rank in range(2)
     ]
-    errors = [worker.communicate(timeout=timeout)[1] for worker in workers]
+    try:
+        errors = [worker.communicate(timeout=timeout)[1] for worker in workers]
+    finally:  # where one is late, the other waits for it
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
     assert [worker.returncode for worker in workers] == [0, 0], errors

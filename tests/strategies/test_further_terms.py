@@ -39,6 +39,7 @@ def test_settings_reach_the_terms():
         found = resolve(name)
         return found.needs(found.settings(settings)).term_options[ADDED[name]]
 
+    assert options("universal_kd", probe_l2=0.1) == {"probe_l2": 0.1}
     assert options("msd", saliency="population") == {"saliency": "population"}
     assert options("word_importance", scores="learned") == {"scores": "learned"}
     assert options("relational_kd", temperature=0.5) == {"temperature": 0.5, "teacher_sharpening": 0.25}
