@@ -40,5 +40,7 @@ def run_on_two_workers(body: str, *arguments: str, timeout: float = 240) -> None
     finally:  # where one is late, the other waits for it
         for worker in workers:
             worker.kill()
-            worker.communicate()
+            worker.wait()
+            assert worker.stderr is not None
+            worker.stderr.close()
     assert [worker.returncode for worker in workers] == [0, 0], errors
