@@ -104,7 +104,8 @@ def test_two_workers_train_as_one(name: str, alone: dict[str, TrialOutcome], tog
         assert theirs.train_loss == pytest.approx(mine.train_loss, rel=1e-4)
         assert theirs.select == pytest.approx(mine.select)
         for term, weights in mine.weights.items():
-            assert theirs.weights[term].quantiles == pytest.approx(weights.quantiles, abs=1e-3)
+            # finite differences of sums in another order: rounding, relative where weights are large (l2rw: up to a batch's size)
+            assert theirs.weights[term].quantiles == pytest.approx(weights.quantiles, abs=1e-3, rel=3e-3)
     assert (two.cost.student_forward, two.cost.student_backward) == (one.cost.student_forward, one.cost.student_backward)
 
 
