@@ -104,7 +104,7 @@ def test_two_workers_train_as_one(name: str, alone: dict[str, TrialOutcome], tog
         assert theirs.train_loss == pytest.approx(mine.train_loss, rel=1e-4)
         assert theirs.select == pytest.approx(mine.select)
         for term, weights in mine.weights.items():
-            # finite differences of sums in another order: rounding, relative where weights are large (l2rw: up to a batch's size)
+            # rounding, relative where weights are large: those of l2rw go up to the size of the batch
             assert theirs.weights[term].quantiles == pytest.approx(weights.quantiles, abs=1e-3, rel=3e-3)
     assert (two.cost.student_forward, two.cost.student_backward) == (one.cost.student_forward, one.cost.student_backward)
 
