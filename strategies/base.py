@@ -51,7 +51,7 @@ class Normalisation(StrEnum):
 class Settings(BaseModel):
     """A strategy's hyper-parameters: subclass, give every field a default and a docstring or `Field(description=...)`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
 
     search_space: ClassVar[dict[str, Range]] = {}
     """The ranges a sweep tries unless the study gives others. Keys are field names."""

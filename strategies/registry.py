@@ -140,7 +140,6 @@ def register_wrapper(cls: C) -> C:
 
 def resolve(name: str) -> Registered:
     """The strategy that a study calls `name`, e.g. `wsl` or `shuffled(rw_kd)`. Raises UnknownStrategyError."""
-    load_builtin_strategies()
     wrappers = []
     inner = name.strip()
     while match := re.fullmatch(r"(\w+)\((.*)\)", inner):
@@ -160,12 +159,18 @@ def wrapper_names() -> list[str]:
 
 
 @cache
+def _module_names() -> frozenset[str]:
+    """Modules of this package that register strategies or wrappers."""
+    package = importlib.import_module("strategies")
+    names = {module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")}
+    return frozenset(names - _NOT_STRATEGIES)
+
+
+@cache
 def load_builtin_strategies() -> None:
     """Import every module of this package, then what installed packages declare."""
-    package = importlib.import_module("strategies")
-    for module in pkgutil.iter_modules(package.__path__):
-        if module.name not in _NOT_STRATEGIES and not module.name.startswith("_"):
-            importlib.import_module(f"strategies.{module.name}")
+    for name in sorted(_module_names()):
+        importlib.import_module(f"strategies.{name}")
     for point in entry_points(group=ENTRY_POINT_GROUP):
         loaded = point.load()
         if isinstance(loaded, type) and issubclass(loaded, Strategy) and loaded.name not in _strategies:
@@ -230,6 +235,11 @@ def _add(table: dict[str, Any], kind: str, cls: C) -> C:
 
 
 def _find(table: dict[str, Any], kind: str, name: str) -> Any:
+    """By the module of that name, where there is one: importing all of them takes a study's plan longer than the rest of it."""
+    if name not in table and name in _module_names():
+        importlib.import_module(f"strategies.{name}")
+    if name not in table:
+        load_builtin_strategies()
     if name in table:
         return table[name]
     near = difflib.get_close_matches(name, table, n=1)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import strategies
-from strategies import load_plugin, resolve
+from strategies import load_plugin, resolve, strategy_names
 from strategies.registry import UnknownStrategyError
 
 PLUGIN = """
@@ -87,3 +88,13 @@ def test_changed_code_changes_the_digest_helpers_included(tmp_path, monkeypatch)
 def test_wrappers_nest_and_count_in_the_digest():
     assert [w.name for w in resolve("mean_one( shuffled(wsl) )").wrappers] == ["mean_one", "shuffled"]
     assert resolve("shuffled(wsl)").code_digest != resolve("wsl").code_digest
+
+
+def test_a_built_in_strategy_is_in_the_module_of_its_name_and_found_without_the_others():
+    for name in strategy_names():
+        origin = resolve(name).strategy.__module__
+        assert not origin.startswith("strategies.") or origin == f"strategies.{name}"
+    code = "import sys; from strategies import resolve; resolve('shuffled(wsl)'); print(*sys.modules, sep='\\n')"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "strategies.wsl" in found
+    assert "strategies.rw_kd" not in found
