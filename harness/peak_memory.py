@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import resource
 import sys
 from pathlib import Path
@@ -36,7 +35,6 @@ def _give_back_free_memory() -> None:
     """Glibc keeps what a thread has freed for other threads' use, and Tune trains each trial in a thread of its own: a process
     that trains MiniLMs grew by some 100 MB a trial, to 4 GB after 70.
     """
-    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:  # other libraries than glibc have none
         trim(0)
