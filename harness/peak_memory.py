@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 _CLEAR = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
 
 
 def reset_peak(device: torch.device) -> None:
@@ -27,6 +28,9 @@ def peak_bytes(device: torch.device) -> int:
     """The allocator's peak on a GPU; on a CPU the process's peak resident set, libraries included."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if _STATUS.exists():  # getrusage's peak may be that of the process which started this one
+        (peak,) = (line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(peak.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
