@@ -93,7 +93,10 @@ def load_checkpoint(
         state = torch.load(file, map_location=next(model.parameters()).device, weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         raise CheckpointError(f"the checkpoint {file} cannot be read: {error}") from error
-    model.load_state_dict(state["model"])
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise CheckpointError(f"the checkpoint {file} is of another model: {error}") from error
     optimizer.load_state_dict(state["optimizer"])
     strategy.load_state_dict(state["strategy"])
     terms.load_state_dict(state.get("terms", {}))  # absent from checkpoints made before terms had parameters

@@ -32,6 +32,7 @@ from harness.seeds import derive_seed
 from harness.student_pass import passes_forward
 from harness.study import Recipe
 from harness.tasks import compute_metrics
+from harness.used_tokens import embed_all_tokens, embed_used_tokens
 from harness.weight_log import WeightLog
 from harness.weighting import Moment, WeightedLoss, Weighting
 from strategies.base import Context, Needs, Strategy
@@ -41,7 +42,10 @@ EpochHook = Callable[[EpochRecord, Callable[[Path], None]], None]
 
 
 class Training:
-    """One model's training. `run` leaves the kept epoch's parameters in `model`."""
+    """One model's training. `run` leaves the kept epoch's parameters in `model`.
+
+    Until `run` ends, `model` embeds the tokens of the given rows alone (`harness.used_tokens`).
+    """
 
     def __init__(
         self,
@@ -77,6 +81,7 @@ class Training:
         self.headline = headline
         self.ranks = ranks
         self.device = next(model.parameters()).device
+        embed_used_tokens(model, _all_rows(fit, meta, select))
         self.precision = resolve_precision(recipe.precision, self.device)
         self.batches = LengthBucketedBatches(fit.encoded.lengths, recipe.batch_size, seeds.order)
         self.total_steps = recipe.epochs * steps_per_epoch(len(fit), recipe.batch_size)
@@ -118,6 +123,7 @@ class Training:
                 on_epoch(record, self._save)
         if self.recipe.keep == "best":
             self.model.load_state_dict(self.progress.best_parameters)
+        embed_all_tokens(self.model)
         self._describe_device()
         return self.progress
 
@@ -263,6 +269,11 @@ class Training:
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
     return -(-rows // batch_size)
+
+
+def _all_rows(fit: LabelledRows, meta: LabelledRows | None, select: Encoded) -> list[Encoded]:
+    labelled = [fit] if meta is None else [fit, meta]
+    return [select, *(encoded for rows in labelled for encoded in (rows.encoded, *rows.parts))]
 
 
 def _teacher_right(context: Context) -> Tensor | None:

@@ -53,6 +53,7 @@ class TrialOutcome:
 @dataclass(frozen=True)
 class MadeTraining:
     training: Training
+    student_parameters: int
     encoder: _Encoder
     rows: TrainingRows
     teachers: list[TeacherOutputs]
@@ -83,7 +84,7 @@ def train_trial(
     try:
         progress = training.run(on_epoch, resume_from)
     except StoppedEarly:
-        return _stopped(spec, training, time.perf_counter() - started)
+        return _stopped(spec, made, time.perf_counter() - started)
 
     # Only now, with the student fixed, are the report rows read.
     report_rows = load_report_rows(cache, spec.data_digest)
@@ -108,7 +109,7 @@ def train_trial(
         teacher_report=[outputs.report for outputs in teachers],
         epochs=progress.records,
         cost=cost,
-        student_parameters=count_parameters(training.model),
+        student_parameters=made.student_parameters,
         teacher_parameters=[outputs.parameters for outputs in teachers],
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=environment(),
@@ -137,6 +138,7 @@ def make_training(spec: TrialSpec, cache: Path, ranks: Ranks, device: torch.devi
     attention: Literal["eager", "sdpa"] = "eager" if needs.look_ahead in ("exact", "jvp") else "sdpa"
     classes = len(spec.task.labels)
     model = build_model(spec.student, classes, spec.seeds.student, encoder.vocabulary, attention).to(device)
+    parameters = count_parameters(model)
     setup = Setup(
         classes=classes,
         teachers=tuple(teacher.name for teacher in spec.teachers),
@@ -178,11 +180,12 @@ def make_training(spec: TrialSpec, cache: Path, ranks: Ranks, device: torch.devi
             ),
         ),
     )
-    return MadeTraining(training, encoder, training_rows, teachers)
+    return MadeTraining(training, parameters, encoder, training_rows, teachers)
 
 
-def _stopped(spec: TrialSpec, training: Training, seconds: float) -> TrialOutcome:
+def _stopped(spec: TrialSpec, made: MadeTraining, seconds: float) -> TrialOutcome:
     """The report rows stay unread: a stopped trial is no result."""
+    training = made.training
     progress = training.progress
     progress.cost.peak_memory_bytes = peak_bytes(training.device)
     progress.cost.total_seconds = seconds
@@ -193,7 +196,7 @@ def _stopped(spec: TrialSpec, training: Training, seconds: float) -> TrialOutcom
         objective=None,
         epochs=progress.records,
         cost=progress.cost,
-        student_parameters=count_parameters(training.model),
+        student_parameters=made.student_parameters,
         stopped_after_epoch=progress.epoch,
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=environment(),

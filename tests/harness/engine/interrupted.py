@@ -16,7 +16,7 @@ from tests.harness.engine.conftest import StandInRun
 def interruptible_run(folder: Path) -> StandInRun:
     """The first cell is fast, the second one takes seconds."""
     return StandInRun(
-        folder, ["plain", "slow"], search={"trials": 2}, training={"epochs": 6}, resources={"concurrent_trials": 2}
+        folder, ["plain", "slow"], search={"trials": 2}, training={"epochs": 8}, resources={"concurrent_trials": 2}
     )
 
 

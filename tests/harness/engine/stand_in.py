@@ -87,7 +87,9 @@ def stand_in_train(
 
         def write(folder: Path, state: Any = {"total": total, "epochs": epoch + 1}) -> None:  # noqa: B006
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / FILE).write_text(json.dumps(state))
+            unfinished = folder / (FILE + ".tmp")  # whole or not at all, as a real one: a test may kill in the middle
+            unfinished.write_text(json.dumps(state))
+            unfinished.replace(folder / FILE)
 
         if on_epoch is not None:
             try:
