@@ -14,19 +14,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.data.batch import Batch
 from harness.directional import TermsAt, along_difference, along_double_backward, along_forward_mode
-from harness.errors import ModelError
 from harness.evaluate import autocast
 from harness.forward_trace import ForwardTrace
 from harness.losses import cross_entropy
 from harness.models import Outputs, encoder_layers
 from harness.student_pass import StudentPass, in_micro_batches, passes_forward
+from strategies.base import LookAheadEngine
 
 Terms = Callable[[Outputs, Batch], dict[str, Tensor]]
 CENTRAL_RADIUS = 1e-3
@@ -42,8 +43,8 @@ class LookAhead:
     because a training step's graph may hold the parameters.
 
     terms            (outputs, batch) -> name -> [batch] or [teachers, batch], never reduced
-    engine           `exact` (double backward) and `jvp` (forward mode) need a model built with eager attention; `fd` (a finite
-                     difference of two passes without a graph) takes any
+    engine           `exact` (double backward), `jvp` (forward mode) or `fd` (a finite difference of two passes without a
+                     graph). The first two take attention apart, as fused kernels are differentiated once, and backward only
     meta_kd_weight   L_meta = sum over the meta batch of (ce + meta_kd_weight * kd) / its global rows
     radius           length of the finite difference's step in parameter space; by default FORWARD_RADIUS where `influence` is
                      given `base_terms`, and CENTRAL_RADIUS else
@@ -52,7 +53,9 @@ class LookAhead:
                      saves a forward and a backward pass, and costs nothing at the rates of fine-tuning: for a three-layer
                      MiniLM on MRPC and SST-2 the cosine to the exact meta-gradient stays above 0.9999 at 2e-4
     meta_precision   bf16: the meta gradient is computed in bf16 autocast, which moves the influences by its rounding alone: the
-                     cosine to the exact ones stays above 0.9999 (the same students). All else is in full precision
+                     cosine to the exact ones stays above 0.9999 (the same students)
+    jvp_precision    bf16: likewise the terms that `jvp` differentiates; the cosine stays there. The other engines take them in
+                     full precision
     features, layer_features run the model with its pooled features, or every layer's, for terms that use them
     reduce_sum       sums each tensor of a list over ranks, in place; every rank then holds its own rows' influence
     precondition     maps the meta gradient, in the order of `parameters`, to the direction that is used in its place, e.g. to
@@ -63,24 +66,23 @@ class LookAhead:
         self,
         model: nn.Module,
         terms: Terms,
-        engine: Literal["exact", "jvp", "fd"],
+        engine: LookAheadEngine,
         *,
         meta_kd_weight: float = 0.0,
         radius: float | None = None,
         layers: int | None = None,
         shortest_step: float = 0.0,
         meta_precision: str = "fp32",
+        jvp_precision: str = "fp32",
         features: bool = False,
         layer_features: bool = False,
         reduce_sum: Callable[[list[Tensor]], None] | None = None,
         precondition: Callable[[list[Tensor]], list[Tensor]] | None = None,
     ) -> None:
-        if engine not in ("exact", "jvp", "fd"):
-            raise ValueError(f"there is no look-ahead engine {engine!r}; there are exact, jvp and fd")
+        if engine not in get_args(LookAheadEngine):
+            raise ValueError(f"there is no look-ahead engine {engine!r}; there are {', '.join(get_args(LookAheadEngine))}")
         if radius is not None and not radius > 0:
             raise ValueError(f"radius is {radius}; it must be positive")
-        if engine != "fd":
-            _require_eager_attention(model, engine)
         self.model = model
         self.terms = terms
         self.engine = engine
@@ -89,6 +91,7 @@ class LookAhead:
         self.layers = layers
         self.shortest_step = shortest_step
         self.meta_precision = meta_precision
+        self.terms_precision = jvp_precision if engine == "jvp" else "fp32"
         self.features = features
         self.layer_features = layer_features
         self.reduce_sum = reduce_sum
@@ -132,9 +135,9 @@ class LookAhead:
 
         train_gradient   gradient of the weighted loss at theta where it is known (of all ranks): saves its passes
         base_terms       the terms at theta where they are known to full precision: saves `fd` a pass
-        trace            of a pass in full precision on `batch` at theta, such as the training step's: its dropout masks are
-                         used, and, with `layers`, its hidden states below them. `train_gradient` and `base_terms` must be of
-                         that pass, or, without a trace, of one without dropout
+        trace            of a pass on `batch` at theta in the terms' precision, such as the training step's: its dropout masks
+                         are used, and, with `layers`, its hidden states below them. `train_gradient` and `base_terms` must be
+                         of that pass, or, without a trace, of one without dropout
         """
         theta = [parameter.detach() for parameter in self.parameters]
         with self._as_in_evaluation():
@@ -171,7 +174,7 @@ class LookAhead:
         leaves = [tensor.requires_grad_() for tensor in _aliases(where)]
         if not self.meta_kd_weight:
             meta_batch = replace(meta_batch, parts=())  # only terms use them
-        with autocast(leaves[0].device, self.meta_precision):
+        with autocast(self._device, self.meta_precision):
             outputs = self._run(leaves, meta_batch)
         self.student_forward += meta_batch.samples
         loss = cross_entropy(outputs.logits, meta_batch.labels).sum()
@@ -202,11 +205,13 @@ class LookAhead:
     ) -> dict[str, Tensor]:
         terms_at = self._terms_at(batch, trace)
         if self.engine == "exact":
-            found = along_double_backward(terms_at, theta, direction)
+            with sdpa_kernel(SDPBackend.MATH):
+                found = along_double_backward(terms_at, theta, direction)
             self.student_forward += passes_forward(batch, self.micro_batches)
             self.student_backward += 3 * batch.samples
         elif self.engine == "jvp":
-            found = along_forward_mode(terms_at, theta, direction)
+            with sdpa_kernel(SDPBackend.MATH):
+                found = along_forward_mode(terms_at, theta, direction)
             self.student_forward += batch.samples
         else:
             radius = self.radius or (CENTRAL_RADIUS if base_terms is None else FORWARD_RADIUS)
@@ -217,7 +222,7 @@ class LookAhead:
     def _terms_at(self, batch: Batch, trace: ForwardTrace) -> TermsAt:
         def terms_at(parameters: Sequence[Tensor]) -> dict[str, Tensor]:
             self.student_forward += batch.samples
-            with trace.repeat():
+            with trace.repeat(), autocast(self._device, self.terms_precision):
                 outputs = self._run(parameters, batch)
             return self.terms(outputs, batch)
 
@@ -237,14 +242,17 @@ class LookAhead:
 
         return in_micro_batches(run, batch, self.micro_batches)
 
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
     @contextmanager
     def _as_in_evaluation(self) -> Iterator[None]:
         """Dropout and autocast off."""
         modes = [(module, module.training) for module in self.model.modules()]
-        device = next(self.model.parameters()).device
         self.model.eval()
         try:
-            with torch.autocast(device.type, enabled=False), torch.enable_grad():
+            with torch.autocast(self._device.type, enabled=False), torch.enable_grad():
                 yield
         finally:
             for module, mode in modes:
@@ -283,12 +291,3 @@ def _moved_names(model: nn.Module, layers: int | None) -> set[str]:
     base: Any = model.base_model
     below |= {id(p) for p in base.embeddings.parameters()}
     return {name for name, parameter in model.named_parameters() if id(parameter) not in below}
-
-
-def _require_eager_attention(model: nn.Module, engine: str) -> None:
-    attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    if attention not in (None, "eager"):
-        raise ModelError(
-            f"the look-ahead engine {engine!r} differentiates attention twice or forward, which fused attention ({attention}) "
-            "does not offer. Build the model with attention='eager', or use the engine 'fd', which takes any attention."
-        )

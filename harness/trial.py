@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -135,9 +134,8 @@ def make_training(spec: TrialSpec, cache: Path, ranks: Ranks, device: torch.devi
         fit = replace(fit, word_drop=WordDrop(fit.encoded, wanted.word_drop, spec.seeds.dropout))
     meta = None if meta_rows is None else _labelled(meta_rows, encoder, teachers, wanted)
 
-    attention: Literal["eager", "sdpa"] = "eager" if needs.look_ahead in ("exact", "jvp") else "sdpa"
     classes = len(spec.task.labels)
-    model = build_model(spec.student, classes, spec.seeds.student, encoder.vocabulary, attention).to(device)
+    model = build_model(spec.student, classes, spec.seeds.student, encoder.vocabulary).to(device)
     parameters = count_parameters(model)
     setup = Setup(
         classes=classes,

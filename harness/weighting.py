@@ -19,7 +19,7 @@ from harness.forward_trace import ForwardTrace
 from harness.labelled_rows import LabelledRows
 from harness.lookahead import LookAhead
 from harness.loss_terms.bound import LossTerms
-from harness.loss_terms.registry import look_ahead_refusal
+from harness.loss_terms.registry import look_ahead_engine, look_ahead_refusal
 from harness.models import Outputs
 from harness.out_of_memory import InMicroBatches
 from harness.ranks import Ranks
@@ -98,8 +98,8 @@ class Weighting:
     def forward_pass(self) -> AbstractContextManager[None]:
         """Around the student's pass on the batch that `loss` will get next."""
         self._trace = None
-        # half precision's rounding would drown a finite difference
-        if self._look_ahead is None or self.precision != "fp32":
+        # a finite difference's passes are in full precision, and would differ from one that is not
+        if self._look_ahead is None or (self._look_ahead.engine == "fd" and self.precision != "fp32"):
             return nullcontext()
         self._trace = self._look_ahead.new_trace()
         return self._trace.record()
@@ -212,11 +212,13 @@ class Weighting:
         options = dict(self.needs.look_ahead_options)
         like_adam = options.pop("precondition", None) == "adam"
         meta_precision = options.pop("meta_precision", "training")
+        engine = look_ahead_engine(self.terms.needs, self.needs.look_ahead, self.ranks.world, self.precision)
         look_ahead = LookAhead(
             self.model,
             lambda outputs, batch: self._terms(outputs, batch, TermShape(self.temperature)),
-            self.needs.look_ahead,
+            engine,
             meta_precision=self.precision if meta_precision == "training" else meta_precision,
+            jvp_precision=self.precision,
             features=self.terms.needs.student_features,
             layer_features=self.terms.needs.student_layers,
             reduce_sum=self.ranks.sum_,

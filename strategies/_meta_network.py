@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from strategies._state import detached
-from strategies.base import LookAheadFunction
+from strategies.base import Context, LookAheadFunction
 from strategies.lazy import torch
 
 
@@ -64,6 +64,16 @@ class MetaNetwork:
         self.network = network
         self.clip = clip
         self.optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
+
+    def weights(
+        self, weigh: Callable[[], dict[str, torch.Tensor]], context: Context, *, update: bool, step_scale: float = 1.0
+    ) -> dict[str, torch.Tensor]:
+        """What `weigh` gives, without a graph; after one step on the context's look-ahead, where it is time to `update`."""
+        if update:
+            assert context.look_ahead is not None
+            self.update(weigh, context.look_ahead, step_scale)
+        with torch.no_grad():
+            return weigh()
 
     def update(
         self,

@@ -48,6 +48,12 @@ class Normalisation(StrEnum):
     FREE = "free"  # nothing
 
 
+LookAheadEngine = Literal["fd", "jvp", "exact"]
+"""A finite difference, forward-mode differentiation, or the literal double backward."""
+LookAheadChoice = Literal["auto", LookAheadEngine]
+"""auto: the fastest for the training's precision, which is fd in full and jvp in half precision."""
+
+
 class Settings(BaseModel):
     """A strategy's hyper-parameters: subclass, give every field a default and a docstring or `Field(description=...)`."""
 
@@ -67,7 +73,7 @@ class Needs:
     """Fewest and most teachers (None: any number)."""
     meta_set: bool = False
     """Labelled rows beside the training rows. They are taken from `fit` (see the label budget in studies/PROTOCOL.md)."""
-    look_ahead: Literal["exact", "jvp", "fd"] | None = None
+    look_ahead: LookAheadChoice | None = None
     """The engine behind `Context.look_ahead`; implies `meta_set`."""
     look_ahead_options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments for `harness.lookahead.LookAhead`, e.g. `{"meta_kd_weight": 1.0}`. `{"precondition": "adam"}`: the meta

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
+from strategies._look_ahead_settings import LookAheadSettings
 from strategies._mixture import as_term_weights, mixture
-from strategies.base import Context, Cost, Needs, Normalisation, Settings, Strategy, Weights
+from strategies.base import Context, Cost, Needs, Normalisation, Strategy, Weights
 from strategies.lazy import torch
 from strategies.registry import register
 from strategies.space import FloatRange
 
 
-class L2rwSettings(Settings):
+class L2rwSettings(LookAheadSettings):
     kd_weight: float = Field(0.5, ge=0.0, le=1.0)
     """Mixing weight of the KD term within each sample's loss."""
-    engine: Literal["fd", "jvp", "exact"] = "fd"
-    """How the look-ahead is computed; the same numbers up to rounding. Only fd works with fused attention."""
     meta_kd_weight: float = Field(0.0, ge=0.0)
     """Weight of the KD term in the meta loss."""
 

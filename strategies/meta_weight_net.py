@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
+from strategies._look_ahead_settings import LookAheadSettings
 from strategies._meta_network import MetaNetwork, feed_forward
 from strategies._mixture import as_term_weights, mixture
-from strategies.base import Context, Cost, Needs, Normalisation, Settings, Setup, Strategy, Weights
+from strategies.base import Context, Cost, Needs, Normalisation, Setup, Strategy, Weights
 from strategies.lazy import torch
 from strategies.registry import register
 from strategies.space import FloatRange, IntRange
 
 
-class MetaWeightNetSettings(Settings):
+class MetaWeightNetSettings(LookAheadSettings):
     kd_weight: float = Field(0.5, ge=0.0, le=1.0)
     """Mixing weight of the KD term within each sample's loss."""
-    engine: Literal["fd", "jvp", "exact"] = "fd"
-    """How the look-ahead is computed; the same numbers up to rounding. Only fd works with fused attention."""
     hidden_size: int = Field(100, ge=1)
     """Units of the network's hidden layer."""
     meta_learning_rate: float = Field(1e-3, gt=0.0)
@@ -74,11 +73,7 @@ class MetaWeightNet(Strategy[MetaWeightNetSettings]):
             value = self.meta_learner.network(loss).squeeze(-1).sigmoid()
             return as_term_weights(len(value) * value / value.sum(), self.settings.kd_weight)
 
-        if context.step % self.settings.interval == 0:
-            assert context.look_ahead is not None
-            self.meta_learner.update(weigh, context.look_ahead)
-        with torch.no_grad():
-            return weigh()
+        return self.meta_learner.weights(weigh, context, update=context.step % self.settings.interval == 0)
 
     def state_dict(self) -> dict[str, Any]:
         return self.meta_learner.state_dict()

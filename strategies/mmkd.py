@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
+from strategies._look_ahead_settings import LookAheadSettings
 from strategies._meta_network import MetaNetwork, feed_forward
 from strategies._several_teachers import PaperScaled, PaperScaleSettings, centred, needs_teachers, scaled
 from strategies.base import Context, Cost, Needs, Setup, Weights
@@ -15,9 +16,7 @@ from strategies.registry import register
 from strategies.space import FloatRange
 
 
-class MMKDSettings(PaperScaleSettings):
-    engine: Literal["fd", "jvp", "exact"] = "fd"
-    """How the look-ahead is computed; the same numbers up to rounding. Only fd works with fused attention."""
+class MMKDSettings(LookAheadSettings, PaperScaleSettings):
     meta_learning_rate: float = Field(1e-3, gt=0.0)
     """Of the network's Adam."""
     weight_decay: float = Field(1e-4, ge=0.0)
@@ -75,11 +74,8 @@ class MMKD(PaperScaled[MMKDSettings]):
                 for name, weight in given.items()
             }
 
-        if context.step % self.settings.interval == 0 and len(context.teacher_logits) > 1:
-            assert context.look_ahead is not None
-            self.meta_learner.update(weigh, context.look_ahead)
-        with torch.no_grad():
-            return weigh()
+        update = context.step % self.settings.interval == 0 and len(context.teacher_logits) > 1
+        return self.meta_learner.weights(weigh, context, update=update)
 
     def state_dict(self) -> dict[str, Any]:
         return self.meta_learner.state_dict()

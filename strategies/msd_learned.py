@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from strategies._fixed_weights import FixedWeightSettings
+from strategies._look_ahead_settings import LookAheadSettings
 from strategies._meta_network import MetaNetwork, feed_forward
 from strategies._probabilities import (
     entropy,
@@ -26,9 +27,7 @@ PARTS = 2
 FEATURES = 5 + PARTS
 
 
-class MsdLearnedSettings(FixedWeightSettings):
-    engine: Literal["fd", "jvp", "exact"] = "fd"
-    """How the look-ahead is computed; the same numbers up to rounding. Only fd works with fused attention."""
+class MsdLearnedSettings(LookAheadSettings, FixedWeightSettings):
     hidden_size: int = Field(32, ge=1)
     """Units of the network's hidden layer."""
     meta_learning_rate: float = Field(1e-3, gt=0.0)
@@ -88,11 +87,7 @@ class MsdLearned(Strategy[MsdLearnedSettings]):
             shares = self.meta_learner.network(inputs).softmax(-1).T
             return {**fixed, "part_kd_each": self.settings.term_weight * shares}
 
-        if context.step % self.settings.interval == 0:
-            assert context.look_ahead is not None
-            self.meta_learner.update(weigh, context.look_ahead)
-        with torch.no_grad():
-            return weigh()
+        return self.meta_learner.weights(weigh, context, update=context.step % self.settings.interval == 0)
 
     def state_dict(self) -> dict[str, Any]:
         return {"standardise": self.standardise.state_dict(), "meta_learner": self.meta_learner.state_dict()}

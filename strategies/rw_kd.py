@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from strategies._look_ahead_settings import LookAheadSettings
 from strategies._meta_network import MetaNetwork, feed_forward
 from strategies._probabilities import (
     entropy,
@@ -17,7 +18,7 @@ from strategies._probabilities import (
     teacher_right,
 )
 from strategies._state import RunningStandardisation, SampleMemory
-from strategies.base import Context, Cost, Needs, Normalisation, Settings, Setup, Strategy, Weights
+from strategies.base import Context, Cost, Needs, Normalisation, Setup, Strategy, Weights
 from strategies.lazy import torch
 from strategies.registry import register
 from strategies.space import Choice, FloatRange, IntRange
@@ -25,14 +26,11 @@ from strategies.space import Choice, FloatRange, IntRange
 FEATURES = 6
 
 
-class RwKdSettings(Settings):
+class RwKdSettings(LookAheadSettings):
     meta_learner: Literal["network", "per_sample"] = "network"
     """network: a small network maps a sample's losses and uncertainties to its two weights, and is trained through the
     student's look-ahead step (Meta-Weight-Net style). per_sample: no network; in each step, each term's weight is its own
     influence on the meta loss (L2RW style)."""
-    engine: Literal["fd", "jvp", "exact"] = "fd"
-    """How the look-ahead is computed: finite difference, forward-mode, or literal double backward; the same numbers up to
-    rounding. Only fd works with fused attention."""
     hidden_size: int = Field(100, ge=1)
     """network: units of its hidden layer."""
     meta_learning_rate: float = Field(1e-3, gt=0.0)
@@ -132,13 +130,10 @@ class RwKd(Strategy[RwKdSettings]):
             ce, kd = self.meta_learner.network(inputs).softmax(-1).unbind(-1)
             return {"ce": ce, "kd": kd}
 
-        if context.step % self.settings.interval == 0:
-            assert context.look_ahead is not None
-            rate = self.settings.look_ahead_rate
-            scale = 1.0 if rate is None else rate / context.learning_rate
-            self.meta_learner.update(weigh, context.look_ahead, scale)
-        with torch.no_grad():
-            kd = weigh()["kd"]
+        update = context.step % self.settings.interval == 0
+        rate = self.settings.look_ahead_rate
+        scale = 1.0 if rate is None else rate / context.learning_rate
+        kd = self.meta_learner.weights(weigh, context, update=update, step_scale=scale)["kd"]
         return self.memory.average(context.ids, kd, self.settings.smoothing) if self.settings.smoothing else kd
 
     def _by_influence(self, context: Context) -> torch.Tensor:

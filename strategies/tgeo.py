@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
+from strategies._look_ahead_settings import LookAheadSettings
 from strategies._meta_network import MetaNetwork, feed_forward
 from strategies._probabilities import student_probabilities, teacher_probabilities
-from strategies.base import Context, Cost, Needs, Normalisation, RoleView, Settings, Setup, Strategy, Weights
+from strategies.base import Context, Cost, Needs, Normalisation, RoleView, Setup, Strategy, Weights
 from strategies.lazy import torch
 from strategies.registry import register
 from strategies.space import FloatRange
@@ -18,9 +19,7 @@ HIDDEN = (32, 16)
 VECTORS = 9  # four points and five squared differences, each over the classes
 
 
-class TgeoSettings(Settings):
-    engine: Literal["fd", "jvp", "exact"] = "fd"
-    """How the look-ahead is computed; the same numbers up to rounding. Only fd works with fused attention."""
+class TgeoSettings(LookAheadSettings):
     meta_learning_rate: float = Field(1e-3, gt=0.0)
     """Of the network's Adam. The release says 0.1, but its network never gets a gradient."""
     weight_decay: float = Field(0.05, ge=0.0)
@@ -76,11 +75,7 @@ class Tgeo(Strategy[TgeoSettings]):
             kd = self.meta_learner.network(inputs).squeeze(-1).sigmoid()
             return {"ce": 1 - kd, "kd": kd}
 
-        if context.step % self.settings.interval == 0:
-            assert context.look_ahead is not None
-            self.meta_learner.update(weigh, context.look_ahead)
-        with torch.no_grad():
-            return weigh()
+        return self.meta_learner.weights(weigh, context, update=context.step % self.settings.interval == 0)
 
     def inputs(self, context: Context) -> torch.Tensor:
         """[batch, VECTORS * classes]."""

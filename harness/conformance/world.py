@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,8 +77,7 @@ class World:
         self.fit, self.meta = _with_needs(fit, wanted, generator), _with_needs(meta, wanted, generator)
         if wanted.word_drop:
             self.fit = replace(self.fit, word_drop=WordDrop(self.fit.encoded, wanted.word_drop, 13))
-        attention: Literal["sdpa", "eager"] = "eager" if needs.look_ahead in ("exact", "jvp") else "sdpa"
-        self._model = build_model(STUDENT, CLASSES, 0, VOCABULARY, attention)
+        self._model = build_model(STUDENT, CLASSES, 0, VOCABULARY)
         self._initial = {name: value.clone() for name, value in self._model.state_dict().items()}
         self.setup = Setup(
             classes=CLASSES,

@@ -16,10 +16,11 @@ from pydantic import ValidationError
 
 from harness.cached_outputs import FEATURES
 from harness.loss_terms.base import LossTerm, TermNeeds, TermOptions
-from strategies.base import Needs
+from strategies.base import LookAheadChoice, LookAheadEngine, Needs
 
 PLAIN = ("ce", "kd", "kd_each", "mse_logits", "tckd", "nckd", "standardised_kd")
 """The terms that are functions of logits and labels (`harness.terms`)."""
+_FASTEST: tuple[LookAheadEngine, LookAheadEngine] = ("fd", "jvp")
 _NOT_TERMS = {"base", "registry", "bound"}
 _terms: dict[str, type[LossTerm[Any]]] = {}
 
@@ -99,6 +100,9 @@ def needs_of_terms(needs: Needs) -> TermNeeds:
 
 def look_ahead_refusal(needs: TermNeeds, engine: str | None, workers: int) -> str | None:
     """Why the look-ahead cannot differentiate such terms on so many ranks; None where it can."""
+    if engine == "auto":
+        refusals = [look_ahead_refusal(needs, one, workers) for one in ("fd", "jvp")]
+        return refusals[0] if all(refusals) else None
     if needs.stops_gradient and engine == "fd":
         return (
             "a loss term holds a part of itself still for the gradient, which the look-ahead engine 'fd', a difference of "
@@ -111,6 +115,16 @@ def look_ahead_refusal(needs: TermNeeds, engine: str | None, workers: int) -> st
         f"a loss term that compares the samples of a batch gathers them over {workers} workers, which the look-ahead engine "
         f"{engine!r} cannot differentiate. Use the engine 'fd', or one worker"
     )
+
+
+def look_ahead_engine(needs: TermNeeds, engine: LookAheadChoice, workers: int, precision: str) -> LookAheadEngine:
+    """What `engine` means for such terms on so many ranks. `auto`: jvp in half precision, in which fd would need passes of its
+    own in full precision; else fd; the other one where the terms allow no more.
+    """
+    if engine != "auto":
+        return engine
+    first, second = _FASTEST if precision == "fp32" else reversed(_FASTEST)
+    return second if look_ahead_refusal(needs, first, workers) else first
 
 
 def check_names(names: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from harness.data.batches import MetaBatches
 from harness.models import build_model, run_model
 from harness.study import ModelSpec
 from harness.terms import TermInputs, compute_terms
+from harness.used_tokens import embed_all_tokens
 from strategies.base import TermShape
 from tests.benchmarks.measure import in_turns, median_ratio, memory_mib
 from tests.benchmarks.outcome import Options, Outcome, Target
@@ -88,14 +89,13 @@ def least_cosines(rows: Rows, steps: int, batches: int) -> dict[str, float]:
     step = step_of(training)
     for index in range(steps):
         step(index)
-    model = build_model(ModelSpec(model=MINILM, layers=[0, 2, 4]), 2, 1, rows.vocabulary, "eager")
-    model.load_state_dict(training.model.state_dict())
+    embed_all_tokens(training.model)
     meta_batches, device = MetaBatches(rows.meta.encoded.lengths, 32, 0), torch.device("cpu")
     found = []
     for index in range(batches):
         fit_rows, meta_rows = training.batches.epoch(1)[index], meta_batches.at(index)
         batch = rows.fit.batch(fit_rows, len(fit_rows), device)
-        found.append(cosines_to_exact(model, batch, rows.meta.batch(meta_rows, len(meta_rows), device)))
+        found.append(cosines_to_exact(training.model, batch, rows.meta.batch(meta_rows, len(meta_rows), device)))
     return {shown: min(one[name] for one in found) for name, shown in FIDELITY.items()}
 
 

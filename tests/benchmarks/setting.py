@@ -82,10 +82,9 @@ def make_training(
     needs = registered.needs(chosen)
     recipe = Recipe(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, precision=precision)
     student = student or ModelSpec(model=MINILM, layers=[0, 2, 4])
-    attention: Any = "eager" if needs.look_ahead in ("exact", "jvp") else "sdpa"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if model is None:
-        model = build_model(student, 2, 1, rows.vocabulary, attention)
+        model = build_model(student, 2, 1, rows.vocabulary)
     model = model.to(device)
     setup = Setup(
         classes=2,

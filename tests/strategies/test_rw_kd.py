@@ -154,7 +154,7 @@ class TestNetwork:
 def test_the_meta_loss_is_the_one_of_each_reading(settings, weight):
     strategy = make("rw_kd", SETUP, **settings)
     needs = strategy.needs(strategy.settings)
-    assert needs.look_ahead == "fd"
+    assert needs.look_ahead == "auto"
     assert needs.look_ahead_options["meta_kd_weight"] == weight
     assert needs.needs_meta_set
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from harness.loss_terms import LossTerm, TermError, needs_of_terms, register_term
-from harness.loss_terms.registry import PLAIN, look_ahead_refusal, registered_terms
+from harness.loss_terms.registry import PLAIN, look_ahead_engine, look_ahead_refusal, registered_terms
 from harness.terms import TERMS
 from strategies.base import Needs
 
@@ -75,6 +75,22 @@ def test_what_is_held_still_for_the_gradient_does_not_go_with_finite_differences
     assert "attention_gradient: true" in (look_ahead_refusal(needs, "fd", 1) or "")
     assert look_ahead_refusal(needs, "jvp", 1) is None
     assert look_ahead_refusal(needs_of_terms(Needs(terms=("layer_kd",))), "fd", 1) is None
+
+
+def test_auto_is_the_fastest_engine_that_the_terms_allow():
+    def chosen(terms, workers=1, precision="fp32", **options):
+        needs = needs_of_terms(Needs(terms=terms, term_options=options))
+        assert look_ahead_refusal(needs, "auto", workers) is None
+        return look_ahead_engine(needs, "auto", workers, precision)
+
+    assert [chosen(("ce", "kd"), precision=precision) for precision in ("fp32", "bf16")] == ["fd", "jvp"]
+    assert chosen(("relational_kd",), 2, "bf16") == "fd"
+    assert chosen(("layer_kd",), layer_kd={"attention_gradient": False}) == "jvp"
+    neither = needs_of_terms(
+        Needs(terms=("layer_kd", "relational_kd"), term_options={"layer_kd": {"attention_gradient": False}})
+    )
+    assert "'fd'" in (look_ahead_refusal(neither, "auto", 2) or "")
+    assert look_ahead_engine(needs_of_terms(Needs()), "exact", 2, "bf16") == "exact"
 
 
 def test_declarations_do_not_import_torch():
