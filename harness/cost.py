@@ -28,6 +28,8 @@ class RowCounts:
     meta: int
     select: int
     report: int
+    teacher: int = 0
+    """That the teachers have for themselves."""
 
     @property
     def train(self) -> int:
@@ -70,10 +72,12 @@ def planned_rows(task: TaskSpec, data: DataSpec) -> RowCounts | None:
     report = list(official.values())
     if data.source == "generated":
         train, report = data.generated.train_rows, [data.generated.report_rows] * len(report)
-    train = min(train, data.train_rows or train)
+    left_out = train - min(train, data.train_rows or train)
+    train -= left_out
     select = min(data.select_rows_at_most, round(train * data.select_fraction))
     meta = min(data.meta_rows_at_most, round(train * data.meta_fraction))
-    return RowCounts(train - select - meta, meta, select, sum(min(rows, data.report_rows or rows) for rows in report))
+    reported = sum(min(rows, data.report_rows or rows) for rows in report)
+    return RowCounts(train - select - meta, meta, select, reported, min(data.teacher_rows, left_out))
 
 
 def cell_cost(plan: Plan, cell: Cell) -> CellCost | None:
@@ -119,7 +123,9 @@ def extra_passes(cell: Cell) -> tuple[float, float]:
 
 
 def teacher_passes(teacher: TeacherSpec, rows: RowCounts, outputs: Iterable[str] = ()) -> Passes:
-    """Fine-tuning on `fit`, selection after each epoch, then one pass over all rows for the cache, and those for `outputs`."""
-    epochs = teacher.training.epochs
+    """Fine-tuning on `fit` and the teachers' own rows, selection after each epoch, then one pass over all of the student's rows
+    for the cache, and those for `outputs`.
+    """
+    epochs, fit = teacher.training.epochs, rows.fit + rows.teacher
     cached = (1 + sum(map(teacher_passes_per_row, outputs))) * rows.train
-    return Passes(forward=epochs * (rows.fit + rows.select) + cached + rows.report, backward=epochs * rows.fit)
+    return Passes(forward=epochs * (fit + rows.select) + cached + rows.report, backward=epochs * fit)

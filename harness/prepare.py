@@ -145,6 +145,8 @@ def _prepared(
     own = {job.teacher.name: job.digest for job in jobs if job.task.name == task.name}
     training: Any = roles.training
     parts = {"fit": training.fit, "meta": training.meta, "select": training.select, **roles.report}
+    if roles.teacher is not None:
+        parts["teacher"] = roles.teacher
     return PreparedTask(
         data_digest=roles.digest,
         digests=roles.digests,

@@ -72,7 +72,7 @@ class TrialSpec(Section):
     def key(self) -> str:
         """Identity. Paths and the number of workers do not count: they do not determine the result."""
         content = self.model_dump(mode="json", exclude={"study", "resources", "plugins"})
-        for name in ("path", "hub_name"):  # where the rows came from is said by data_digest
+        for name in ("path", "hub_name", "teacher_rows"):  # where rows came from, and what a teacher learned, digests say
             content["data"].pop(name, None)
         for name in ("files", "rows_of"):
             content["task"].pop(name, None)

@@ -85,6 +85,8 @@ class DataSpec(Section):
     """What to do with a line of a TSV or CSV file that has too few or too many fields. GLUE's own QQP/train.tsv has some."""
     train_rows: int | None = Field(None, ge=20)
     """Row cap: a seeded, stratified sample of the training split, before roles are cut."""
+    teacher_rows: int = Field(0, ge=0)
+    """Teachers train on `fit` and at most so many of the rows that the cap `train_rows` leaves out, which no student sees."""
     report_rows: int | None = Field(None, ge=10)
     """Row cap of each report split."""
     max_length: int = Field(128, ge=8)
@@ -94,7 +96,8 @@ class DataSpec(Section):
     meta_fraction: float = Field(0.1, gt=0.0, lt=0.5)
     meta_rows_at_most: int = Field(2000, ge=1)
     label_noise: float = Field(0.0, ge=0.0, lt=1.0)
-    """Share of `fit` labels that are flipped to another class. The mask is kept for analysis, never shown to a strategy."""
+    """Share of labels that are flipped to another class, of `fit` and of the teachers' own rows. The mask is kept for analysis,
+    never shown to a strategy."""
     seed: int = 0
     """For row caps, roles, generated text and label noise. The same for all repeats."""
     generated: GeneratedSpec = GeneratedSpec()

@@ -1,6 +1,7 @@
 """Teachers: fine-tuned once per (task rows, model, recipe, seed), and their outputs on every row, in the cache.
 
-A teacher trains on `fit` alone and is selected on `select`, so that `meta` stays held out for both teacher and student.
+A teacher trains on `fit`, and on rows of its own where the study gives it some (`data.teacher_rows`), and is selected on
+`select`, so that `meta` stays held out for both teacher and student.
 """
 
 from __future__ import annotations
@@ -9,15 +10,14 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from harness.data.encode import Encoded, encode
-from harness.data.roles import load_report_rows, load_training_rows
-from harness.data.rows import Rows, TrainingRows
+from harness.data.roles import load_report_rows, load_teacher_rows, load_training_rows
+from harness.data.rows import Rows
 from harness.evaluate import predict
 from harness.labelled_rows import LabelledRows
 from harness.models import build_model, count_parameters, hidden_size, load_tokenizer, tokenizer_digest
@@ -97,7 +97,7 @@ def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> 
     seed = derive_seed(job.teacher.seed, job.task.name, "teacher")
     model = build_model(job.teacher, classes, seed, len(tokenizer)).to(device)
     if finished is None:
-        training = _training(job, model, encoded, rows, seed)
+        training = _training(job, model, encoded(load_teacher_rows(cache, job.data_digest)), encoded(rows.select), seed)
         training.run()
         precision = training.precision
         epochs = [record.model_dump() for record in training.progress.records]
@@ -137,9 +137,8 @@ def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> 
         os.fsync(handle.fileno())
 
 
-def _training(job: TeacherJob, model: nn.Module, encoded: Any, rows: TrainingRows, seed: int) -> Training:
+def _training(job: TeacherJob, model: nn.Module, fit: Encoded, select: Encoded, seed: int) -> Training:
     classes = len(job.task.labels)
-    fit = encoded(rows.fit)
     no_teacher = np.zeros((0, len(fit.ids), classes), np.float32)
     seeds = Seeds(student=seed, order=derive_seed(seed, "order"), dropout=derive_seed(seed, "dropout"), strategy=0)
     setup = Setup(
@@ -161,7 +160,7 @@ def _training(job: TeacherJob, model: nn.Module, encoded: Any, rows: TrainingRow
         _LabelsOnly.needs(Settings()),
         LabelledRows(fit, no_teacher),
         None,
-        encoded(rows.select),
+        select,
         job.teacher.training,
         seeds,
         job.task.metrics,

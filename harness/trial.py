@@ -18,7 +18,7 @@ from harness.cached_outputs import FEATURES
 from harness.data.encode import Encoded, encode
 from harness.data.parts import split_parts
 from harness.data.roles import load_report_rows, load_training_rows
-from harness.data.rows import FitRows, MetaRows, Rows, TrainingRows, join_rows
+from harness.data.rows import FitAndMetaRows, FitRows, MetaRows, Rows, TrainingRows, join_rows
 from harness.data.word_drop import WordDrop
 from harness.early_stopping import StoppedEarly
 from harness.evaluate import predict
@@ -210,7 +210,7 @@ def training_parts(rows: TrainingRows, uses_meta: bool, label_budget: str) -> tu
     if uses_meta:
         return rows.fit, rows.meta
     if label_budget == "equal_labels":
-        return join_rows(rows.fit, rows.meta), None
+        return join_rows(FitAndMetaRows, rows.fit, rows.meta), None
     return rows.fit, None
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from harness.data.rows import FitRows, MetaRows, ReportRows, Rows, SelectRows, TrainingRows
+from harness.data.rows import FitRows, MetaRows, ReportRows, Rows, SelectRows, TeacherRows, TrainingRows, join_rows
 from harness.data.source import TaskData
 from harness.errors import DataError
 from harness.records import digest
@@ -19,11 +19,14 @@ from harness.study import DataSpec
 from harness.whole_folder import whole_folder
 
 R = TypeVar("R", bound=Rows)
+ROLES_OF_TRAINING = ("fit", "meta", "select", "teacher")
 
 
 @dataclass(frozen=True)
 class Roles:
     training: TrainingRows
+    teacher: TeacherRows | None
+    """What the teachers train on; None where that is `fit`."""
     report: dict[str, ReportRows]
     digests: dict[str, str]
     """Role or report split -> digest of its rows' ids, text, labels and flips."""
@@ -37,6 +40,7 @@ class Roles:
 def cut_roles(data: TaskData, spec: DataSpec, classes: int) -> Roles:
     """Cap the rows, then cut `select` and `meta` off the training split, each stratified by label, and flip `fit` labels.
 
+    The teachers' own rows come from what the cap leaves out, so that `select` and `meta` are held out for them, too.
     `report` is the official validation split. Everything is a pure function of the rows and `spec`.
     Raises DataError where a role would be without rows.
     """
@@ -50,13 +54,16 @@ def cut_roles(data: TaskData, spec: DataSpec, classes: int) -> Roles:
         if not len(rows):
             raise DataError(f"{data.origin}: {len(train)} training rows leave none for the role {role!r}")
     training = TrainingRows(
-        fit=_flip(_as(FitRows, train.take(fit)), spec, classes),
+        fit=_flip(_as(FitRows, train.take(fit)), spec, classes, stream=2),
         meta=_as(MetaRows, train.take(meta)),
         select=_as(SelectRows, train.take(select)),
     )
     report = {split: _as(ReportRows, _capped(rows, spec.report_rows, spec.seed)) for split, rows in data.report.items()}
+    teacher = _teacher_rows(data, train, training.fit, spec, classes)
     parts: dict[str, Rows] = {"fit": training.fit, "meta": training.meta, "select": training.select, **report}
-    return Roles(training, report, {name: rows_digest(part) for name, part in parts.items()})
+    if teacher is not None:
+        parts[teacher.role] = teacher
+    return Roles(training, teacher, report, {name: rows_digest(part) for name, part in parts.items()})
 
 
 def rows_digest(rows: Rows) -> str:
@@ -80,7 +87,7 @@ def save_roles(roles: Roles, cache: Path) -> None:
         return
     training = roles.training
     with whole_folder(folder) as unfinished:
-        for rows in (training.fit, training.meta, training.select):
+        for rows in (training.fit, training.meta, training.select, *([] if roles.teacher is None else [roles.teacher])):
             _write(rows, unfinished / f"{type(rows).role}.parquet")
         for split, report in roles.report.items():
             _write(report, unfinished / f"report-{split}.parquet")
@@ -97,10 +104,16 @@ def load_training_rows(cache: Path, digest: str) -> TrainingRows:
     )
 
 
+def load_teacher_rows(cache: Path, digest: str) -> FitRows | TeacherRows:
+    """What teachers train on. Raises FileNotFoundError where `save_roles` has not been."""
+    file = _folder(cache, digest) / f"{TeacherRows.role}.parquet"
+    return _read(TeacherRows, file) if file.exists() else _read(FitRows, file.with_name("fit.parquet"))
+
+
 def load_report_rows(cache: Path, digest: str) -> dict[str, ReportRows]:
     """Report split -> rows; for a finished student only."""
     folder = _folder(cache, digest)
-    names = [name for name in json.loads((folder / "digests.json").read_text("utf-8")) if name not in ("fit", "meta", "select")]
+    names = [name for name in json.loads((folder / "digests.json").read_text("utf-8")) if name not in ROLES_OF_TRAINING]
     return {name: _read(ReportRows, folder / f"report-{name}.parquet") for name in names}
 
 
@@ -125,17 +138,30 @@ def _split(labels: np.ndarray, rows: np.ndarray, wanted: int, generator: np.rand
     return by_share[:wanted], by_share[wanted:]
 
 
-def _flip(rows: FitRows, spec: DataSpec, classes: int) -> FitRows:
+def _teacher_rows(data: TaskData, train: Rows, fit: FitRows, spec: DataSpec, classes: int) -> TeacherRows | None:
+    if not spec.teacher_rows:
+        return None
+    left_out = data.train.take(np.flatnonzero(~np.isin(data.train.ids, train.ids)))
+    if not len(left_out):
+        raise DataError(
+            f"{data.origin}: data.teacher_rows is {spec.teacher_rows}, but data.train_rows leaves out none of the "
+            f"{len(train)} training rows. Set a lower cap train_rows, or leave teacher_rows out: teachers train on `fit` then."
+        )
+    own = _capped(left_out, spec.teacher_rows, spec.seed)
+    return join_rows(TeacherRows, fit, _flip(_as(TeacherRows, own), spec, classes, stream=3))
+
+
+def _flip(rows: R, spec: DataSpec, classes: int, stream: int) -> R:
     if spec.label_noise == 0:
         return rows
-    generator = np.random.default_rng([spec.seed, 2])
+    generator = np.random.default_rng([spec.seed, stream])
     flipped = np.zeros(len(rows), bool) if rows.flipped is None else rows.flipped.copy()
     # a row that the source has flipped already could be flipped back to its right label
     chosen = generator.permutation(np.flatnonzero(~flipped))[: round(len(rows) * spec.label_noise)]
     labels = rows.labels.copy()
     labels[chosen] = (labels[chosen] + generator.integers(1, classes, len(chosen))) % classes
     flipped[chosen] = True
-    return FitRows(rows.ids, rows.texts, labels, flipped)
+    return type(rows)(rows.ids, rows.texts, labels, flipped)
 
 
 def _as(role: type[R], rows: Rows) -> R:

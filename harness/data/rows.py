@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
+
+R = TypeVar("R", bound="Rows")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class FitRows(Rows):
-    """What the student, the teacher and the strategy train on."""
+    """What the student, the teachers and the strategy train on."""
 
     role: ClassVar[str] = "fit"
 
@@ -58,6 +60,13 @@ class FitAndMetaRows(FitRows):
     """Fit and meta together: the training rows of a strategy that needs no meta set."""
 
     role: ClassVar[str] = "fit+meta"
+
+
+@dataclass(frozen=True)
+class TeacherRows(Rows):
+    """What the teachers alone train on: `fit`, and the rows that `data.teacher_rows` gives them."""
+
+    role: ClassVar[str] = "teacher"
 
 
 @dataclass(frozen=True)
@@ -87,15 +96,15 @@ class TrainingRows:
         return [text for part in (self.fit, self.meta) for column in part.texts for text in column]
 
 
-def join_rows(fit: FitRows, meta: MetaRows) -> FitAndMetaRows:
-    """Fit and meta rows as one set. `data.label_noise` flips no meta rows; the generated source plants flips in all."""
+def join_rows(role: type[R], first: Rows, second: Rows) -> R:
+    """Both as one set. Where one of them has a mask of flips and the other has none, nothing in the other is flipped."""
     flipped = None
-    if fit.flipped is not None or meta.flipped is not None:
-        flipped = np.concatenate([_mask(fit), _mask(meta)])
-    return FitAndMetaRows(
-        ids=np.concatenate([fit.ids, meta.ids]),
-        texts=tuple(a + b for a, b in zip(fit.texts, meta.texts, strict=True)),
-        labels=np.concatenate([fit.labels, meta.labels]),
+    if first.flipped is not None or second.flipped is not None:
+        flipped = np.concatenate([_mask(first), _mask(second)])
+    return role(
+        ids=np.concatenate([first.ids, second.ids]),
+        texts=tuple(a + b for a, b in zip(first.texts, second.texts, strict=True)),
+        labels=np.concatenate([first.labels, second.labels]),
         flipped=flipped,
     )
 

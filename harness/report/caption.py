@@ -117,6 +117,9 @@ def _data(board: Leaderboard, data: Mapping[str, Any]) -> str:
             f"{_span(trained)} training rows per task{_share(rows, trained, 'train')}, "
             f"{_span(reported)} validation rows{_share(rows, reported, SPLIT)}"
         )
+    taught = [sizes["teacher"] for _, _, sizes, _ in rows if "teacher" in sizes]
+    if taught:
+        parts.append(f"teachers trained on {_span(taught)} rows, of which students saw the `fit` rows alone")
     if noises := _noises(board, data):
         parts.append(f"{', '.join(noises)} of training labels flipped on purpose")
     return "; ".join(parts) + "."

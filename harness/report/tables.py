@@ -32,14 +32,17 @@ def markdown(board: Leaderboard) -> str:
         scores.append(["*detectable difference*", *(number(100 * float(d)) for d in board.detectable)])
     columns = overall_columns(board)
     overall = [[labels[i], *(cells[i] for cells in columns.values())] for i in order]
+    measured = measured_rows(board)
+    own = ["teacher"] if any("teacher" in sizes for _, _, sizes, _ in measured) else []
+    roles = ["fit", "meta", "select", *own, "validation"]
     rows = [
         [
             task,
             metric,
-            *(f"{sizes[role]:,}" if role in sizes else NOTHING for role in ("fit", "meta", "select", "validation")),
+            *(f"{sizes[role]:,}" if role in sizes else NOTHING for role in roles),
             f"{official.get('train', 0):,} / {official.get('validation', 0):,}" if official else NOTHING,
         ]
-        for task, metric, sizes, official in measured_rows(board)
+        for task, metric, sizes, official in measured
     ]
     parts = [
         f"# Leaderboard of {study_name(board)}",
@@ -50,8 +53,8 @@ def markdown(board: Leaderboard) -> str:
         "## Over tasks, and cost",
         tabulate(overall, ["strategy", *columns], tablefmt="pipe", disable_numparse=True),
     ]
-    if any(sizes for _, _, sizes, _ in measured_rows(board)):
-        header = ["task", "metric", "fit", "meta", "select", "validation", "official train / validation"]
+    if any(sizes for _, _, sizes, _ in measured):
+        header = ["task", "metric", *roles, "official train / validation"]
         parts += ["## Rows", tabulate(rows, header, tablefmt="pipe", disable_numparse=True)]
     return "\n\n".join(parts) + "\n"
 

@@ -39,6 +39,9 @@ def test_rows_are_capped_and_cut_as_the_study_says():
     assert planned_rows(GLUE["mnli"], DataSpec(train_rows=1000, report_rows=100, select_rows_at_most=50)) == RowCounts(
         fit=850, meta=100, select=50, report=200
     )
+    assert planned_rows(GLUE["rte"], DataSpec(train_rows=1000, teacher_rows=5000)) == RowCounts(
+        800, 100, 100, 277, teacher=1490
+    )
     own = TaskSpec(name="own", text=["a"], labels=["x", "y"], files={"train": "t.csv", "validation": "v.csv"})
     assert planned_rows(own, DataSpec()) is None
 
@@ -69,6 +72,8 @@ def test_a_teacher_is_trained_on_fit_and_asked_about_all_rows():
     teacher = TeacherSpec.model_validate({"config": TEACHER, "training": {"epochs": 2}})
     passes = teacher_passes(teacher, RowCounts(fit=80, meta=10, select=10, report=30))
     assert (passes.forward, passes.backward) == (2 * 90 + 130, 160)
+    more = teacher_passes(teacher, RowCounts(fit=80, meta=10, select=10, report=30, teacher=20))
+    assert (more.forward, more.backward) == (2 * 110 + 130, 200)
     assert passes.hours(100) == pytest.approx((310 / 3 + 160 * 2 / 3) / 100 / 3600)
 
 

@@ -8,15 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from harness.cached_outputs import dropout_draws
 from harness.console import Console
 from harness.data.roles import load_training_rows
-from harness.plan import make_plan
+from harness.plan import make_plan, trial_spec
 from harness.prepare import _teacher_jobs, prepare, serial_map
+from harness.ranks import Single
+from harness.study import GeneratedSpec
 from harness.teacher_outputs import TeacherOutputs, teacher_folder
 from harness.teachers import make_teacher
-from tests.harness.tiny import TEACHER, prepared_plan, tiny_study
+from harness.trial import make_training
+from tests.harness.tiny import STUDENT, TEACHER, prepared_plan, tiny_study
 
 
 def test_outputs_cover_every_training_row_and_are_read_by_id(tmp_path: Path) -> None:
@@ -38,6 +42,26 @@ def test_a_teacher_is_made_once(tmp_path: Path) -> None:
     written = (folder / "teacher.json").stat().st_mtime_ns
     prepared_plan(tiny_study(), tmp_path)
     assert (folder / "teacher.json").stat().st_mtime_ns == written
+
+
+def test_a_teacher_with_rows_of_its_own_learns_more_and_its_students_see_the_same(tmp_path: Path) -> None:
+    data = tiny_study().data.model_copy(update={"generated": GeneratedSpec(train_rows=1000, report_rows=200), "train_rows": 60})
+    found = []
+    for rows in (0, 940):
+        recipe = {"config": TEACHER, "training": {"epochs": 4, "learning_rate": 1e-3}}
+        models = {"student": {"config": STUDENT, "dropout": 0.0}, "teachers": [recipe]}
+        study = tiny_study(data=data.model_copy(update={"teacher_rows": rows}), models=models)
+        plan, prepared = prepared_plan(study, tmp_path)
+        spec = trial_spec(plan, plan.cells[0], 0, {}, prepared)
+        assert spec.model_copy(update={"data": data}).key == spec.key  # the digests tell them apart
+        (teacher,) = [TeacherOutputs.load(tmp_path, digest) for digest in spec.teacher_digests]
+        fit = make_training(spec, tmp_path, Single(), torch.device("cpu")).training.fit.encoded.ids
+        found.append((spec.key, teacher.report["validation"].metrics["accuracy"], fit, teacher.ids))
+    (alone, alone_score, alone_fit, alone_ids), (taught, taught_score, taught_fit, taught_ids) = found
+    assert alone != taught
+    assert taught_score > alone_score + 0.1
+    np.testing.assert_array_equal(alone_fit, taught_fit)
+    np.testing.assert_array_equal(alone_ids, taught_ids)
 
 
 def test_no_process_is_started_for_a_teacher_that_is_there(tmp_path: Path) -> None:

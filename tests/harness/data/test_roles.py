@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data.roles import cut_roles, load_report_rows, load_training_rows, rows_digest, save_roles
-from harness.data.rows import Rows, TrainingRows, join_rows
+from harness.data.roles import cut_roles, load_report_rows, load_teacher_rows, load_training_rows, rows_digest, save_roles
+from harness.data.rows import FitAndMetaRows, Rows, TrainingRows, join_rows
 from harness.data.source import TaskData
 from harness.errors import DataError
 from harness.study import DataSpec
@@ -61,19 +61,55 @@ def test_noise_flips_fit_labels_alone_and_keeps_the_mask(noise: float, classes: 
     np.testing.assert_array_equal(clean.fit.labels != noisy.fit.labels, noisy.fit.flipped)
     assert noisy.fit.flipped.sum() == round(len(clean.fit) * noise)
     np.testing.assert_array_equal(clean.meta.labels, noisy.meta.labels)
-    joined = join_rows(noisy.fit, noisy.meta)
+    joined = join_rows(FitAndMetaRows, noisy.fit, noisy.meta)
     assert joined.flipped is not None
     assert joined.flipped.sum() == noisy.fit.flipped.sum()
 
 
+@given(st.integers(0, 100), st.integers(1, 400))
+def test_teachers_rows_are_fit_and_what_the_cap_leaves_out(seed: int, wanted: int) -> None:
+    plain = DataSpec(train_rows=150, seed=seed)
+    alone, taught = (cut_roles(data(), spec, 3) for spec in (plain, plain.model_copy(update={"teacher_rows": wanted})))
+    assert alone.teacher is None
+    assert taught.teacher is not None
+    assert {**alone.digests, "teacher": rows_digest(taught.teacher)} == taught.digests  # students train on what they did
+    own = set(taught.teacher.ids) - set(taught.training.fit.ids)
+    assert len(own) == min(wanted, 250)
+    assert len(taught.teacher) == len(taught.training.fit) + len(own)
+    assert not own & {*taught.training.meta.ids, *taught.training.select.ids}
+
+
+def test_noise_reaches_the_teachers_rows_and_is_the_same_for_student_and_teacher() -> None:
+    spec = DataSpec(train_rows=200, teacher_rows=100, label_noise=0.3)
+    noisy = cut_roles(data(), spec, 3)
+    assert noisy.teacher is not None
+    clean = data().train.labels
+    np.testing.assert_array_equal(noisy.teacher.flipped, noisy.teacher.labels != clean[noisy.teacher.ids])
+    assert noisy.teacher.flipped is not None
+    assert noisy.teacher.flipped.sum() == round(0.3 * len(noisy.training.fit)) + 30
+    np.testing.assert_array_equal(noisy.teacher.labels[: len(noisy.training.fit)], noisy.training.fit.labels)
+
+
+def test_no_rows_left_for_teachers_are_said() -> None:
+    with pytest.raises(DataError, match=r"teacher_rows is 10, but data\.train_rows leaves out none of the 400"):
+        cut_roles(data(), DataSpec(teacher_rows=10), 3)
+
+
 def test_saved_roles_come_back_whole(tmp_path: Path) -> None:
-    roles = cut_roles(data(), DataSpec(label_noise=0.1), 3)
+    roles = cut_roles(data(), DataSpec(label_noise=0.1, train_rows=200, teacher_rows=50), 3)
     save_roles(roles, tmp_path)
     save_roles(roles, tmp_path)
     training = load_training_rows(tmp_path, roles.digest)
     report = load_report_rows(tmp_path, roles.digest)
-    parts = {"fit": training.fit, "meta": training.meta, "select": training.select, **report}
+    teacher = load_teacher_rows(tmp_path, roles.digest)
+    parts = {"fit": training.fit, "meta": training.meta, "select": training.select, "teacher": teacher, **report}
     assert {name: rows_digest(part) for name, part in parts.items()} == roles.digests
+
+
+def test_without_rows_of_their_own_teachers_train_on_fit(tmp_path: Path) -> None:
+    roles = cut_roles(data(), DataSpec(), 3)
+    save_roles(roles, tmp_path)
+    assert rows_digest(load_teacher_rows(tmp_path, roles.digest)) == roles.digests["fit"]
 
 
 def test_what_training_is_given_holds_no_report_rows() -> None:
