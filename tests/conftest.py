@@ -20,6 +20,13 @@ settings.load_profile("project")
 PROJECT = Path(__file__).resolve().parent.parent
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes run the tests. A file's stay together, for its fixtures, and the engine's, for their Ray cluster."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("engine" if "engine" in item.path.parts else str(item.path)))
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))

@@ -10,8 +10,10 @@ from tokenizers.processors import RobertaProcessing
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification
 
 from harness.console import Console
-from harness.plan import load_plan, trial_spec
+from harness.plan import Cell, Plan, load_plan, trial_spec
 from harness.prepare import prepare
+from harness.prepared import PreparedTask
+from harness.records import TrialSpec
 from harness.search import CellSearch
 from harness.trial import train_trial
 from strategies import Cost, resolve, strategy_names
@@ -48,6 +50,17 @@ def small_roberta(tmp_path: Path) -> str:
     return str(folder)
 
 
+def sampled_spec(plan: Plan, cell: Cell, prepared: dict[str, PreparedTask]) -> TrialSpec:
+    """The trial after the default: a point of the search space, with the settings that Optuna varies."""
+    search = CellSearch.for_cell(plan, cell)
+    default = search.ask()
+    assert default is not None
+    search.tell(default[0], 0.5)
+    sampled = search.ask()
+    assert sampled is not None
+    return trial_spec(plan, cell, *sampled, prepared)
+
+
 def test_glue_full_is_the_same_study_with_small_models(small_roberta: str, tmp_path: Path) -> None:
     overrides = [
         f"models.student.model={small_roberta}",
@@ -65,13 +78,7 @@ def test_glue_full_is_the_same_study_with_small_models(small_roberta: str, tmp_p
     for cell in plan.cells:
         if cell.repeat > 0:
             continue
-        search = CellSearch.for_cell(plan, cell)
-        asked = search.ask()
-        assert asked is not None
-        search.tell(asked[0], 0.5)
-        sampled = search.ask()  # a point of the search space: the settings that Optuna varies
-        assert sampled is not None
-        spec = trial_spec(plan, cell, *sampled, prepared)
+        spec = sampled_spec(plan, cell, prepared)
         assert spec.settings != cell.settings.model_dump() or spec.training != cell.training
         record = train_trial(spec, tmp_path / "cache").record
         assert record.status == "ok"
@@ -100,13 +107,7 @@ def test_multi_teacher_full_is_the_same_study_with_small_models(small_roberta: s
     for cell in plan.cells:
         if cell.repeat > 0:
             continue
-        search = CellSearch.for_cell(plan, cell)
-        asked = search.ask()
-        assert asked is not None
-        search.tell(asked[0], 0.5)
-        sampled = search.ask()
-        assert sampled is not None
-        record = train_trial(trial_spec(plan, cell, *sampled, prepared), tmp_path / "cache").record
+        record = train_trial(sampled_spec(plan, cell, prepared), tmp_path / "cache").record
         assert record.status == "ok", cell.id
 
 

@@ -11,7 +11,7 @@ from harness.console import Console
 from harness.early_stopping import StoppedEarly
 from harness.errors import StoreError
 from harness.plan import make_plan
-from harness.study import Study
+from harness.study import PROTOCOL_VERSION, Study
 
 if TYPE_CHECKING:
     from harness.records import EpochRecord, TrialRecord
@@ -38,8 +38,15 @@ def run(arguments: argparse.Namespace) -> int:
     results = Path(arguments.results)
     stored = find_record(results, arguments.row)
     spec = stored.spec
+    store = Store(results)
+    if spec.protocol_version != PROTOCOL_VERSION:
+        commit = (store.manifest().get("git") or {}).get("commit", "unknown")
+        raise StoreError(
+            f"{results}: the row was made under Protocol {spec.protocol_version}, and this version of the harness has Protocol "
+            f"{PROTOCOL_VERSION}: the number would not be comparable. The commit that made it: {commit}"
+        )
     data = spec.data.model_copy(update={"path": arguments.data}) if arguments.data else spec.data
-    study = Study.model_validate(Store(results).manifest()["study"])
+    study = Study.model_validate(store.manifest()["study"])
     resources = study.resources.model_copy(update={"per_task": {}})
     own = {"data": data, "data_per_task": {}, "tasks": [spec.task], "training_per_task": {}, "resources": resources}
     study = study.model_copy(update=own)

@@ -10,7 +10,7 @@ from harness.__main__ import main
 from harness.records import ErrorRecord
 from harness.report import Report
 from harness.store import Store
-from harness.study import EarlyStopping
+from harness.study import PROTOCOL_VERSION, EarlyStopping
 
 
 @pytest.fixture
@@ -30,6 +30,17 @@ def test_a_row_comes_out_the_same_and_a_changed_one_does_not(results, capsys):
     assert "0.123000 stored" in capsys.readouterr().out
     assert main(["reproduce", str(results), "sst2/wsl"]) == 2
     assert "strategies: ce_only, rw_kd" in capsys.readouterr().err
+
+
+def test_a_row_of_another_protocol_is_refused_by_name(results, capsys):
+    store = Store(results)
+    record = next(record for record in store.records() if record.spec.label == "ce_only")
+    older = record.model_copy(update={"spec": record.spec.model_copy(update={"protocol_version": "0.9"})})
+    store.write(older, store.predictions(record.key))
+    assert main(["reproduce", str(results), "sst2/ce_only/0"]) == 2
+    said = capsys.readouterr().err
+    assert "made under Protocol 0.9" in said
+    assert f"has Protocol {PROTOCOL_VERSION}" in said
 
 
 def test_stores_are_merged(results, tmp_path, capsys):
