@@ -7,7 +7,7 @@ from harness.forward_trace import ForwardTrace
 from harness.lookahead import LookAhead
 from harness.models import run_model
 from harness.student_pass import in_micro_batches
-from tests.harness.test_lookahead import TERMS, cosine, make_batch, part, some_weights, student
+from tests.harness.looking_ahead import TERMS, cosine, make_batch, part, some_weights, student
 
 ENGINES = ["exact", "jvp", "fd"]
 KINDS = [

