@@ -23,6 +23,7 @@ from tests.harness.test_lookahead_on_text import cosines_to_exact
 
 ROWS = 2500
 PLAIN, DEFAULT, BF16, LAST = "plain KD step", "rw_kd, default", "rw_kd, meta gradient in bf16", "rw_kd, last layer of three"
+IN_BF16 = "rw_kd, the whole step in bf16"
 EXACT, FUNC, HIGHER = "rw_kd, exact", "double backward, torch.func", "double backward, higher"
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     PLAIN: ("fixed_alpha", {}),
@@ -31,7 +32,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     LAST: ("rw_kd", {"look_ahead_layers": 1}),
     EXACT: ("rw_kd", {"engine": "exact", "shortest_look_ahead": 0.0}),
 }
-FIDELITY = {"default": DEFAULT, "meta gradient in bf16": BF16, "last layer": LAST}
+FIDELITY = {"default": DEFAULT, "meta gradient in bf16": BF16, "all in bf16": IN_BF16, "last layer": LAST}
 """Of tests/harness/test_lookahead_on_text.py, which bounds them."""
 
 
@@ -49,6 +50,7 @@ def run(options: Options) -> Outcome:
             steps[name] = step_of(make_training(rows, strategy, settings, precision=precision))
         cosines = {}
         if precision == "fp32":
+            steps[IN_BF16] = step_of(make_training(rows, "rw_kd", precision="bf16"))
             steps[FUNC] = literal_step(rows, with_torch_func)
             if options.import_baseline("higher"):
                 steps[HIGHER] = literal_step(rows, with_higher)
@@ -80,7 +82,9 @@ def targets_of(task: str, precision: str, seconds: dict[str, list[float]], cosin
     ]
     if FUNC in seconds:
         found.append(Target(f"{shown}: torch.func, of default", median_ratio(seconds[FUNC], seconds[DEFAULT]), at_least=2.5))
+        found.append(Target(f"{shown}: torch.func, of bf16", median_ratio(seconds[FUNC], seconds[IN_BF16]), at_least=2.5))
         found.append(Target(f"{shown}: default, least cosine", cosines[DEFAULT], at_least=0.9999))
+        found.append(Target(f"{shown}: bf16, least cosine", cosines[IN_BF16], at_least=0.9999))
     return found
 
 
