@@ -98,8 +98,8 @@ class Weighting:
     def forward_pass(self) -> AbstractContextManager[None]:
         """Around the student's pass on the batch that `loss` will get next."""
         self._trace = None
-        # a finite difference's passes are in full precision, and would differ from one that is not
-        if self._look_ahead is None or (self._look_ahead.engine == "fd" and self.precision != "fp32"):
+        # the look-ahead's passes would differ from one in another precision
+        if self._look_ahead is None or self._look_ahead.terms_precision != self.precision:
             return nullcontext()
         self._trace = self._look_ahead.new_trace()
         return self._trace.record()

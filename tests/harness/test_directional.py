@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from harness.evaluate import autocast
+from harness.forward_trace import ForwardTrace
 from harness.lookahead import LookAhead
 from harness.models import build_model, run_model
 from harness.study import ModelSpec
@@ -138,3 +140,20 @@ def test_other_encoders(kind, engine):
     exact = LookAhead(model, TERMS, "exact").influence(batch, meta, 0.1, some_weights(12))
     found = LookAhead(model, TERMS, engine).influence(batch, meta, 0.1, some_weights(12))
     assert cosine(found, exact) >= 0.9999
+
+
+def test_forward_mode_in_half_precision_keeps_the_direction_and_the_step_s_dropout():
+    model, device = student(hidden_dropout_prob=0.3).train(), torch.device("cpu")
+    batch, meta, weights = make_batch(2, 64, 1), make_batch(2, 48, 2), some_weights(64)
+
+    def influence(precision, traced=True):
+        torch.manual_seed(5)
+        trace = ForwardTrace(model)
+        with trace.record(), autocast(device, precision):
+            run_model(model, batch.inputs)
+        look_ahead = LookAhead(model, TERMS, "jvp", meta_precision=precision, jvp_precision=precision)
+        return look_ahead.influence(batch, meta, 1e-3, weights, trace=trace if traced else None)
+
+    exact = influence("fp32")
+    assert cosine(influence("bf16"), exact) > 0.99
+    assert cosine(influence("bf16", traced=False), exact) < 0.98
