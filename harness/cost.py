@@ -109,8 +109,8 @@ def extra_passes(cell: Cell) -> tuple[float, float]:
     parts = NUMBER_OF_PARTS * takes_parts  # every pass over the batch takes them along
     match declared:
         case Cost.LOOK_AHEAD:
-            # gradient of the weighed loss, gradient of the meta loss on its own batch, then a forward pass along it; a second
-            # one where the training step's own is, or may be, in half precision and cannot be the difference's other end
+            # gradient of the weighed loss, gradient of the meta loss on its own batch, then a forward pass along it, the other
+            # end of whose difference is the step's own pass; where that is, or may be, in half precision: forward mode, for two
             meta = cell.training.meta_batch_size / cell.training.batch_size
             forward = 2 if cell.training.precision == "fp32" else 3
             return forward * (1 + parts) + meta + parts, 1 + parts + meta + parts

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from harness.cached_outputs import FEATURES
 from harness.console import Console
 from harness.data.roles import Roles, cut_roles, save_roles
+from harness.data.rows import Rows
 from harness.data.source import load_task
 from harness.errors import StudyError
 from harness.failures import classify
@@ -143,16 +144,13 @@ def _prepared(
     errors: dict[str, ErrorRecord],
 ) -> PreparedTask:
     own = {job.teacher.name: job.digest for job in jobs if job.task.name == task.name}
-    training: Any = roles.training
-    parts = {"fit": training.fit, "meta": training.meta, "select": training.select, **roles.report}
-    if roles.teacher is not None:
-        parts["teacher"] = roles.teacher
+    parts: dict[str, Rows] = {**roles.for_training, **roles.report}
     return PreparedTask(
         data_digest=roles.digest,
         digests=roles.digests,
         rows={role: len(rows.ids) for role, rows in parts.items()},
         origin=origin,
-        majority=majority_scores(training, roles.report, task),
+        majority=majority_scores(roles.training, roles.report, task),
         student_digest=student_digest,
         teacher_digests=own,
         teacher_errors={name: errors[digest] for name, digest in own.items() if digest in errors},

@@ -64,7 +64,7 @@ def embed_used_tokens(model: nn.Module, rows: Iterable[Encoded]) -> None:
 
     Nothing changes where that would save little, or where the embedding is not a plain one of its own.
     """
-    whole = _input_embedding(model)
+    whole = _plain_embedding(model)
     if whole is None:
         return
     used = np.zeros(whole.num_embeddings, dtype=bool)
@@ -81,16 +81,20 @@ def embed_used_tokens(model: nn.Module, rows: Iterable[Encoded]) -> None:
 
 def embed_all_tokens(model: nn.Module) -> None:
     """Undo `embed_used_tokens`, if it was done; what was trained stays."""
-    get = getattr(model, "get_input_embeddings", None)
-    used = None if get is None else get()
+    used = _embedding(model)
     if isinstance(used, UsedTokenEmbedding):
         model.set_input_embeddings(used.whole())  # type: ignore[operator]
 
 
-def _input_embedding(model: nn.Module) -> nn.Embedding | None:
-    """The word embedding, if it is a plain one whose weight no other module has."""
+def _embedding(model: nn.Module) -> nn.Module | None:
+    """What the model embeds token ids with; None for a model that does not say."""
     get = getattr(model, "get_input_embeddings", None)
-    found = None if get is None else get()
+    return None if get is None else get()
+
+
+def _plain_embedding(model: nn.Module) -> nn.Embedding | None:
+    """The word embedding, if it is a plain one whose weight no other module has."""
+    found = _embedding(model)
     if type(found) is not nn.Embedding or found.max_norm is not None or found.scale_grad_by_freq or found.sparse:
         return None
     owners = sum(1 for module in model.modules() for p in module.parameters(recurse=False) if p is found.weight)

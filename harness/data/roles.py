@@ -19,7 +19,7 @@ from harness.study import DataSpec
 from harness.whole_folder import whole_folder
 
 R = TypeVar("R", bound=Rows)
-ROLES_OF_TRAINING = ("fit", "meta", "select", "teacher")
+ROLES_OF_TRAINING = tuple(rows.role for rows in (FitRows, MetaRows, SelectRows, TeacherRows))
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,11 @@ class Roles:
     report: dict[str, ReportRows]
     digests: dict[str, str]
     """Role or report split -> digest of its rows' ids, text, labels and flips."""
+
+    @property
+    def for_training(self) -> dict[str, Rows]:
+        """Role -> rows, of those that students or teachers may see."""
+        return _by_role(self.training, self.teacher)
 
     @property
     def digest(self) -> str:
@@ -60,9 +65,7 @@ def cut_roles(data: TaskData, spec: DataSpec, classes: int) -> Roles:
     )
     report = {split: _as(ReportRows, _capped(rows, spec.report_rows, spec.seed)) for split, rows in data.report.items()}
     teacher = _teacher_rows(data, train, training.fit, spec, classes)
-    parts: dict[str, Rows] = {"fit": training.fit, "meta": training.meta, "select": training.select, **report}
-    if teacher is not None:
-        parts[teacher.role] = teacher
+    parts = {**_by_role(training, teacher), **report}
     return Roles(training, teacher, report, {name: rows_digest(part) for name, part in parts.items()})
 
 
@@ -85,10 +88,9 @@ def save_roles(roles: Roles, cache: Path) -> None:
     folder = _folder(cache, roles.digest)
     if folder.exists():
         return
-    training = roles.training
     with whole_folder(folder) as unfinished:
-        for rows in (training.fit, training.meta, training.select, *([] if roles.teacher is None else [roles.teacher])):
-            _write(rows, unfinished / f"{type(rows).role}.parquet")
+        for role, rows in roles.for_training.items():
+            _write(rows, unfinished / f"{role}.parquet")
         for split, report in roles.report.items():
             _write(report, unfinished / f"report-{split}.parquet")
         (unfinished / "digests.json").write_text(json.dumps(roles.digests, indent=1), "utf-8")
@@ -136,6 +138,11 @@ def _split(labels: np.ndarray, rows: np.ndarray, wanted: int, generator: np.rand
         order[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
     by_share = shuffled[np.argsort(order, kind="stable")]
     return by_share[:wanted], by_share[wanted:]
+
+
+def _by_role(training: TrainingRows, teacher: TeacherRows | None) -> dict[str, Rows]:
+    found: list[Rows] = [training.fit, training.meta, training.select]
+    return {rows.role: rows for rows in (found if teacher is None else [*found, teacher])}
 
 
 def _teacher_rows(data: TaskData, train: Rows, fit: FitRows, spec: DataSpec, classes: int) -> TeacherRows | None:

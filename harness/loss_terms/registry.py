@@ -21,6 +21,7 @@ from strategies.base import LookAheadChoice, LookAheadEngine, Needs
 PLAIN = ("ce", "kd", "kd_each", "mse_logits", "tckd", "nckd", "standardised_kd")
 """The terms that are functions of logits and labels (`harness.terms`)."""
 _FASTEST: tuple[LookAheadEngine, LookAheadEngine] = ("fd", "jvp")
+"""Look-ahead engines that `auto` chooses from, as it prefers them in full precision; in half precision the other way round."""
 _NOT_TERMS = {"base", "registry", "bound"}
 _terms: dict[str, type[LossTerm[Any]]] = {}
 
@@ -101,7 +102,7 @@ def needs_of_terms(needs: Needs) -> TermNeeds:
 def look_ahead_refusal(needs: TermNeeds, engine: str | None, workers: int) -> str | None:
     """Why the look-ahead cannot differentiate such terms on so many ranks; None where it can."""
     if engine == "auto":
-        refusals = [look_ahead_refusal(needs, one, workers) for one in ("fd", "jvp")]
+        refusals = [look_ahead_refusal(needs, one, workers) for one in _FASTEST]
         return refusals[0] if all(refusals) else None
     if needs.stops_gradient and engine == "fd":
         return (
