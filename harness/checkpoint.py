@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,22 @@ class Progress:
     best_parameters: dict[str, Tensor] = field(default_factory=dict)
     records: list[EpochRecord] = field(default_factory=list)
     cost: CostRecord = field(default_factory=CostRecord)
+
+
+class CheckpointTimer:
+    """A checkpoint holds the optimiser's state too, and takes longer to write than a small student takes for an epoch."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Would so many seconds of work, or more, be lost without one? Who asks and hears yes writes one."""
+        now = time.monotonic()
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True
 
 
 def save_checkpoint(

@@ -210,4 +210,5 @@ def _trials(study: Study, space: Mapping[str, Range], defaults: Mapping[str, Any
 
 def _resources(study: Study, task: TaskSpec) -> TaskResources:
     found = study.resources.for_task(task.name)
-    return TaskResources(**{name: getattr(found, name) for name in TaskResources.model_fields})
+    own = {name: getattr(found, name) for name in TaskResources.model_fields}
+    return TaskResources(**own | ({"checkpoint_seconds": 0} if study.keep_checkpoints else {}))

@@ -256,6 +256,8 @@ class TaskResources(Section):
     gpus_per_worker each), or, without GPUs, the memory that each reserves. For the engine ray."""
     placement: Literal["pack", "spread", "strict_spread"] = "pack"
     """Of a trial's workers: pack: on few nodes; spread: on many where it can be; strict_spread: each on a node of its own."""
+    checkpoint_seconds: float = Field(30, ge=0)
+    """Written after an epoch only where so much work has been done since the last one; 0: after every epoch."""
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> TaskResources:
@@ -311,7 +313,7 @@ class Study(Section):
     results: str = "results"
     """The store is `<results>/<name>`."""
     keep_checkpoints: bool = False
-    """Leave the last checkpoint of every trial in `<store>/running/<key>`; otherwise it goes when the trial ends."""
+    """Write one after every epoch, and leave each trial's last in `<store>/running/<key>`; otherwise it goes with the trial's end."""
     tensorboard: bool = False
     """Write loss, terms, selection scores and mean weights of every epoch for TensorBoard, into `<store>/tensorboard`."""
 

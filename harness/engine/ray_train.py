@@ -20,6 +20,7 @@ from uuid import uuid4
 import ray
 from ray import tune
 
+from harness.checkpoint import FILE, CheckpointError, CheckpointTimer, existing_checkpoint
 from harness.engine.cluster import ray_resources, set_environment
 from harness.engine.payload import Payload, pack
 from harness.engine.ray_decisions import go_on_or_stop
@@ -60,8 +61,6 @@ class RankGroup:
         self._thread.start()
 
     def start(self, spec: TrialSpec, checkpoint: Path, micro_batches: int = 1) -> None:
-        from harness.checkpoint import existing_checkpoint
-
         self._number += 1
         resume = existing_checkpoint(checkpoint) is not None  # asked once, for all ranks
         ray.get(self._mailbox.give.remote(Order(self._number, spec.model_dump_json(), str(checkpoint), resume, micro_batches)))
@@ -153,10 +152,12 @@ def serve_trials(mailbox: Any, train: TrainFunction | None, cache: Path, decisio
             write: Any,
             spec: TrialSpec = spec,
             checkpoint: Path = Path(order.checkpoint),
+            timer: CheckpointTimer = CheckpointTimer(spec.resources.checkpoint_seconds),
             tell: Any = tell,
         ) -> None:
             if dist.get_rank() == 0:
-                write(checkpoint)
+                if timer.is_due():
+                    write(checkpoint)
                 tell("epoch", epoch_metrics(spec, record) | {"epoch_record": record.model_dump_json()})
             go_on_or_stop(decisions, spec.key, record.epoch)
 
@@ -204,8 +205,6 @@ class Supervisor:
 
         Raises GroupLostError.
         """
-        from harness.checkpoint import FILE, CheckpointError
-
         while True:
             assert self._group is not None
             news = self._group.read()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
+from harness.checkpoint import CheckpointError, CheckpointTimer, existing_checkpoint
 from harness.engine.payload import pack
 from harness.engine.ray_decisions import go_on_or_stop
 from harness.failures import classify, is_retried
@@ -35,15 +36,15 @@ def run_trial(config: dict[str, Any], train: TrainFunction | None, cache: Path, 
     `decisions`: of a study with early stopping (`ray_decisions`). Raises only what a retry may mend: the retry goes on from the
     checkpoint.
     """
-    from harness.checkpoint import CheckpointError, existing_checkpoint
-
     spec = TrialSpec.model_validate_json(config["spec"])
     checkpoint = Path(config["checkpoint"])
     _share_gpu(spec.resources.gpus_per_worker)
     train = train or default_train()
+    timer = CheckpointTimer(spec.resources.checkpoint_seconds)
 
     def on_epoch(record: EpochRecord, write: Callable[[Path], None]) -> None:
-        write(checkpoint)
+        if timer.is_due():
+            write(checkpoint)
         tune.report(epoch_metrics(spec, record) | {"epoch_record": record.model_dump_json()})
         go_on_or_stop(decisions, spec.key, record.epoch)
 

@@ -29,7 +29,7 @@ def tiny_study(**changes: Any) -> Study:
         },
         "training": {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3, "meta_batch_size": 8},
         "search": {"trials": 1, "repeats": 1},
-        "resources": {"engine": "inline"},
+        "resources": {"engine": "inline", "checkpoint_seconds": 0},
     }
     return Study.model_validate({**content, **changes})
 

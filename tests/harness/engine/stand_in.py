@@ -43,7 +43,8 @@ def stand_in_study(labels: list[str], **changes: Any) -> Study:
         "search": {"trials": 2, "repeats": 1, "space": SPACE},
     }
     search = {**content["search"], **changes.pop("search", {})}
-    return Study.model_validate({**content, "search": search, **changes})
+    resources = {"checkpoint_seconds": 0, **changes.pop("resources", {})}
+    return Study.model_validate({**content, "search": search, "resources": resources, **changes})
 
 
 def stand_in_plan(study: Study) -> tuple[Plan, dict[str, PreparedTask]]:
@@ -80,7 +81,7 @@ def stand_in_train(
     records = []
     for epoch in range(first, spec.training.epochs):
         total += 1 / spec.training.temperature
-        _behave(spec, cache, rank, epoch, resume_from)
+        _behave(spec, cache, rank, epoch)
         _note(cache, spec, rank, "epoch", epoch)
         record = EpochRecord(epoch=epoch, train_loss=0.0, terms={}, select={"accuracy": total}, weights={}, seconds=0.0)
         records.append(record)
@@ -120,17 +121,21 @@ def read_log(cache: Path) -> pd.DataFrame:
     return pd.DataFrame([json.loads(line) for line in lines])
 
 
-def _behave(spec: TrialSpec, cache: Path, rank: int, epoch: int, resume_from: Path | None) -> None:
+def _behave(spec: TrialSpec, cache: Path, rank: int, epoch: int) -> None:
     if spec.label == "slow":
         time.sleep(0.4)
     if spec.label == "raises":
         raise KeyError("a mistake in a strategy")
     if spec.label == "diverges" and epoch == 1:
         raise DivergedError("the loss is nan")
-    first_time = spec.index == 0 and resume_from is None
-    dies = spec.label == "always_killed" or (spec.label == f"killed{'_rank' if rank else ''}" and first_time)
-    if dies and epoch == 1:
+    dies_once = spec.label == f"killed{'_rank' if rank else ''}" and spec.index == 0
+    if epoch == 1 and (spec.label == "always_killed" or (dies_once and _starts(cache, spec, rank) == 1)):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _starts(cache: Path, spec: TrialSpec, rank: int) -> int:
+    log = read_log(cache)
+    return int(((log.key == spec.key) & (log["rank"] == rank) & (log.kind == "starts")).sum())
 
 
 def _note(cache: Path, spec: TrialSpec, rank: int, kind: str, epoch: int) -> None:
