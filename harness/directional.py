@@ -49,8 +49,8 @@ def along_difference(
     """A difference of two passes without a graph: at theta + r v and theta - r v, an error of second order in the radius.
 
     With `base_terms`, the terms at theta, one pass at theta + r v is enough; the error is then of first order.
-    r = radius / |v|, so that the step has the length `radius` whatever the scale of v. `direction` is overwritten, which saves
-    a copy of it.
+    r = radius / |v|, so that the step has the length `radius` whatever the scale of v. With `base_terms`, `direction` is
+    overwritten, which saves a copy of it.
     """
     given = list(direction)
     with torch.no_grad():
@@ -58,10 +58,10 @@ def along_difference(
         if length == 0.0:
             return {name: torch.zeros_like(value) for name, value in (base_terms or terms_at(theta)).items()}
         step = radius / length
-        torch._foreach_mul_(given, step)
         if base_terms is not None:
-            torch._foreach_add_(given, list(theta))
+            for at, v in zip(theta, given, strict=True):
+                torch.add(at, v, alpha=step, out=v)  # read and written once: beside short texts, passes over parameters count
             return {name: (value - base_terms[name].detach()) / step for name, value in terms_at(given).items()}
-        above = terms_at(torch._foreach_add(list(theta), given))
-        below = terms_at(torch._foreach_sub(list(theta), given))
+        above = terms_at(torch._foreach_add(list(theta), given, alpha=step))
+        below = terms_at(torch._foreach_sub(list(theta), given, alpha=step))
         return {name: (value - below[name]) / (2 * step) for name, value in above.items()}

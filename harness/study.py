@@ -313,7 +313,7 @@ class Study(Section):
     results: str = "results"
     """The store is `<results>/<name>`."""
     keep_checkpoints: bool = False
-    """Write one after every epoch, and leave each trial's last in `<store>/running/<key>`; otherwise it goes with the trial's end."""
+    """Write one after every epoch, and leave a trial's last in `<store>/running/<key>`; otherwise it goes with the trial."""
     tensorboard: bool = False
     """Write loss, terms, selection scores and mean weights of every epoch for TensorBoard, into `<store>/tensorboard`."""
 

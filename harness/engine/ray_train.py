@@ -142,7 +142,7 @@ def serve_trials(mailbox: Any, train: TrainFunction | None, cache: Path, decisio
             return
         number = order.number
         spec = TrialSpec.model_validate_json(order.spec)
-        ranks = ProcessGroup()
+        ranks, timer = ProcessGroup(), CheckpointTimer(spec.resources.checkpoint_seconds)
 
         def tell(kind: Any, content: Any, number: int = number) -> None:
             ray.get(mailbox.post.remote(News(kind, number, content)))
@@ -152,7 +152,7 @@ def serve_trials(mailbox: Any, train: TrainFunction | None, cache: Path, decisio
             write: Any,
             spec: TrialSpec = spec,
             checkpoint: Path = Path(order.checkpoint),
-            timer: CheckpointTimer = CheckpointTimer(spec.resources.checkpoint_seconds),
+            timer: CheckpointTimer = timer,
             tell: Any = tell,
         ) -> None:
             if dist.get_rank() == 0:

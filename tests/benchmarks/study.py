@@ -39,7 +39,7 @@ class Watching(Console):
         super().trial_finished(record, from_store)
 
 
-def sixty_trials(repeats: int = REPEATS, train_rows: int = 2000) -> Study:
+def sixty_trials(repeats: int = REPEATS, train_rows: int = 4000) -> Study:
     """Generated SST-2, students of a few hundred thousand parameters, some seconds a trial."""
     content: dict[str, Any] = {
         "name": "sixty",
