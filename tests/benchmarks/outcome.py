@@ -114,7 +114,7 @@ def _targets(found: list[dict[str, Any]]) -> str:
             "benchmark": one["name"],
             "figure": target["what"],
             "found": f"{target['found']:.4g}",
-            "to reach": f">= {target['at_least']}" if target["at_least"] is not None else f"<= {target['at_most']}",
+            "to reach": f">= {target['at_least']:.4g}" if target["at_least"] is not None else f"<= {target['at_most']:.4g}",
             "reached": "yes" if target["reached"] else "no",
         }
         for one in found
