@@ -34,7 +34,8 @@ TEMPERATURE = 2.0
 class Rows:
     """A task's tokenised rows with made-up teacher logits, which lean to the label as a teacher's do."""
 
-    roles: Roles
+    roles: Roles | None
+    """None of made-up rows."""
     fit: LabelledRows
     meta: LabelledRows
     select: Encoded
