@@ -71,7 +71,7 @@ def run(options: Options) -> Outcome:
         "Stacked: `stack_module_state`, `vmap(grad)` and one AdamW over the stacks, the same batch for all; greatest "
         "difference of any parameter to the student trained alone, after the steps.",
         "It counts forward, backward and optimiser alone. The gain of the harness's step: with what else is in one, for each "
-        "student its own (terms, weights, their log, batches), measured with `fixed_alpha`, which needs less of it than others. Data, "
+        "student its own (terms, weights, their log, batches), measured with `fixed_alpha`, which needs little of it. Data, "
         "scores and predictions come on top, and students of other seeds have batches of other widths.",
     ]
     return Outcome("several students on one core", rows, notes, targets)
