@@ -76,6 +76,7 @@ def make_training(
     epochs: int = 4,
     learning_rate: float = 2e-4,
     model: Any = None,
+    seed: int = 0,
 ) -> Training:
     """A student of three of MiniLM's layers, or `model`, ready to train with a strategy."""
     registered = resolve(strategy)
@@ -108,7 +109,7 @@ def make_training(
         rows.meta if needs.needs_meta_set else None,
         rows.select,
         recipe,
-        Seeds(student=1, order=2, dropout=3, strategy=4),
+        Seeds(student=1, order=2 + 10 * seed, dropout=3 + 10 * seed, strategy=4),
         ["accuracy"],
         "accuracy",
         Single(),

@@ -29,9 +29,9 @@ def tiny_study(**changes: Any) -> Study:
         },
         "training": {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3, "meta_batch_size": 8},
         "search": {"trials": 1, "repeats": 1},
-        "resources": {"engine": "inline", "checkpoint_seconds": 0},
     }
-    return Study.model_validate({**content, **changes})
+    resources = {"checkpoint_seconds": 0, **changes.pop("resources", {"engine": "inline"})}
+    return Study.model_validate({**content, "resources": resources, **changes})
 
 
 def prepared_plan(study: Study, cache: Path) -> tuple[Plan, dict[str, PreparedTask]]:

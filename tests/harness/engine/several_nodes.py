@@ -28,7 +28,7 @@ def two_node_study(**resources: Any) -> Study:
     return tiny_study(
         strategies=["fixed_alpha", "ce_only"],
         training={"epochs": EPOCHS, "batch_size": 16, "learning_rate": 5e-3, "meta_batch_size": 8},
-        resources={"checkpoint_seconds": 0, **resources},
+        resources=resources,
     )
 
 
