@@ -13,7 +13,8 @@ from harness.console import Console
 from harness.plan import SHARED, Cell, Plan, trial_spec
 from harness.prepared import PreparedTask
 from harness.records import TrialSpec, digest
-from harness.study import Section, TaskResources
+from harness.section import Section
+from harness.study_resources import TaskResources
 
 if TYPE_CHECKING:
     from collections.abc import Callable

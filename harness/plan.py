@@ -22,8 +22,9 @@ from harness.prepared import PreparedTask
 from harness.protocol import protocol_warnings
 from harness.records import Seeds, TrialSpec
 from harness.seeds import derive_seed
-from harness.study import StrategyEntry, Study, TaskResources, TaskSpec, TeacherSpec, TrainingSpec
+from harness.study import StrategyEntry, Study, TaskSpec, TeacherSpec, TrainingSpec
 from harness.study_file import read_study
+from harness.study_resources import TaskResources
 from strategies.base import Needs, Settings
 from strategies.registry import Registered, load_plugin
 from strategies.space import Range, Value

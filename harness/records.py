@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from harness.study import DataSpec, EarlyStopping, ModelSpec, Section, TaskResources, TaskSpec, TeacherSpec, TrainingSpec
+from harness.section import Section
+from harness.study import DataSpec, EarlyStopping, ModelSpec, TaskSpec, TeacherSpec, TrainingSpec
+from harness.study_resources import TaskResources
 
 SCHEMA_VERSION = 2
 

@@ -23,8 +23,9 @@ from harness.labelled_rows import LabelledRows
 from harness.models import build_model, count_parameters, hidden_size, load_tokenizer, tokenizer_digest
 from harness.ranks import Single
 from harness.records import Score, Seeds, digest
+from harness.section import Section
 from harness.seeds import derive_seed
-from harness.study import Section, TaskSpec, TeacherSpec
+from harness.study import TaskSpec, TeacherSpec
 from harness.tasks import task_metrics
 from harness.teacher_caches import cached_output
 from harness.teacher_outputs import teacher_folder

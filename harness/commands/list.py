@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from harness.errors import UserError
 from harness.loss_terms.registry import PLAIN, registered_terms
+from harness.section import Section
 from harness.study import Study
 from harness.tasks import GLUE, official_rows
 from strategies import resolve, strategy_names, wrapper_names
@@ -168,6 +169,6 @@ def _type(annotation: Any) -> str:
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation] if annotation.__module__ == "harness.study" else []
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
     return [found for part in typing.get_args(annotation) for found in _models(part)]

@@ -28,7 +28,7 @@ from harness.engine.ray_mailbox import News, Order, start_mailbox
 from harness.engine.ray_trial import TrainFunction, default_train, epoch_metrics, release_memory
 from harness.failures import classify, is_retried
 from harness.records import EpochRecord, ErrorRecord, TrialSpec
-from harness.study import TaskResources
+from harness.study_resources import TaskResources
 
 _CLOSING_SECONDS = 20
 

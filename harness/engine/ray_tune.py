@@ -29,7 +29,7 @@ from harness.engine.router import Router
 from harness.plan import Cell, Plan
 from harness.prepared import PreparedTask
 from harness.store import Store
-from harness.study import TaskResources
+from harness.study_resources import TaskResources
 from harness.watching import Watcher, watching
 
 

@@ -17,7 +17,7 @@ from harness import memory_probe
 from harness.console import Console
 from harness.memory_probe import CONTEXT_BYTES, MARGIN, Need, ProbeJob, fitted, gpu_share, measured_need, probe_job
 from harness.plan import Plan
-from harness.study import TaskResources
+from harness.study_resources import TaskResources
 from tests.harness.tiny import STUDENT, TEACHER, prepared_plan, tiny_study
 
 GIB = 2**30

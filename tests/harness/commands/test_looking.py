@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from harness.__main__ import VERBS, main
@@ -34,6 +36,10 @@ def test_the_fields_of_a_study_are_listed_as_a_user_writes_them(capsys):
         assert line in listed
     for python in ("Optional", "Annotated", "Literal", "None", "True", "typing"):
         assert python not in listed
+    lines = listed.splitlines()
+    for line, following in pairwise(lines):
+        if line.endswith(" = {...}"):  # a section: its fields follow
+            assert following.startswith("    " + line[: len(line) - len(line.lstrip())]), line
 
 
 def test_loss_terms_are_listed(capsys):

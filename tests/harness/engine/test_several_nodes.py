@@ -14,7 +14,7 @@ from harness.console import Console
 from harness.engine import inline
 from harness.engine.cluster import ClusterError, ray_slots, require_slots
 from harness.store import Store
-from harness.study import TaskResources
+from harness.study_resources import TaskResources
 from tests.conftest import PROJECT
 from tests.harness.engine.several_nodes import EPOCHS, notes, two_node_study
 from tests.harness.tiny import prepared_plan

@@ -15,7 +15,8 @@ from scipy.stats import norm
 from harness.records import CostRecord, EpochRecord, ErrorRecord, Score, Seeds, TermWeights, TrialRecord, TrialSpec
 from harness.stats.paired import point_scores
 from harness.store import Store
-from harness.study import DataSpec, ModelSpec, TaskResources, TaskSpec, TeacherSpec, TrainingSpec
+from harness.study import DataSpec, ModelSpec, TaskSpec, TeacherSpec, TrainingSpec
+from harness.study_resources import TaskResources
 
 TASKS: dict[str, tuple[list[str], list[str], float]] = {
     "cola": (["unacceptable", "acceptable"], ["matthews"], 0.80),
