@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,20 +35,23 @@ class Progress:
     cost: CostRecord = field(default_factory=CostRecord)
 
 
-class CheckpointTimer:
-    """A checkpoint holds the optimiser's state too, and takes longer to write than a small student takes for an epoch."""
+class TrialCheckpoint:
+    """Where a trial keeps its state, written only where `seconds` of work or more would be lost without.
 
-    def __init__(self, seconds: float) -> None:
+    It holds the optimiser's state too, and takes longer to write than a small student takes for an epoch.
+    """
+
+    def __init__(self, directory: Path, seconds: float) -> None:
+        self._directory = directory
         self._seconds = seconds
         self._last = time.monotonic()
 
-    def is_due(self) -> bool:
-        """Would so many seconds of work, or more, be lost without one? Who asks and hears yes writes one."""
+    def after_epoch(self, write: Callable[[Path], None]) -> None:
+        """`write`: what writes the trial's present state into a directory."""
         now = time.monotonic()
-        if now - self._last < self._seconds:
-            return False
-        self._last = now
-        return True
+        if now - self._last >= self._seconds:
+            write(self._directory)
+            self._last = now
 
 
 def save_checkpoint(

@@ -23,7 +23,8 @@ class TaskResources(Section):
     placement: Literal["pack", "spread", "strict_spread"] = "pack"
     """Of a trial's workers: pack: on few nodes; spread: on many where it can be; strict_spread: each on a node of its own."""
     checkpoint_seconds: float = Field(30, ge=0)
-    """Written after an epoch only where so much work has been done since the last one; 0: after every epoch."""
+    """A checkpoint is written after an epoch where the last one, or the trial's start, is at least so long ago; 0: after every
+    epoch."""
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> TaskResources:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from harness.checkpoint import CheckpointError, CheckpointTimer, existing_checkpoint
+from harness.checkpoint import CheckpointError, TrialCheckpoint, existing_checkpoint
 from harness.console import Console
 from harness.early_stopping import StoppedEarly
 from harness.engine.router import Router
@@ -49,11 +49,10 @@ def run_plan(
 
 def _train(train: TrainFunction, spec: TrialSpec, cache: Path, checkpoint: Path, router: Router) -> TrialOutcome:
     """Go on from the checkpoint where there is one that can be read."""
-    timer = CheckpointTimer(spec.resources.checkpoint_seconds)
+    state = TrialCheckpoint(checkpoint, spec.resources.checkpoint_seconds)
 
     def on_epoch(record: EpochRecord, write: Callable[[Path], None]) -> None:
-        if timer.is_due():
-            write(checkpoint)
+        state.after_epoch(write)
         if router.epoch(spec.key, record):
             raise StoppedEarly
 

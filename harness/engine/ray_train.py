@@ -20,7 +20,7 @@ from uuid import uuid4
 import ray
 from ray import tune
 
-from harness.checkpoint import FILE, CheckpointError, CheckpointTimer, existing_checkpoint
+from harness.checkpoint import FILE, CheckpointError, TrialCheckpoint, existing_checkpoint
 from harness.engine.cluster import ray_resources, set_environment
 from harness.engine.payload import Payload, pack
 from harness.engine.ray_decisions import go_on_or_stop
@@ -142,7 +142,8 @@ def serve_trials(mailbox: Any, train: TrainFunction | None, cache: Path, decisio
             return
         number = order.number
         spec = TrialSpec.model_validate_json(order.spec)
-        ranks, timer = ProcessGroup(), CheckpointTimer(spec.resources.checkpoint_seconds)
+        ranks = ProcessGroup()
+        state = TrialCheckpoint(Path(order.checkpoint), spec.resources.checkpoint_seconds)
 
         def tell(kind: Any, content: Any, number: int = number) -> None:
             ray.get(mailbox.post.remote(News(kind, number, content)))
@@ -151,13 +152,11 @@ def serve_trials(mailbox: Any, train: TrainFunction | None, cache: Path, decisio
             record: EpochRecord,
             write: Any,
             spec: TrialSpec = spec,
-            checkpoint: Path = Path(order.checkpoint),
-            timer: CheckpointTimer = timer,
+            state: TrialCheckpoint = state,
             tell: Any = tell,
         ) -> None:
             if dist.get_rank() == 0:
-                if timer.is_due():
-                    write(checkpoint)
+                state.after_epoch(write)
                 tell("epoch", epoch_metrics(spec, record) | {"epoch_record": record.model_dump_json()})
             go_on_or_stop(decisions, spec.key, record.epoch)
 

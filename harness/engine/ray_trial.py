@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from harness.checkpoint import CheckpointError, CheckpointTimer, existing_checkpoint
+from harness.checkpoint import CheckpointError, TrialCheckpoint, existing_checkpoint
 from harness.engine.payload import pack
 from harness.engine.ray_decisions import go_on_or_stop
 from harness.failures import classify, is_retried
@@ -40,11 +40,10 @@ def run_trial(config: dict[str, Any], train: TrainFunction | None, cache: Path, 
     checkpoint = Path(config["checkpoint"])
     _share_gpu(spec.resources.gpus_per_worker)
     train = train or default_train()
-    timer = CheckpointTimer(spec.resources.checkpoint_seconds)
+    state = TrialCheckpoint(checkpoint, spec.resources.checkpoint_seconds)
 
     def on_epoch(record: EpochRecord, write: Callable[[Path], None]) -> None:
-        if timer.is_due():
-            write(checkpoint)
+        state.after_epoch(write)
         tune.report(epoch_metrics(spec, record) | {"epoch_record": record.model_dump_json()})
         go_on_or_stop(decisions, spec.key, record.epoch)
 

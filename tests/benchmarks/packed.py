@@ -54,8 +54,9 @@ def run(options: Options) -> Outcome:
                 }
             )
             if name == "tiny" and count > 1:
-                what = f"stacked, tiny students, K = {count}: gain of the harness's step"
-                targets.append(Target(what, gain_of_step(gain, share), at_least=1.3))
+                what = f"stacked, tiny students, K = {count}: gain"
+                targets.append(Target(f"{what} of forward, backward and optimiser", gain, at_least=1.3))
+                targets.append(Target(f"{what} of the harness's step", gain_of_step(gain, share), at_least=1.3))
     with Processes(max(counts)) as processes:
         for name in STUDENTS:
             together = [

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.checkpoint import CheckpointTimer
+from harness.checkpoint import TrialCheckpoint
 from harness.console import Console
 from harness.engine import inline
 from harness.plan import make_plan
@@ -24,13 +24,12 @@ def test_no_more_work_is_lost_than_was_allowed_and_one_epoch(
 ) -> None:
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    timer = CheckpointTimer(seconds)
+    state = TrialCheckpoint(Path("running"), seconds)
     written = []
     for passed in (10, 20, 30, 40, 50, 60):  # seconds at the ends of epochs
         now = 1000.0 + passed
-        if timer.is_due():
-            written.append(passed)
-    assert written == written_after
+        state.after_epoch(lambda directory, passed=passed: written.append((directory, passed)))
+    assert written == [(Path("running"), passed) for passed in written_after]
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0, [1, 2, 3]), (3600, [])])
