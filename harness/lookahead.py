@@ -127,6 +127,7 @@ class LookAhead:
         train_gradient: Sequence[Tensor] | None = None,
         base_terms: Mapping[str, Tensor] | None = None,
         trace: ForwardTrace | None = None,
+        largest: float | None = None,
     ) -> dict[str, Tensor]:
         """a[m, i] for every term m and sample i of this rank's rows, in the terms' shapes, detached.
 
@@ -138,12 +139,16 @@ class LookAhead:
         trace            of a pass on `batch` at theta in the terms' precision, such as the training step's: its dropout masks
                          are used, and, with `layers`, its hidden states below them. `train_gradient` and `base_terms` must be
                          of that pass, or, without a trace, of one without dropout
+        largest          of all ranks' weights, where `weights` are those of this rank: all must take the step, or none
         """
         theta = [parameter.detach() for parameter in self.parameters]
         with self._as_in_evaluation():
             trace = trace or self.new_trace()
             where = theta
-            if weights is not None and learning_rate * _largest(weights) >= self.shortest_step:
+            if (
+                weights is not None
+                and learning_rate * (largest_weight(weights) if largest is None else largest) >= self.shortest_step
+            ):
                 with trace.modes():
                     where = self._stepped(theta, batch, learning_rate, weights, train_gradient, trace)
             direction = self._meta_gradient(where, meta_batch)
@@ -275,7 +280,8 @@ def _aliases(tensors: list[Tensor]) -> list[Tensor]:
     return [tensor.detach() for tensor in tensors]
 
 
-def _largest(weights: Mapping[str, Tensor | float]) -> float:
+def largest_weight(weights: Mapping[str, Tensor | float]) -> float:
+    """In absolute value."""
     return max(float(torch.as_tensor(weight).abs().max()) for weight in weights.values())
 
 

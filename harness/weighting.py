@@ -17,7 +17,7 @@ from harness.data.batches import MetaBatches, shard
 from harness.evaluate import WIDTH_STEPS, predict
 from harness.forward_trace import ForwardTrace
 from harness.labelled_rows import LabelledRows
-from harness.lookahead import LookAhead
+from harness.lookahead import LookAhead, largest_weight
 from harness.loss_terms.bound import LossTerms
 from harness.loss_terms.registry import look_ahead_engine, look_ahead_refusal
 from harness.models import Outputs
@@ -245,11 +245,14 @@ class Weighting:
             meta_rows = self.meta_batches.at(moment.step)
             mine = shard(meta_rows, self.ranks.rank, self.ranks.world)
             meta_batch = self.meta.batch(mine, len(meta_rows), self.device, width_step=WIDTH_STEPS[self.precision])
-            local = None
+            local = largest = None
             if weights is not None:
+                largest = largest_weight(weights)
                 local = {name: self._mine(torch.as_tensor(w).detach().to(self.device), rows) for name, w in weights.items()}
             before = (look_ahead.student_forward, look_ahead.student_backward)
-            found = look_ahead.influence(batch, meta_batch, moment.learning_rate, local, base_terms=base_terms, trace=trace)
+            found = look_ahead.influence(
+                batch, meta_batch, moment.learning_rate, local, base_terms=base_terms, trace=trace, largest=largest
+            )
             self._count(look_ahead.student_forward - before[0], look_ahead.student_backward - before[1])
             return {name: self.ranks.gather_rows(values, dim=-1) for name, values in found.items()}
 

@@ -174,6 +174,10 @@ def test_a_step_that_is_not_taken(engine):
     assert all(torch.equal(found[name], at_theta[name]) for name in found)
     taken = look_ahead.influence(batch, meta, 0.1001 / longest, weights)
     assert cosine(taken, at_theta) < 0.9999
+    # where another rank has the largest weight, this one takes the step with it: all of them sum gradients, or none
+    elsewhere = look_ahead.influence(batch, meta, 0.0999 / longest, weights, largest=1.01 * longest)
+    assert cosine(elsewhere, taken) > 0.9999
+    assert cosine(elsewhere, at_theta) < 0.9999
     # at a learning rate of fine-tuning it hardly matters
     assert cosine(found, LookAhead(model, TERMS, "exact").influence(batch, meta, 5e-5, weights)) >= 0.9999
 
