@@ -28,6 +28,8 @@ class _CellTrials:
         self.cell = cell
         self.started = 0
         self.running: dict[str, TrialSpec] = {}
+        self.waiting: TrialSpec | None = None
+        """Asked for, and in no one's hands yet."""
         self._plan = plan
         self._prepared = prepared
         self._search = CellSearch.for_cell(plan, cell)
@@ -79,8 +81,8 @@ class Router:
     """Deals out the trials of many cells so that all slots stay busy.
 
     With one trial in flight per cell every search is reproducible bit by bit: what a cell suggests next depends on its own
-    results alone, in their order. A trial that the store holds as finished is answered from there; one that failed is run
-    again.
+    results alone, in their order. A trial that the store holds as finished is answered from there, before any other is run;
+    one that failed is run again.
     """
 
     def __init__(
@@ -102,6 +104,8 @@ class Router:
         self._watcher = watcher or Watcher()
         self._runner: dict[str, _CellTrials] = {}
         """Key of a running trial -> its cell."""
+        for cell in self._cells:
+            self._catch_up(cell)
 
     @property
     def finished(self) -> bool:
@@ -109,26 +113,29 @@ class Router:
 
     def next(self) -> TrialSpec | None:
         """A trial to run now; None where every cell waits for its results, or all is done (`finished`)."""
-        while True:
-            open_cells = [cell for cell in self._cells if len(cell.running) < self._in_flight]
-            for cell in sorted(open_cells, key=lambda cell: cell.started):
-                spec = cell.ask()
-                if spec is None:
-                    continue
-                cell.started += 1
-                if (record := self._known(spec)) is not None:
-                    self._tell(cell, spec, record)
-                    self._console.trial_finished(record, from_store=True)
-                    break  # the order of cells has changed
+        for cell in sorted(self._cells, key=lambda cell: cell.started):
+            if cell.waiting is None and len(cell.running) < self._in_flight:
+                self._catch_up(cell)
+            while (spec := cell.waiting) is not None:
+                cell.waiting = None
                 self._runner[spec.key] = cell
-                if (error := self._missing_teacher(spec)) is not None:
-                    self.fail(spec, error)
-                    break
-                self._console.trial_started(cell.cell.id)
-                self._watcher.started(spec)
-                return spec
-            else:
-                return None
+                if (error := self._missing_teacher(spec)) is None:
+                    self._console.trial_started(cell.cell.id)
+                    self._watcher.started(spec)
+                    return spec
+                self.fail(spec, error)
+                self._catch_up(cell)
+        return None
+
+    def _catch_up(self, cell: _CellTrials) -> None:
+        """Answer a cell from the store, up to the first trial that has to run."""
+        while (spec := cell.ask()) is not None:
+            cell.started += 1
+            if (record := self._known(spec)) is None:
+                cell.waiting = spec
+                return
+            self._tell(cell, spec, record)
+            self._console.trial_finished(record, from_store=True)
 
     def finish(self, record: TrialRecord, predictions: pd.DataFrame | None) -> None:
         """A trial has ended for good: store it, show it, and let its cell go on."""

@@ -35,11 +35,13 @@ class MemoryStore(Store):
         self.held[record.key] = record
 
 
-def router_for(study: Study, store: Store, in_flight: int = 1, **missing: ErrorRecord) -> Router:
+def router_for(
+    study: Study, store: Store, in_flight: int = 1, console: Console | None = None, **missing: ErrorRecord
+) -> Router:
     plan, prepared = stand_in_plan(study)
     if missing:
         prepared = {name: PreparedTask(**{**vars(task), "teacher_errors": missing}) for name, task in prepared.items()}
-    return Router(plan, plan.cells, prepared, store, Console(quiet=True), in_flight)
+    return Router(plan, plan.cells, prepared, store, console or Console(quiet=True), in_flight)
 
 
 def good(spec: TrialSpec) -> TrialRecord:
@@ -81,6 +83,13 @@ def test_searches_do_not_depend_on_timing_or_interruption(data: Any, slots: int,
     assert len(before) + len(rest) == 15
     for label, keys in by_cell(in_order).items():
         assert [key for key in keys if key not in before] == by_cell(rest)[label]
+
+
+def test_what_the_store_holds_is_counted_before_anything_runs() -> None:
+    store, console = MemoryStore(), Console(quiet=True)
+    run(router_for(THREE_CELLS, store), lambda n: 0, slots=2, stop_after=8)
+    router_for(THREE_CELLS, store, console=console)
+    assert console.progress.from_store == len(store.held) >= 8
 
 
 def test_one_trial_of_a_cell_runs_at_a_time_and_cells_take_turns() -> None:
