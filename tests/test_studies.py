@@ -143,4 +143,11 @@ def test_label_noise_is_one_study_of_three_rates() -> None:
     rates: dict[str, list[float]] = {}
     for task in plan.tasks:
         rates.setdefault(task.source_name, []).append(plan.study.data_for(task.name).label_noise)
-    assert rates == {name: [0, 0.2, 0.4] for name in ("sst2", "qnli", "qqp")}
+    assert rates == {name: [0, 0.2, 0.4] for name in ("sst2", "qqp", "mnli")}
+
+
+def test_label_noise_without_noise_is_glue_minilm() -> None:
+    noisy, clean = (load_plan(PROJECT / "studies" / f"{name}.yaml").study for name in ("label_noise", "glue_minilm"))
+    assert (noisy.training, noisy.models, noisy.seed) == (clean.training, clean.models, clean.seed)
+    for name in ("sst2", "qqp", "mnli"):
+        assert noisy.data_for(name) == clean.data_for(name)
