@@ -5,12 +5,16 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.optimize import isotonic_regression
+from scipy.optimize import isotonic_regression, linear_sum_assignment
+from scipy.spatial.distance import cdist
 
 from harness.report.leaderboard import Leaderboard
 from harness.report.plots.style import KINDS, kind_legend, kind_of, new_figure, shown
 from harness.stats.budget import pareto_front
 from harness.stats.metrics import Array
+
+NAMES_AT = 1.04
+"""Where names begin, in widths of the axes."""
 
 
 def draw_cost(board: Leaderboard) -> Figure | str:
@@ -50,20 +54,28 @@ def draw_cost(board: Leaderboard) -> Figure | str:
 def _names(
     axis: Axes, board: Leaderboard, points: list[int], cost: Array, score: Array, front: list[int], height: float
 ) -> None:
-    """A column right of the axes, in the order of the scores, a row apart at least."""
-    low, high = axis.get_ylim()
-    axis.set_ylim(low, high)
-    step = 0.155 / (height - 0.9)
-    order = sorted(points, key=lambda i: (score[i], -cost[i]))
-    places = np.array([(score[i] - low) / (high - low) for i in order])
-    # the nearest places that keep their order and a row between two: isotonic after the rows are taken off
-    rows = step * np.arange(len(places))
-    fitted = isotonic_regression(places - rows).x
-    places = np.clip(fitted, 0.0, max(1.0 - rows[-1], 0.0)) + rows
-    for i, place in zip(order, places, strict=True):
+    """A column right of the axes, a row apart at least, tied to the points by lines that do not cross."""
+    axis.set_xlim(axis.get_xlim())
+    axis.set_ylim(axis.get_ylim())
+    fractions = (axis.transScale + axis.transLimits).transform(np.column_stack([cost[points], score[points]]))
+    for i, row in zip(points, name_rows(fractions, 0.155 / (height - 0.9)), strict=True):
         axis.annotate(
-            shown(board.selection.labels[i]), (cost[i], score[i]), xytext=(1.04, place), textcoords="axes fraction",
+            shown(board.selection.labels[i]), (cost[i], score[i]), xytext=(NAMES_AT, row), textcoords="axes fraction",
             va="center", fontsize=7, fontweight="bold" if i in front else "normal", annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": "#AAAAAA", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 3,
                         "relpos": (0, 0.5)},
         )  # fmt: skip
+
+
+def name_rows(points: Array, step: float) -> Array:
+    """Heights [points] of the names' rows, `step` apart at least; all in fractions of the axes.
+
+    Rows are as near to the points' heights as they can be, and names are dealt out so that the lines' total length is least:
+    then no two lines cross, for uncrossing them would be shorter.
+    """
+    order = np.arange(len(points)) * step
+    heights = isotonic_regression(np.sort(points[:, 1]) - order).x  # the rows' own heights taken off: two may not meet
+    rows = np.clip(heights, 0.0, max(1.0 - order[-1], 0.0)) + order
+    ends = np.column_stack([np.full(len(rows), NAMES_AT), rows])
+    _, dealt = linear_sum_assignment(cdist(points, ends))
+    return np.asarray(rows[dealt])

@@ -6,6 +6,8 @@ from unittest.mock import patch
 import matplotlib as mpl
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -13,7 +15,7 @@ from matplotlib.text import Text
 from harness.report import Report
 from harness.report.leaderboard import Leaderboard, make_leaderboard
 from harness.report.plots import PLOTS, write_plots
-from harness.report.plots.cost import draw_cost
+from harness.report.plots.cost import NAMES_AT, draw_cost, name_rows
 from harness.report.plots.matrices import draw_gains, draw_wins
 from harness.report.plots.ranks import draw_ranks
 from harness.report.plots.scores import draw_scores
@@ -136,6 +138,27 @@ def test_numbers_in_the_heat_map_are_the_gains(board: Leaderboard) -> None:
     order = [i for i in board.order if i != board.baseline]
     want = np.concatenate([board.difference[order], board.gain.value[order, None]], axis=1) * 100
     np.testing.assert_allclose([float(t) for t in texts], want.ravel(), atol=0.051)
+
+
+def crossings(starts: np.ndarray, rows: np.ndarray) -> int:
+    """Of the lines from points to rows: for two of them, at how many places left of the names one changes sides."""
+    found = 0
+    for (x, y), row in zip(starts, rows, strict=True):
+        for (other_x, other_y), other_row in zip(starts, rows, strict=True):
+            at = (
+                y + (row - y) * (other_x - x) / (NAMES_AT - x) if other_x > x else None
+            )  # this line's height over the other's point
+            found += at is not None and (at - other_y) * (row - other_row) < -1e-9
+    return found
+
+
+@given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=2, max_size=30, unique=True))
+def test_lines_to_names_do_not_cross(places: list[tuple[int, int]]) -> None:
+    points = np.array(places) / 1000
+    rows = name_rows(points, step=0.03)
+    assert not crossings(points, rows)
+    assert np.diff(np.sort(rows)).min() > 0.0299
+    assert -1e-9 <= rows.min() <= rows.max() <= 1 + 1e-9
 
 
 def test_names_are_no_formulas(tmp_path: Path) -> None:
