@@ -28,7 +28,7 @@ from harness.used_tokens import embed_all_tokens
 from harness.weight_log import WeightLog
 from tests.benchmarks.measure import median_ratio
 from tests.benchmarks.outcome import Options, Outcome, Target
-from tests.benchmarks.setting import MINILM, TASKS, TEMPERATURE, Rows, glue_rows, make_training
+from tests.benchmarks.setting import MINILM, STUDENT, TASKS, TEMPERATURE, Rows, glue_rows, make_training
 
 ROWS = {"mrpc": 480, "sst2": 960, "cola": 960}
 """Of the task's training split; the four fifths that are neither meta nor selection rows make the epoch."""
@@ -59,7 +59,7 @@ def run(options: Options) -> Outcome:
         right: dict[str, list[np.ndarray]] = {name: [] for name in ways}
         for seed in range(1 if options.small else ROUNDS):
             for name, epoch in ways.items():
-                student = build_model(ModelSpec(model=MINILM, layers=[0, 2, 4]), 2, seed, rows.vocabulary)
+                student = build_model(STUDENT, 2, seed, rows.vocabulary)
                 torch.manual_seed(seed)
                 taken[name].append(epoch(student, teacher, rows))
                 right[name].append(_right(student, rows))

