@@ -105,8 +105,7 @@ def draw_teacher(board: Leaderboard) -> Figure | str:
         axis.grid(axis="y", color=LIGHT, linewidth=0.4)
         axis.tick_params(axis="y", length=0)
         axis.margins(x=0.08)
-        low, high = axis.get_xlim()
-        axis.set_xlim(min(low, -0.05 * high), high)  # from zero: a small difference is to look small
+        axis.update_datalim([(0.0, 0.0)])  # from zero: a small difference is to look small
     axes[0].set_yticks(range(len(rows)), [shown(board.selection.labels[i]) for i in rows])
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
     _right_wrong_legend(figure)
