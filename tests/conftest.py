@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -12,6 +13,7 @@ os.environ["MPLBACKEND"] = "Agg"
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 # first calls import libraries, which takes longer than any deadline; a run must fail the same way every time
 settings.register_profile("project", deadline=None, derandomize=True, max_examples=50)
@@ -20,11 +22,19 @@ settings.load_profile("project")
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes run the tests. A file's stay together, for its fixtures, and the engine's, for their Ray cluster."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("engine" if "engine" in item.path.parts else str(item.path)))
+class _FilesTogether(LoadFileScheduling):
+    """Two processes run the tests. A file's stay together, for its fixtures, and the engine's, for their Ray cluster.
+
+    No marks: pytest-xdist 3.8 under pytest 9.2 takes no notice of `xdist_group` (pytest-dev/pytest-xdist, issue 1386).
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "engine" if "/engine/" in file else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    return _FilesTogether(config, log)
 
 
 @pytest.fixture(autouse=True)
