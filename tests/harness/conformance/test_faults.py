@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from harness.conformance import CHECKS, check
 from harness.errors import UserError
+from strategies import registry
 
 numbers = itertools.count()
 
@@ -39,6 +41,16 @@ class Mine(Strategy[MySettings]):
         {body}
         return {{"ce": 1 - kd, "kd": kd}}
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forgotten_afterwards() -> Iterator[None]:
+    """No other test is to meet strategies that are wrong on purpose."""
+    registry.load_builtin_strategies()
+    before = dict(registry._strategies)
+    yield
+    registry._strategies.clear()
+    registry._strategies.update(before)
 
 
 def plugin(folder: Path, *, before="", settings="pass", attributes="", methods="", body="pass") -> Path:
