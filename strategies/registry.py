@@ -25,12 +25,13 @@ from strategies.base import Needs, Normalisation, Settings, Setup, Strategy
 
 ENTRY_POINT_GROUP = "harness.strategies"
 _NOT_STRATEGIES = {"base", "lazy", "registry", "space"}
+_DECLARED = ("family", "summary", "paper", "sample_wise", "normalisation")
 _strategies: dict[str, type[Strategy[Any]]] = {}
 _wrappers: dict[str, type[Wrapper]] = {}
 
 
 class UnknownStrategyError(ValueError):
-    """No strategy or wrapper of that name; the message lists what there is."""
+    """No strategy or wrapper of that name, with a list of what there is; or an installed package's that cannot be loaded."""
 
 
 class Wrapper(Strategy[Settings]):
@@ -129,7 +130,12 @@ C = TypeVar("C", bound=type[Strategy[Any]])
 
 
 def register(cls: C) -> C:
-    """Class decorator: make a strategy available under its `name`."""
+    """Class decorator: make a strategy available under its `name`. Raises ValueError where it does not say what it is."""
+    missing = [attribute for attribute in _DECLARED if not hasattr(cls, attribute)]
+    if missing:
+        raise ValueError(
+            f"{_origin(cls)}: a strategy needs class attributes {', '.join(_DECLARED)}; missing: {', '.join(missing)}"
+        )
     return _add(_strategies, "strategy", cls)
 
 
@@ -168,13 +174,20 @@ def _module_names() -> frozenset[str]:
 
 @cache
 def load_builtin_strategies() -> None:
-    """Import every module of this package, then what installed packages declare."""
+    """Import every module of this package, then what installed packages declare. Raises UnknownStrategyError."""
     for name in sorted(_module_names()):
         importlib.import_module(f"strategies.{name}")
     for point in entry_points(group=ENTRY_POINT_GROUP):
-        loaded = point.load()
-        if isinstance(loaded, type) and issubclass(loaded, Strategy) and loaded.name not in _strategies:
-            register(loaded)
+        try:
+            loaded = point.load()
+            if isinstance(loaded, type) and issubclass(loaded, Strategy) and getattr(loaded, "name", None) not in _strategies:
+                register(loaded)
+        except Exception as error:  # somebody else's code may raise anything
+            package = point.dist.name if point.dist else "?"
+            raise UnknownStrategyError(
+                f"the strategy {point.value!r} of the installed package {package!r} cannot be loaded: "
+                f"{type(error).__name__}: {error}. Mend the package, or uninstall it"
+            ) from error
 
 
 def load_plugin(path: str | Path) -> None:

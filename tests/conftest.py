@@ -33,6 +33,7 @@ class _FilesTogether(LoadFileScheduling):
         return "engine" if "/engine/" in file else file
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
     return _FilesTogether(config, log)
 

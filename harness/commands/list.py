@@ -40,6 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what there is."""
+    try:
+        _print(arguments)
+    except UnknownStrategyError as error:
+        raise UserError(str(error)) from error
+    return 0
+
+
+def _print(arguments: argparse.Namespace) -> None:
     if arguments.what == "tasks":
         print(_tasks())
     elif arguments.what == "terms":
@@ -50,7 +58,6 @@ def run(arguments: argparse.Namespace) -> int:
         print(_strategy(arguments.name))
     else:
         print(_strategies())
-    return 0
 
 
 def _strategies() -> str:
@@ -81,10 +88,7 @@ def _strategies() -> str:
 
 
 def _strategy(name: str) -> str:
-    try:
-        registered = resolve(name)
-    except UnknownStrategyError as error:
-        raise UserError(str(error)) from error
+    registered = resolve(name)
     cls = registered.strategy
     lines = [f"{name} ({cls.family}): {cls.summary}", f"paper: {cls.paper}"]
     if cls.reconstruction:

@@ -129,11 +129,12 @@ def memory(found: list[dict[str, Any]], cache: Path) -> list[Target]:
 def transformers_student() -> torch.nn.Module:
     """The student with nothing of the harness in it; eager, because fused attention cannot be differentiated twice."""
     from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging
 
-    layers = STUDENT.layers or []
+    logging.set_verbosity_error()  # it would report the new classification layer
     path = model_directory(MINILM, None)
     model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=2, attn_implementation="eager")
-    model.bert.encoder.layer = torch.nn.ModuleList(model.bert.encoder.layer[i] for i in layers)
+    model.bert.encoder.layer = torch.nn.ModuleList(model.bert.encoder.layer[i] for i in STUDENT.layers or [])
     assert isinstance(model, torch.nn.Module)
     return model.train()
 

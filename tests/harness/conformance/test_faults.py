@@ -84,7 +84,7 @@ def test_a_sound_plugin_outside_the_project_passes_every_check(tmp_path):
 
 STATE = "def __init__(self, settings, setup):\n    super().__init__(settings, setup)\n    self.seen = 0"
 MISTAKES = {
-    "declaration": ({"attributes": "del sample_wise"}, "sample_wise"),
+    "declaration": ({"attributes": "sample_wise = None"}, "sample_wise"),
     "settings": ({"settings": "rate: float"}, "rate"),
     "search space": (
         {"settings": 'rate: float = 1.0\n    """Rate."""\n    search_space = {"rat": FloatRange(low=0, high=1)}'},

@@ -145,10 +145,9 @@ def crossings(starts: np.ndarray, rows: np.ndarray) -> int:
     found = 0
     for (x, y), row in zip(starts, rows, strict=True):
         for (other_x, other_y), other_row in zip(starts, rows, strict=True):
-            at = (
-                y + (row - y) * (other_x - x) / (NAMES_AT - x) if other_x > x else None
-            )  # this line's height over the other's point
-            found += at is not None and (at - other_y) * (row - other_row) < -1e-9
+            if other_x > x:
+                height_there = y + (row - y) * (other_x - x) / (NAMES_AT - x)
+                found += (height_there - other_y) * (row - other_row) < -1e-9
     return found
 
 
