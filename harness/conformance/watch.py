@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from strategies.base import Context, Strategy, TermShape, Weights
+from strategies.base import Context, Strategy, Weights
+from strategies.registry import Wrapper
 
 TOLERANCE = 1e-3
 
 
-class Watched(Strategy[Any]):
+class Watched(Wrapper):
     """Passes everything on to the strategy; notes what is wrong in `faults`, each once."""
 
     def __init__(self, inner: Strategy[Any], make: Callable[[], Strategy[Any]], faults: dict[str, str]) -> None:
         """`make`: a new strategy like `inner`. `faults`: check -> what is wrong, filled here."""
-        super().__init__(inner.settings, inner.setup)
-        self.inner = inner
+        super().__init__(inner.settings, inner.setup, inner)
         self.name = inner.name  # type: ignore[misc]
         self._make = make
         self._faults = faults
-
-    def shape_terms(self, context: Context) -> TermShape:
-        return self.inner.shape_terms(context)
 
     def weights(self, context: Context) -> Weights:
         self._check_order(context)
@@ -45,18 +42,6 @@ class Watched(Strategy[Any]):
         for term, weight in weights.items():
             self._check_weight(context, term, weight)
         return weights
-
-    def after_step(self, context: Context) -> None:
-        self.inner.after_step(context)
-
-    def end_epoch(self, epoch: int, mean_terms: Mapping[str, float]) -> None:
-        self.inner.end_epoch(epoch, mean_terms)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.inner.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.inner.load_state_dict(state)
 
     def _note(self, check: str, message: str) -> None:
         self._faults.setdefault(check, message)
