@@ -117,6 +117,15 @@ class LookAhead:
         """For the training step's pass, before it. No layer is passed over where terms use all, or a batch is not one pass."""
         return ForwardTrace(self.model, None if self.layer_features or self.micro_batches > 1 else self.layers)
 
+    def takes_step(self, learning_rate: float, largest: float | None) -> bool:
+        """Whether `influence` takes the step that weights of at most `largest` make; None: without weights."""
+        return largest is not None and learning_rate * largest >= self.shortest_step
+
+    def meta_gradient_here(self, meta_batch: Batch) -> list[Tensor]:
+        """Where the student stands; in the order of `parameters`, of all ranks."""
+        with self._as_in_evaluation():
+            return self._meta_gradient(self._theta, meta_batch)
+
     def influence(
         self,
         batch: Batch,
@@ -128,6 +137,7 @@ class LookAhead:
         base_terms: Mapping[str, Tensor] | None = None,
         trace: ForwardTrace | None = None,
         largest: float | None = None,
+        meta_gradient: list[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """a[m, i] for every term m and sample i of this rank's rows, in the terms' shapes, detached.
 
@@ -140,18 +150,20 @@ class LookAhead:
                          are used, and, with `layers`, its hidden states below them. `train_gradient` and `base_terms` must be
                          of that pass, or, without a trace, of one without dropout
         largest          of all ranks' weights, where `weights` are those of this rank: all must take the step, or none
+        meta_gradient    `meta_gradient_here` of the meta batch, where it was taken before: of use where no step is taken, and
+                         overwritten
         """
-        theta = [parameter.detach() for parameter in self.parameters]
+        if weights is not None and largest is None:
+            largest = largest_weight(weights)
+        theta = self._theta
         with self._as_in_evaluation():
             trace = trace or self.new_trace()
-            where = theta
-            if (
-                weights is not None
-                and learning_rate * (largest_weight(weights) if largest is None else largest) >= self.shortest_step
-            ):
+            if weights is not None and self.takes_step(learning_rate, largest):
                 with trace.modes():
                     where = self._stepped(theta, batch, learning_rate, weights, train_gradient, trace)
-            direction = self._meta_gradient(where, meta_batch)
+                direction = self._meta_gradient(where, meta_batch)
+            else:
+                direction = meta_gradient or self._meta_gradient(theta, meta_batch)
             if self.precondition is not None:
                 direction = self.precondition(direction)
             with trace.modes():
@@ -179,7 +191,7 @@ class LookAhead:
         leaves = [tensor.requires_grad_() for tensor in _aliases(where)]
         if not self.meta_kd_weight:
             meta_batch = replace(meta_batch, parts=())  # only terms use them
-        with autocast(self._device, self.meta_precision):
+        with autocast(self.device, self.meta_precision):
             outputs = self._run(leaves, meta_batch)
         self.student_forward += meta_batch.samples
         loss = cross_entropy(outputs.logits, meta_batch.labels).sum()
@@ -227,7 +239,7 @@ class LookAhead:
     def _terms_at(self, batch: Batch, trace: ForwardTrace) -> TermsAt:
         def terms_at(parameters: Sequence[Tensor]) -> dict[str, Tensor]:
             self.student_forward += batch.samples
-            with trace.repeat(), autocast(self._device, self.terms_precision):
+            with trace.repeat(), autocast(self.device, self.terms_precision):
                 outputs = self._run(parameters, batch)
             return self.terms(outputs, batch)
 
@@ -248,8 +260,13 @@ class LookAhead:
         return in_micro_batches(run, batch, self.micro_batches)
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """The student's."""
         return next(self.model.parameters()).device
+
+    @property
+    def _theta(self) -> list[Tensor]:
+        return _aliases(self.parameters)
 
     @contextmanager
     def _as_in_evaluation(self) -> Iterator[None]:
@@ -257,7 +274,7 @@ class LookAhead:
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
-            with torch.autocast(self._device.type, enabled=False), torch.enable_grad():
+            with torch.autocast(self.device.type, enabled=False), torch.enable_grad():
                 yield
         finally:
             for module, mode in modes:
@@ -275,7 +292,7 @@ def _full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _aliases(tensors: list[Tensor]) -> list[Tensor]:
+def _aliases(tensors: Sequence[Tensor]) -> list[Tensor]:
     """New leaves on the same memory."""
     return [tensor.detach() for tensor in tensors]
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from harness.data.batches import shard
 
 
 class Ranks(Protocol):
@@ -112,3 +115,18 @@ class _GatherRows(torch.autograd.Function):
         total = gradients[0].contiguous().clone()
         ctx.ranks.sum_([total])
         return total[ctx.start : ctx.start + ctx.rows], None
+
+
+def own_rows(global_rows: int, ranks: Ranks) -> slice:
+    """Where this rank's rows lie in a global batch."""
+    if ranks.world == 1:
+        return slice(None)
+    mine = shard(np.arange(global_rows), ranks.rank, ranks.world)
+    return slice(int(mine[0]), int(mine[-1]) + 1)
+
+
+def own_part(values: Tensor, global_rows: int, ranks: Ranks) -> Tensor:
+    """The rank's part of [..., global batch]; a value for all samples stays as it is."""
+    if ranks.world == 1 or values.dim() == 0 or values.shape[-1] == 1:
+        return values
+    return values[..., own_rows(global_rows, ranks)]

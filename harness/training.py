@@ -199,11 +199,12 @@ class Training:
     def _gradients(self, epoch: int, rows: np.ndarray, batch: Batch) -> WeightedLoss:
         """The weighted loss of a global batch, and its gradients in the parameters."""
         wanted = self.terms.needs
+        moment = self._moment(epoch)
         self._wrapped.train()
-        with self.weighting.forward_pass(), autocast(self.device, self.precision):
+        with self.weighting.forward_pass(moment), autocast(self.device, self.precision):
             outputs: Outputs = self._wrapped(batch, wanted.student_features, wanted.student_layers)
         self._count(forward=batch.samples)
-        weighted = self.weighting.loss(self._moment(epoch), rows, batch, outputs, self.generator)
+        weighted = self.weighting.loss(moment, rows, batch, outputs, self.generator)
         # DDP averages gradients over ranks; the loss is a sum over the global batch
         torch.autograd.backward(weighted.loss * self.ranks.world)
         self._count(forward=passes_forward(batch, self.micro_batching.count), backward=batch.samples)

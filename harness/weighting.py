@@ -5,34 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.adam_direction import adam_direction
 from harness.data.batch import Batch
 from harness.data.batches import MetaBatches, shard
-from harness.evaluate import WIDTH_STEPS, predict
-from harness.forward_trace import ForwardTrace
+from harness.evaluate import predict
 from harness.labelled_rows import LabelledRows
-from harness.lookahead import LookAhead, largest_weight
+from harness.look_ahead_steps import Count, LookAheadSteps, make_look_ahead
 from harness.loss_terms.bound import LossTerms
-from harness.loss_terms.registry import look_ahead_engine, look_ahead_refusal
 from harness.models import Outputs
 from harness.out_of_memory import InMicroBatches
-from harness.ranks import Ranks
+from harness.ranks import Ranks, own_part, own_rows
 from harness.student_pass import StudentPass, passes_forward
 from harness.term_gramian import term_gramian
 from harness.terms import TermInputs
-from strategies.base import Context, LookAheadFunction, Needs, Strategy, TermShape
-
-
-class Count(Protocol):
-    """Counts the samples of a student pass beside the training step's own."""
-
-    def __call__(self, forward: int = 0, backward: int = 0) -> None: ...
+from strategies.base import Context, Needs, Strategy, TermShape
 
 
 @dataclass(frozen=True)
@@ -86,23 +77,16 @@ class Weighting:
         self.meta = meta
         self.ranks = ranks
         self.temperature = temperature
-        self.meta_batches = meta_batches
         self.precision = precision
         self.device = next(model.parameters()).device
         self._count = count
         self.student = StudentPass(model)
-        self._look_ahead = self._make_look_ahead(optimizer)
-        self._trace: ForwardTrace | None = None
+        self._look_ahead = self._make_look_ahead(optimizer, meta_batches)
         self._row_of_id: dict[int, int] | None = None
 
-    def forward_pass(self) -> AbstractContextManager[None]:
+    def forward_pass(self, moment: Moment) -> AbstractContextManager[None]:
         """Around the student's pass on the batch that `loss` will get next."""
-        self._trace = None
-        # the look-ahead's passes would differ from one in another precision
-        if self._look_ahead is None or self._look_ahead.terms_precision != self.precision:
-            return nullcontext()
-        self._trace = self._look_ahead.new_trace()
-        return self._trace.record()
+        return nullcontext() if self._look_ahead is None else self._look_ahead.forward_pass(moment.step, moment.learning_rate)
 
     def loss(
         self, moment: Moment, rows: np.ndarray, batch: Batch, outputs: Outputs, generator: torch.Generator
@@ -116,19 +100,19 @@ class Weighting:
         terms = self._terms(outputs, batch, self._local_shape(shape, rows))
         # the look-ahead's terms have the study's temperature; those of the step may not
         same_shape = not isinstance(shape.temperature, Tensor) and shape == TermShape(self.temperature)
-        known = self._trace is not None and same_shape
+        known = terms if same_shape else None
         all_terms = {name: self.ranks.gather_rows(values.detach(), dim=-1) for name, values in terms.items()}
         context = replace(
             context,
             terms=all_terms,
-            look_ahead=self._look_ahead_function(moment, batch, rows, terms if known else None),
+            look_ahead=None if self._look_ahead is None else self._look_ahead.function(batch, known),
             term_gramian=self._gramian_function(terms, batch),
             replay=self._replay if self.needs.replay else None,
         )
         weights = self._full_weights(self.strategy.weights(context), all_terms)
         loss = torch.zeros((), device=self.device)
         for name, values in terms.items():
-            loss = loss + (values * self._mine(weights[name], rows)).sum() / batch.global_rows
+            loss = loss + (values * own_part(weights[name], len(rows), self.ranks)).sum() / batch.global_rows
         return WeightedLoss(loss, all_terms, weights, context)
 
     def _context(self, moment: Moment, batch: Batch, outputs: Outputs, generator: torch.Generator) -> Context:
@@ -165,7 +149,7 @@ class Weighting:
             student_parts=outputs.parts,
             batch=batch,
             ranks=self.ranks,
-            own_rows=self._own_rows(batch.global_rows),
+            own_rows=own_rows(batch.global_rows, self.ranks),
         )
         return self.terms(inputs)
 
@@ -202,61 +186,28 @@ class Weighting:
     @property
     def students(self) -> list[InMicroBatches]:
         """All that passes batches through the student."""
-        return [self.student] if self._look_ahead is None else [self.student, self._look_ahead]
+        return [self.student] if self._look_ahead is None else [self.student, self._look_ahead.look_ahead]
 
-    def _make_look_ahead(self, optimizer: torch.optim.Optimizer | None) -> LookAhead | None:
+    def _make_look_ahead(
+        self, optimizer: torch.optim.Optimizer | None, meta_batches: MetaBatches | None
+    ) -> LookAheadSteps | None:
         if self.needs.look_ahead is None:
             return None
-        if reason := look_ahead_refusal(self.terms.needs, self.needs.look_ahead, self.ranks.world):
-            raise ValueError(f"strategy {self.strategy.name!r}: {reason}")
-        options = dict(self.needs.look_ahead_options)
-        like_adam = options.pop("precondition", None) == "adam"
-        meta_precision = options.pop("meta_precision", "training")
-        engine = look_ahead_engine(self.terms.needs, self.needs.look_ahead, self.ranks.world, self.precision)
-        look_ahead = LookAhead(
-            self.model,
-            lambda outputs, batch: self._terms(outputs, batch, TermShape(self.temperature)),
-            engine,
-            meta_precision=self.precision if meta_precision == "training" else meta_precision,
-            jvp_precision=self.precision,
-            features=self.terms.needs.student_features,
-            layer_features=self.terms.needs.student_layers,
-            reduce_sum=self.ranks.sum_,
-            **options,
-        )
-        if like_adam:
-            if optimizer is None:
-                raise ValueError(
-                    f"strategy {self.strategy.name!r} looks ahead with the student's Adam, and no optimizer was given"
-                )
-            look_ahead.precondition = adam_direction(optimizer, look_ahead.parameters)
-        return look_ahead
-
-    def _look_ahead_function(
-        self, moment: Moment, batch: Batch, rows: np.ndarray, base_terms: Mapping[str, Tensor] | None = None
-    ) -> LookAheadFunction | None:
-        look_ahead, trace = self._look_ahead, self._trace
-        if look_ahead is None:
-            return None
-
-        def influence(weights: Any = None) -> dict[str, Tensor]:
-            assert self.meta is not None
-            assert self.meta_batches is not None
-            meta_rows = self.meta_batches.at(moment.step)
-            mine = shard(meta_rows, self.ranks.rank, self.ranks.world)
-            meta_batch = self.meta.batch(mine, len(meta_rows), self.device, width_step=WIDTH_STEPS[self.precision])
-            local = largest = None
-            if weights is not None:
-                largest = largest_weight(weights)
-                local = {name: self._mine(torch.as_tensor(w).detach().to(self.device), rows) for name, w in weights.items()}
-            before = (look_ahead.student_forward, look_ahead.student_backward)
-            found = look_ahead.influence(
-                batch, meta_batch, moment.learning_rate, local, base_terms=base_terms, trace=trace, largest=largest
+        assert self.meta is not None
+        assert meta_batches is not None
+        try:
+            look_ahead = make_look_ahead(
+                self.model,
+                lambda outputs, batch: self._terms(outputs, batch, TermShape(self.temperature)),
+                self.needs,
+                self.terms.needs,
+                self.ranks,
+                self.precision,
+                optimizer,
             )
-            self._count(look_ahead.student_forward - before[0], look_ahead.student_backward - before[1])
-            return {name: self.ranks.gather_rows(values, dim=-1) for name, values in found.items()}
-
-        return influence
+        except ValueError as error:
+            raise ValueError(f"strategy {self.strategy.name!r}: {error}") from error
+        return LookAheadSteps(look_ahead, self.meta, meta_batches, self.ranks, self.precision, self._count)
 
     def _replay(self, ids: Tensor | None) -> Tensor:
         rows = self.fit if ids is not None else self.meta
@@ -277,18 +228,5 @@ class Weighting:
         if isinstance(temperature, Tensor):
             temperature = temperature.detach().to(self.device)
             if temperature.dim() > 0:
-                temperature = self._mine(temperature, rows)
+                temperature = own_part(temperature, len(rows), self.ranks)
         return replace(shape, temperature=temperature)
-
-    def _mine(self, values: Tensor, rows: np.ndarray) -> Tensor:
-        """The rank's part of [..., global batch]; a value for all samples stays as it is."""
-        if self.ranks.world == 1 or values.dim() == 0 or values.shape[-1] == 1:
-            return values
-        return values[..., self._own_rows(len(rows))]
-
-    def _own_rows(self, global_rows: int) -> slice:
-        """Where this rank's rows lie in a global batch."""
-        if self.ranks.world == 1:
-            return slice(None)
-        mine = shard(np.arange(global_rows), self.ranks.rank, self.ranks.world)
-        return slice(int(mine[0]), int(mine[-1]) + 1)

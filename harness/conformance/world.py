@@ -142,10 +142,10 @@ class World:
                     strategy = weighting.strategy = watch(make())
                     strategy.load_state_dict(state)
                 batch = self.fit.batch(rows, len(rows), self.setup.device, epoch)
-                with weighting.forward_pass():
+                moment = Moment(epoch, step, step / (STEPS - 1), LEARNING_RATE)
+                with weighting.forward_pass(moment):
                     outputs = run_batch(self._model, batch, terms.needs.student_features, terms.needs.student_layers)
                 count(batch.samples - len(rows), batch.samples - len(rows))
-                moment = Moment(epoch, step, step / (STEPS - 1), LEARNING_RATE)
                 weighted = weighting.loss(moment, rows, batch, outputs, generator)
                 weighted.loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from harness.data.batches import MetaBatches
 from harness.models import build_model, run_model
 from harness.sources import model_directory
 from harness.study import ModelSpec
@@ -148,13 +149,12 @@ def literal_step(
     meta_optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, fused=True)
     batches = training.batches.epoch(0)
-    meta_batches = training.weighting.meta_batches
+    meta_batches = MetaBatches(rows.meta.encoded.lengths, 32, 0)
     device = torch.device("cpu")
 
     def step(index: int) -> None:
         chosen = batches[index % len(batches)]
         batch = rows.fit.batch(chosen, len(chosen), device)
-        assert meta_batches is not None
         meta_rows = meta_batches.at(index)
         meta = rows.meta.batch(meta_rows, len(meta_rows), device)
         terms = terms_of(model, batch)

@@ -13,7 +13,7 @@ from harness.conformance.world import BATCH, CLASSES, FIT_ROWS, TEMPERATURE, Wor
 from harness.data.batches import MetaBatches
 from harness.loss_terms.bound import LossTerms
 from harness.ranks import Single
-from harness.weighting import Moment, Weighting
+from harness.weighting import Weighting
 from strategies.base import Context, Needs, Normalisation, Settings, Strategy, Weights
 
 FURTHER = ("ce", "kd", "layer_kd", "relational_kd", "word_kd", "part_kd", "part_kd_each", "noisy_kd")
@@ -52,9 +52,9 @@ def influence(engine: Any, weights: Any = None, micro_batches: int = 1, **option
         student.micro_batches = micro_batches
     rows = np.arange(BATCH)
     batch = world.fit.batch(rows, BATCH, torch.device("cpu"), epoch=1)
-    look_ahead = made._look_ahead_function(Moment(1, 2, 0.5, 0.1), batch, rows)
-    assert look_ahead is not None
-    return look_ahead(weights)
+    assert made._look_ahead is not None
+    made._look_ahead.forward_pass(2, 0.1)
+    return made._look_ahead.function(batch, None)(weights)
 
 
 @pytest.mark.parametrize("engine", ["jvp", "fd"])
@@ -90,9 +90,7 @@ def test_a_term_s_influence_is_what_a_step_on_it_does_to_the_meta_loss() -> None
     assert world.setup.classes == CLASSES
     rows = np.arange(BATCH)
     batch = world.fit.batch(rows, BATCH, torch.device("cpu"), epoch=1)
-    assert made.meta is not None
-    assert made.meta_batches is not None
-    meta = made.meta.batch(made.meta_batches.at(2), BATCH, torch.device("cpu"))
+    meta = world.meta.batch(MetaBatches(world.meta.encoded.lengths, BATCH, 3).at(2), BATCH, torch.device("cpu"))
     from harness.models import run_batch, run_model
 
     model = world._model.eval()
