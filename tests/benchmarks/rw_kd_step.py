@@ -133,6 +133,7 @@ def transformers_student() -> torch.nn.Module:
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # it would report the new classification layer
+    logging.disable_progress_bar()
     path = model_directory(MINILM, None)
     model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=2, attn_implementation="eager")
     model.bert.encoder.layer = torch.nn.ModuleList(model.bert.encoder.layer[i] for i in STUDENT.layers or [])
