@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     stored = find_record(results, arguments.row)
     spec = stored.spec
     store = Store(results)
+    commit = (store.manifest().get("git") or {}).get("commit", "unknown")
     if spec.protocol_version != PROTOCOL_VERSION:
-        commit = (store.manifest().get("git") or {}).get("commit", "unknown")
         raise StoreError(
             f"{results}: the row was made under Protocol {spec.protocol_version}, and this version of the harness has Protocol "
             f"{PROTOCOL_VERSION}: the number would not be comparable. The commit that made it: {commit}"
@@ -54,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     with cache_in_use(cache):
         found = _again(stored, study, cache, arguments.tolerance)
     print(found.text)
+    if not found.same:
+        print(f"The harness may have changed since, which was commit {commit}, or the processor.")
     return 0 if found.same else DIFFERENT
 
 

@@ -27,7 +27,9 @@ def test_a_row_comes_out_the_same_and_a_changed_one_does_not(results, capsys):
     record = next(record for record in store.records() if record.spec.label == "ce_only")
     store.write(record.model_copy(update={"objective": 0.123}), store.predictions(record.key))
     assert main(["reproduce", str(results), "sst2/ce_only/0"]) == 1
-    assert "0.123000 stored" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "0.123000 stored" in said
+    assert f"commit {store.manifest()['git']['commit']}" in said
     assert main(["reproduce", str(results), "sst2/wsl"]) == 2
     assert "strategies: ce_only, rw_kd" in capsys.readouterr().err
 
