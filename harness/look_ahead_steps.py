@@ -31,8 +31,9 @@ class Count(Protocol):
 class LookAheadSteps:
     """One student's look-ahead, step by step.
 
-    Where a strategy asks in every step, and without a step of the student, the meta gradient is taken before the training pass
-    instead of when it is asked for, so that the graphs of both never stand in memory together. The values are the same.
+    Where a strategy asks in every step, and its `shortest_step` says that the student's is too short to be taken, the meta
+    gradient is taken before the training pass instead of when it is asked for, so that the graphs of both never stand in memory
+    together. The values are the same.
     """
 
     def __init__(
