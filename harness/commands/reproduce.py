@@ -39,14 +39,15 @@ def run(arguments: argparse.Namespace) -> int:
     stored = find_record(results, arguments.row)
     spec = stored.spec
     store = Store(results)
-    commit = (store.manifest().get("git") or {}).get("commit", "unknown")
+    manifest = store.manifest()
+    commit = (manifest.get("git") or {}).get("commit", "unknown")
     if spec.protocol_version != PROTOCOL_VERSION:
         raise StoreError(
             f"{results}: the row was made under Protocol {spec.protocol_version}, and this version of the harness has Protocol "
             f"{PROTOCOL_VERSION}: the number would not be comparable. The commit that made it: {commit}"
         )
     data = spec.data.model_copy(update={"path": arguments.data}) if arguments.data else spec.data
-    study = Study.model_validate(store.manifest()["study"])
+    study = Study.model_validate(manifest["study"])
     resources = study.resources.model_copy(update={"per_task": {}})
     own = {"data": data, "data_per_task": {}, "tasks": [spec.task], "training_per_task": {}, "resources": resources}
     study = study.model_copy(update=own)
