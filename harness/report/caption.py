@@ -58,6 +58,11 @@ def legend(board: Leaderboard) -> list[str]:
         left_out = [t for t, used in zip(selection.tasks, board.normalised_tasks, strict=True) if not used]
         if left_out:
             said.append(f"Without {', '.join(left_out)}.")
+    if board.equal_compute is not None:
+        said.append(
+            "Mean at equal compute: of the same trials, the best within the passes of the cheapest search of the same task and "
+            "repeat; –: not one trial fits."
+        )
     if board.ranking is not None:
         said.append("Ranks are among the strategies shown and are no ground for a claim.")
     return said

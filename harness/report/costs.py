@@ -63,23 +63,22 @@ def costs_of(selection: Selection, baseline: int | None) -> Costs:
 
 
 def equal_compute_scores(selection: Selection) -> Array | None:
-    """Mean score [labels] if every search had stopped when the cheapest one of its (task, repeat) was done.
+    """Mean score [labels] if every search had stopped at the compute of the cheapest one of its (task, repeat).
 
-    The same trials, in their order. NaN where a cell is missing or not one trial fits. None where cells have one trial, or
-    where trials ran on different devices: then seconds say nothing about the method.
+    The same trials, in their order. Compute is passes, not seconds: which search is the cheapest, and how many trials fit, does
+    not depend on what else a machine does. NaN where a cell is missing or not one trial fits. None where cells have one trial.
     """
     searches: dict[tuple[str, int], dict[str, list[TrialRecord]]] = defaultdict(lambda: defaultdict(list))
-    devices = {record.cost.device for record in selection.records if record.status == "ok"}
     for record in selection.records:
         if record.spec.purpose == "search":
             searches[record.spec.task.name, record.spec.repeat][record.spec.label].append(record)
     longest = max((len(trials) for cell in searches.values() for trials in cell.values()), default=0)
-    if longest < 2 or len(devices) > 1 or not selection.complete:
+    if longest < 2 or not selection.complete:
         return None
     found: dict[str, list[float]] = defaultdict(list)
     for cells in searches.values():
         ordered = {label: sorted(trials, key=lambda r: r.spec.index) for label, trials in cells.items()}
-        spent = {label: sum(r.cost.train_seconds for r in trials) for label, trials in ordered.items()}
+        spent = {label: sum(passes(r) for r in trials) for label, trials in ordered.items()}
         # a strategy with nothing to vary has one trial; that is no search to stop the others by
         searched = [
             label for label, trials in ordered.items() if len(trials) == longest and all(r.status != "failed" for r in trials)
@@ -94,7 +93,7 @@ def _within(trials: list[TrialRecord], budget: float) -> float:
     metric = trials[0].spec.task.headline_metric
     good = [r.status == "ok" and SPLIT in r.report for r in trials]
     score = score_within(
-        np.array([r.cost.train_seconds for r in trials]),
+        np.array([passes(r) for r in trials]),
         np.array([r.objective if ok and r.objective is not None else np.nan for r, ok in zip(trials, good, strict=True)]),
         np.array([r.report[SPLIT].metrics[metric] if ok else np.nan for r, ok in zip(trials, good, strict=True)]),
         budget,

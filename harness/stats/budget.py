@@ -16,12 +16,13 @@ def best_so_far(objectives: Array) -> Array:
     return np.asarray(np.fmax.accumulate(objectives, axis=-1))
 
 
-def score_within(seconds: Array, objectives: Array, scores: Array, budget: float) -> float:
-    """Score of the trial with the best objective among the first trials that fit into `budget` seconds together.
+def score_within(cost: Array, objectives: Array, scores: Array, budget: float) -> float:
+    """Score of the trial with the best objective among the first trials that fit into `budget` together.
 
-    Trials [trials] in the order of the search. NaN where not one fits, or where all that fit failed (NaN objective).
+    All [trials], in the order of the search; `cost` in the unit of `budget`. NaN where not one fits, or where all that fit
+    failed (NaN objective).
     """
-    fits = np.cumsum(seconds) <= budget * (1 + 1e-9)
+    fits = np.cumsum(cost) <= budget * (1 + 1e-9)
     chosen = np.where(fits, objectives, np.nan)
     return float(scores[np.nanargmax(chosen)]) if (~np.isnan(chosen)).any() else float("nan")
 

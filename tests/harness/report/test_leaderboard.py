@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from harness.report.costs import equal_compute_scores
 from harness.report.leaderboard import Leaderboard, make_leaderboard
 from tests.harness.report.stores import Planted, build_store
 
@@ -72,9 +74,20 @@ def test_costs_are_relative_to_plain_kd(board: Leaderboard) -> None:
 def test_equal_compute_gives_the_dear_one_fewer_trials(board: Leaderboard) -> None:
     assert board.equal_compute is not None
     names = board.selection.labels
-    # its first trial alone takes longer than both trials of plain KD
+    # its first trial alone takes more passes than both trials of plain KD
     assert np.isnan(board.equal_compute[names.index("rw_kd")])
-    assert np.isfinite(board.equal_compute[names.index("kd_only")])
+    # two trials of as many passes fit
+    assert board.equal_compute[names.index("kd_only")] == pytest.approx(board.mean_score.value[names.index("kd_only")])
+
+
+def test_equal_compute_does_not_follow_the_clock(board: Leaderboard) -> None:
+    drawn = np.random.default_rng(0)
+    records = [
+        record.model_copy(update={"cost": record.cost.model_copy(update={"train_seconds": float(drawn.uniform(1, 100))})})
+        for record in board.selection.records
+    ]
+    again = equal_compute_scores(replace(board.selection, records=records))
+    np.testing.assert_array_equal(again, board.equal_compute)
 
 
 def test_one_seed_one_trial_two_strategies(tmp_path: Path) -> None:

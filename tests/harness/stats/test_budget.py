@@ -13,11 +13,11 @@ def test_best_so_far_passes_over_failures() -> None:
 
 
 def test_the_score_of_what_fits() -> None:
-    seconds, objectives, scores = np.array([1.0, 1.0, 1.0]), np.array([0.5, 0.9, 0.99]), np.array([0.4, 0.3, 0.8])
-    assert score_within(seconds, objectives, scores, 2.0) == 0.3  # chosen by objective, not by score
-    assert score_within(seconds, objectives, scores, 3.0) == 0.8
-    assert np.isnan(score_within(seconds, objectives, scores, 0.5))
-    assert np.isnan(score_within(seconds, np.full(3, np.nan), scores, 3.0))
+    cost, objectives, scores = np.array([1.0, 1.0, 1.0]), np.array([0.5, 0.9, 0.99]), np.array([0.4, 0.3, 0.8])
+    assert score_within(cost, objectives, scores, 2.0) == 0.3  # chosen by objective, not by score
+    assert score_within(cost, objectives, scores, 3.0) == 0.8
+    assert np.isnan(score_within(cost, objectives, scores, 0.5))
+    assert np.isnan(score_within(cost, np.full(3, np.nan), scores, 3.0))
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
