@@ -80,6 +80,8 @@ def stand_in_train(
     _note(cache, spec, rank, "starts", first)
     records = []
     for epoch in range(first, spec.training.epochs):
+        if ranks is not None:
+            _meet(ranks)
         total += 1 / spec.training.temperature
         _behave(spec, cache, rank, epoch)
         _note(cache, spec, rank, "epoch", epoch)
@@ -131,6 +133,13 @@ def _behave(spec: TrialSpec, cache: Path, rank: int, epoch: int) -> None:
     dies_once = spec.label == f"killed{'_rank' if rank else ''}" and spec.index == 0
     if epoch == 1 and (spec.label == "always_killed" or (dies_once and _starts(cache, spec, rank) == 1)):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _meet(ranks: Any) -> None:
+    """As in every step of a real training: no rank gets an epoch ahead, or dies, before the others have come as far."""
+    import torch
+
+    ranks.sum_([torch.zeros(1)])
 
 
 def _starts(cache: Path, spec: TrialSpec, rank: int) -> int:
