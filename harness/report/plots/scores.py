@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from harness.report.leaderboard import Leaderboard
 from harness.report.plots.style import GREY, KINDS, LIGHT, kind_legend, kind_of, new_figure, shown
 from harness.report.tables import task_headers
+
+_TEACHER: dict[str, Any] = {"color": GREY, "linewidth": 0.8, "linestyle": ":"}
+_REPEAT: dict[str, Any] = {"linestyle": "none", "marker": "|", "color": GREY, "markersize": 4, "markeredgewidth": 0.7}
 
 
 def draw_scores(board: Leaderboard) -> Figure:
@@ -29,8 +35,8 @@ def draw_scores(board: Leaderboard) -> Figure:
         for y, i in enumerate(order):
             _interval(axis, board, i, y, overall.value[i] * scale, overall.low[i] * scale, overall.high[i] * scale)
         if normalised:
-            for reference in (0.0, 1.0):
-                axis.axvline(reference, color=GREY, linewidth=0.8, linestyle=":")
+            axis.axvline(0.0, color=LIGHT, linewidth=0.8, zorder=0)
+            axis.axvline(1.0, **_TEACHER, zorder=0)
             axis.set_xlabel("normalised score\n(0 student alone, 1 teacher)")
         else:
             axis.set_xlabel("mean over tasks")
@@ -39,12 +45,12 @@ def draw_scores(board: Leaderboard) -> Figure:
         for y, i in enumerate(order):
             runs = board.selection.shown_scores[i, t] * 100
             if len(runs) > 1:
-                axis.plot(runs, np.full(len(runs), y), "|", color=GREY, markersize=4, markeredgewidth=0.7)
+                axis.plot(runs, np.full(len(runs), y), **_REPEAT)
             _interval(axis, board, i, y, board.task_mean[i, t] * 100, board.task_low[i, t] * 100, board.task_high[i, t] * 100)
         if board.baseline is not None:
             axis.axvline(board.task_mean[board.baseline, t] * 100, color="black", linewidth=0.6, linestyle="--", zorder=0)
         if np.isfinite(board.teacher[t]):
-            axis.axvline(board.teacher[t] * 100, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
+            axis.axvline(board.teacher[t] * 100, **_TEACHER, zorder=0)
         axis.set_xlabel(header)
         axis.locator_params(axis="x", nbins=4 if tasks > 1 else 8)
     first = axes[0]
@@ -53,7 +59,9 @@ def draw_scores(board: Leaderboard) -> Figure:
     for axis in axes:
         axis.grid(axis="y", color=LIGHT, linewidth=0.4)
         axis.tick_params(axis="y", length=0)
-    kind_legend(figure, {kind_of(board, i) for i in order})
+    others = [Line2D([], [], label="one repeat", **_REPEAT)] if board.selection.repeats > 1 else []
+    others += [Line2D([], [], label="teacher", **_TEACHER)] if np.isfinite(board.teacher).any() else []
+    kind_legend(figure, {kind_of(board, i) for i in order}, others)
     return figure
 
 

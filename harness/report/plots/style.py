@@ -7,7 +7,7 @@ the same bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from harness.protocol import CONTROLS, REFERENCES
 from harness.report.leaderboard import Leaderboard
@@ -38,6 +39,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "reference": {"marker": "s", "color": GREY, "markerfacecolor": "white"},
     "control": {"marker": "^", "color": VERMILLION, "markerfacecolor": "white"},
 }
+
+_LEGEND_ENTRY = 0.95
+"""Inches that an entry of a legend takes at most."""
 
 _SETTINGS: dict[str, Any] = {
     "axes.axisbelow": True,
@@ -120,11 +124,11 @@ def small_multiples(count: int, width: float = 1.75, height: float = 1.35, colum
     return figure, [figure.add_subplot(grid[i // columns, i % columns]) for i in range(count)]
 
 
-def kind_legend(figure: Figure, kinds: set[str], **where: Any) -> None:
-    """What the markers stand for, in one row."""
-    from matplotlib.lines import Line2D
-
+def kind_legend(figure: Figure, kinds: set[str], others: Sequence[Line2D] = (), **where: Any) -> None:
+    """What the markers stand for, and whatever else the figure has, in as few rows as its width allows."""
     present = [kind for kind in KINDS if kind in kinds]
     handles = [Line2D([], [], linestyle="none", markersize=5, label=kind, **KINDS[kind]) for kind in present]
-    if len(present) > 1:
-        figure.legend(handles=handles, ncols=len(handles), **({"loc": "outside lower center"} | where))
+    handles += others
+    if len(handles) > 1:
+        columns = min(len(handles), max(1, int(figure.get_figwidth() / _LEGEND_ENTRY)))
+        figure.legend(handles=handles, ncols=columns, **({"loc": "outside lower center"} | where))
