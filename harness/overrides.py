@@ -1,4 +1,4 @@
-"""`--set key.path=value`: changes to a study's content before it is validated."""
+"""`--set key.path=value` and `--set key.path+=item`: changes to a study's content before it is validated."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from harness.yaml_lines import KeyPath, parse_value
 
 
 def apply_override(content: dict[str, Any], override: str) -> list[KeyPath]:
-    """Set one value in place; returns the paths of the value and of the mappings that were made for it.
+    """Set one value in place, or with += append to a list; returns the paths of what was set and of what was made for it.
 
     An item of a list is given by its number or, where items have names, by its label or name:
-    `strategies.0.settings.kd_weight=0.3`, `strategies.wsl.settings.kd_weight=0.3`. Raises StudyError.
+    `strategies.0.settings.kd_weight=0.3`, `strategies.wsl.settings.kd_weight=0.3`. What is appended is one item, or a list of
+    them: `strategies+=wsl`. Raises StudyError.
     """
     name, equals, text = override.partition("=")
-    parts = name.strip().split(".")
+    append = name.endswith("+")
+    parts = name.removesuffix("+").strip().split(".")
     if not equals or not all(parts):
         raise StudyError(f"--set {override}: an override is written key.path=value, e.g. --set training.epochs=2")
     try:
@@ -42,8 +44,19 @@ def apply_override(content: dict[str, Any], override: str) -> list[KeyPath]:
         target[key] = inner
         target = inner
     key = _key(target, parts[-1], path, override)
-    target[key] = value
-    return [*made, (*path, key)]
+    path = (*path, key)
+    there = target.get(key) if isinstance(target, dict) else target[key]
+    if not append or there is None:
+        target[key] = _items(value) if append else value
+        return [*made, path]
+    if not isinstance(there, list):
+        raise StudyError(f"--set {override}: {_dotted(path)} is {there!r}, not a list: += appends to one")
+    target[key] = there + _items(value)
+    return [*made, *((*path, i) for i in range(len(there), len(target[key])))]
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _key(target: Any, part: str, path: KeyPath, override: str) -> str | int:

@@ -73,7 +73,10 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
 
 
 def read_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyFile:
-    """The validated study with its origins. `overrides` are `key.path=value`, the later one wins. Raises StudyError."""
+    """The validated study with its origins.
+
+    `overrides` are `key.path=value`, the later one wins, or `key.path+=item`. Raises StudyError.
+    """
     file = Path(path)
     if not file.is_file():
         raise StudyError(f"{file}: no such study file.{_nearest_file(file)}")
@@ -93,10 +96,10 @@ def _apply_all(content: dict[str, Any], origins: Origins, overrides: Sequence[st
     lines, overridden = dict(origins.lines), dict(origins.overridden)
     for override in overrides:
         made = apply_override(content, override)
-        replaced = made[-1]
-        for known in (lines, overridden):  # what stood there before explains nothing any more
-            for path in [path for path in known if path[: len(replaced)] == replaced]:
-                del known[path]
+        for replaced in made[-1:]:  # what stood there before explains nothing any more
+            for known in (lines, overridden):
+                for path in [path for path in known if path[: len(replaced)] == replaced]:
+                    del known[path]
         for path in made:
             overridden[path] = override
     return Origins(origins.path, lines, overridden)

@@ -17,7 +17,8 @@ def add_study(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY.PATH=VALUE",
-        help="change a value of the study (YAML), e.g. training.epochs=2 or strategies.wsl.settings.kd_weight=1.5; repeatable",
+        help="change a value of the study (YAML), e.g. training.epochs=2 or strategies.wsl.settings.kd_weight=1.5, or append "
+        "to a list: strategies+=wsl; repeatable",
     )
 
 

@@ -215,6 +215,15 @@ def test_an_override_may_name_an_item_and_open_a_bare_name(file):
     assert study.tasks == ["cola"]
 
 
+def test_an_override_may_append_to_a_list(file):
+    study = load_study(file, ["strategies+=wsl", "strategies+=[rw_kd, {name: wsl, label: again}]", "strategies+=[]"])
+    assert [entry.shown for entry in study.strategies] == ["ce_only", "fixed_alpha", "wsl", "rw_kd", "again"]
+    assert load_study(file, ["plugins+=mine.py"]).plugins == ["mine.py"]  # the file has no such list
+    origins = read_study(file, ["strategies+=wsl"]).origins
+    assert origins.place(("strategies", 2)) == "--set strategies+=wsl"
+    assert origins.place(("strategies", 1)) == read_study(file).origins.place(("strategies", 1))
+
+
 def test_an_override_of_one_alias_leaves_the_others(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(
@@ -241,6 +250,11 @@ def test_an_override_of_one_alias_leaves_the_others(tmp_path):
         ("strategies.fixed_alfa.label=x", ["Did you mean 'fixed_alpha'?"]),
         ("strategies.fixed_alpha.settings.kd_weight=-1", ["strategies.1.settings.kd_weight", "got -1"]),
         ("strategies=[ce_only, wls]", ["strategies.1.name", "Did you mean 'wsl'?"]),
+        ("strategies+=wls", ["strategies.2.name", "Did you mean 'wsl'?"]),
+        ("training.learning_rate+=1", ["training.learning_rate is 0.001, not a list"]),
+        ("training.epochs+=1", ["training.epochs", "integer"]),  # not in the file
+        ("training.epohcs+=1", ["training.epohcs", "Did you mean 'epochs'?"]),
+        ("+=wsl", ["key.path=value"]),
     ],
 )
 def test_a_bad_override_says_that_it_is_the_override(file, override, parts):
