@@ -137,6 +137,21 @@ def test_glue_minilm_has_every_practical_strategy_of_one_teacher_and_its_control
     assert len({cell.trials for cell in plan.cells}) == 1
 
 
+def test_glue_minilm_core_differs_from_glue_minilm_in_rows_alone() -> None:
+    core, whole = (load_plan(PROJECT / "studies" / f"{name}.yaml") for name in ("glue_minilm_core", "glue_minilm"))
+    assert not core.warnings
+    assert (core.study.training, core.study.models, core.study.seed) == (
+        whole.study.training,
+        whole.study.models,
+        whole.study.seed,
+    )
+    for task in core.tasks:
+        more, fewer = (plan.study.data_for(task.name) for plan in (core, whole))
+        assert more.train_rows is not None
+        assert fewer.train_rows is not None
+        assert more.train_rows > fewer.train_rows
+
+
 def test_label_noise_is_one_study_of_three_rates() -> None:
     plan = load_plan(PROJECT / "studies" / "label_noise.yaml")
     assert not plan.warnings
