@@ -45,18 +45,16 @@ def apply_override(content: dict[str, Any], override: str) -> list[KeyPath]:
         target = inner
     key = _key(target, parts[-1], path, override)
     path = (*path, key)
-    there = target.get(key) if isinstance(target, dict) else target[key]
-    if not append or there is None:
-        target[key] = _items(value) if append else value
-        return [*made, path]
-    if not isinstance(there, list):
-        raise StudyError(f"--set {override}: {_dotted(path)} is {there!r}, not a list: += appends to one")
-    target[key] = there + _items(value)
-    return [*made, *((*path, i) for i in range(len(there), len(target[key])))]
-
-
-def _items(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+    if append:
+        value = value if isinstance(value, list) else [value]
+        there = target.get(key) if isinstance(target, dict) else target[key]
+        if there is not None:
+            if not isinstance(there, list):
+                raise StudyError(f"--set {override}: {_dotted(path)} is {there!r}, not a list: += appends to one")
+            target[key] = there + value
+            return [*made, *((*path, i) for i in range(len(there), len(target[key])))]
+    target[key] = value
+    return [*made, path]
 
 
 def _key(target: Any, part: str, path: KeyPath, override: str) -> str | int:

@@ -150,6 +150,8 @@ def test_glue_minilm_core_differs_from_glue_minilm_in_rows_alone() -> None:
         assert more.train_rows is not None
         assert fewer.train_rows is not None
         assert more.train_rows > fewer.train_rows
+        caps = {"train_rows", "teacher_rows", "report_rows"}
+        assert more.model_dump(exclude=caps) == fewer.model_dump(exclude=caps)
 
 
 def test_label_noise_is_one_study_of_three_rates() -> None:
