@@ -111,6 +111,7 @@ def select(path: Path | str) -> Selection:
     warnings: list[str] = []
     records = _current(everything, manifest, warnings)
     records = _one_data_set(records, warnings)
+    _warn_of_teachers_trained_twice(records, warnings)
     cells = manifest.get("planned_cells") or _inferred_cells(records)
     tasks = tuple(dict.fromkeys(cell["task"] for cell in cells))
     labels = tuple(dict.fromkeys(cell["label"] for cell in cells))
@@ -207,6 +208,24 @@ def _one_data_set(records: list[TrialRecord], warnings: list[str]) -> list[Trial
                 f"{kept[task]} are shown, the other {sum(counts.values()) - counts[kept[task]]} count as missing."
             )
     return [record for record in records if record.spec.data_digest == kept[record.spec.task.name]]
+
+
+def _warn_of_teachers_trained_twice(records: Iterable[TrialRecord], warnings: list[str]) -> None:
+    """A teacher's digest says how it is made. Made again on another kind of processor, it comes out slightly different."""
+    scores: dict[tuple[str, str], set[float]] = defaultdict(set)
+    for record in records:
+        # a trial that failed has no teachers' scores
+        for digest, report in zip(record.spec.teacher_digests, record.teacher_report, strict=False):
+            if SPLIT in report:
+                scores[record.spec.task.name, digest].add(report[SPLIT].metrics[record.spec.task.headline_metric])
+    for (task, digest), found in scores.items():
+        if len(found) > 1:
+            warnings.append(
+                f"the trials of {task} had different teachers of one recipe ({digest}, with scores of "
+                f"{', '.join(f'{score:.2%}' for score in sorted(found))}): it was fine-tuned more than once, on machines that "
+                f"compute differently. Differences between strategies of this task are in part differences between teachers; "
+                f"run the task's trials again with one cache (HARNESS_CACHE)."
+            )
 
 
 def _inferred_cells(records: Iterable[TrialRecord]) -> list[dict[str, Any]]:

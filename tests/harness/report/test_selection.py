@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from harness.errors import StoreError
+from harness.records import Score
 from harness.report.predictions import load_predictions
 from harness.report.selection import select
 from harness.store import Store
@@ -120,6 +121,17 @@ def test_scores_on_other_rows_are_not_mixed(tmp_path: Path) -> None:
     selection = select(tmp_path)
     assert selection.rows["sst2", "ce_only", 0].state == "missing"
     assert "different sets of rows" in selection.warnings[0]
+
+
+def test_teachers_of_one_recipe_that_came_out_different_are_told(tmp_path: Path) -> None:
+    store = build_store(tmp_path, Planted(("sst2", "rte"), FEW, repeats=2, trials=1, rows=20))
+    assert not select(tmp_path).warnings
+    odd = next(record for record in store.records() if record.spec.task.name == "sst2")
+    report = [{"validation": Score(rows=20, metrics={"accuracy": 0.125})}]
+    store.write(odd.model_copy(update={"teacher_report": report}), store.predictions(odd.key))
+    (said,) = select(tmp_path).warnings
+    assert "trials of sst2 had different teachers" in said
+    assert "12.50%" in said
 
 
 def test_predictions_are_lined_up_and_damaged_ones_left_out(tmp_path: Path) -> None:
