@@ -166,5 +166,6 @@ def test_label_noise_is_one_study_of_three_rates() -> None:
 def test_label_noise_without_noise_is_glue_minilm() -> None:
     noisy, clean = (load_plan(PROJECT / "studies" / f"{name}.yaml").study for name in ("label_noise", "glue_minilm"))
     assert (noisy.training, noisy.models, noisy.seed) == (clean.training, clean.models, clean.seed)
+    assert noisy.strategies == clean.strategies
     for name in ("sst2", "qqp", "mnli"):
         assert noisy.data_for(name) == clean.data_for(name)
