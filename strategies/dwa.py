@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from strategies._extra_terms import TermSettings
+from strategies._loss_ratio import loss_ratio
 from strategies.base import Context, Needs, Normalisation, Setup, Strategy, Weights
 from strategies.lazy import torch
 from strategies.registry import register
@@ -49,7 +50,7 @@ class Dwa(Strategy[DwaSettings]):
         if len(self.history) < 2:
             return dict.fromkeys(context.terms, 1.0)
         before, last = self.history
-        ratios = torch.tensor([last[name] / max(before[name], 1e-12) for name in context.terms])
+        ratios = torch.tensor([loss_ratio(last[name], before[name]) for name in context.terms])
         weights = len(ratios) * (ratios / self.settings.softness).softmax(0)
         return dict(zip(context.terms, weights.tolist(), strict=True))
 

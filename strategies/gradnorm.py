@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from strategies._extra_terms import TermSettings
+from strategies._loss_ratio import loss_ratio
 from strategies._state import detached
 from strategies.base import Context, Cost, Needs, Normalisation, Setup, Strategy, Weights
 from strategies.lazy import torch
@@ -64,7 +65,7 @@ class GradNorm(Strategy[GradNormSettings]):
         if self.initial is not None:
             assert context.term_gramian is not None
             norms = context.term_gramian().diagonal().clamp_min(0.0).sqrt()
-            losses = torch.tensor([means[name] / max(self.initial[name], 1e-12) for name in context.terms], device=norms.device)
+            losses = torch.tensor([loss_ratio(means[name], self.initial[name]) for name in context.terms], device=norms.device)
             self.update(norms, losses)
         weights = len(means) * self.logits.detach().softmax(0)
         return dict(zip(context.terms, weights, strict=True))
@@ -72,7 +73,7 @@ class GradNorm(Strategy[GradNormSettings]):
     def update(self, norms: torch.Tensor, losses: torch.Tensor) -> None:
         """One Adam step, for gradient norms and losses relative to the initial ones, both [terms]."""
         weighted = len(norms) * self.logits.softmax(0) * norms
-        rate = losses / losses.mean().clamp_min(1e-12)
+        rate = losses / losses.mean()
         target = (weighted.mean() * rate**self.settings.alpha).detach()
         self.optimizer.zero_grad(set_to_none=True)
         (weighted - target).abs().sum().backward()  # type: ignore[no-untyped-call]

@@ -75,6 +75,13 @@ class TestDwa:
         assert strategy.weights(make_context(SETUP)) == pytest.approx({"ce": 1.0, "kd": 1.0})
 
 
+    def test_rounding_of_a_vanished_loss_is_no_progress(self):
+        strategy = make("dwa", SETUP)
+        strategy.end_epoch(0, {"ce": 1.0, "kd": 1e-11})
+        strategy.end_epoch(1, {"ce": 1.0, "kd": 1e-8})
+        assert strategy.weights(make_context(SETUP)) == {"ce": 1.0, "kd": 1.0}
+
+
 class TestGradNorm:
     def norms_after(self, steps: int, losses: tuple[float, float] = (1.0, 1.0), **settings) -> list[float]:
         strategy = make("gradnorm", SETUP, reference="first_step", **settings)
@@ -95,6 +102,17 @@ class TestGradNorm:
         ce, kd = self.norms_after(500, losses=(0.5, 1.0), alpha=1.0)
         # relative inverse training rates 2/3 and 4/3: target norms 1 to 2
         assert kd / ce == pytest.approx(2.0, rel=0.1)
+
+    @pytest.mark.parametrize("kd", [-2e-8, 0.0, 2e-8])
+    def test_rounding_of_a_vanished_loss_is_no_progress(self, kd):
+        def trained(kd: float) -> list[float]:
+            strategy = make("gradnorm", SETUP)
+            strategy.end_epoch(0, {"ce": 1.0, "kd": 1e-11})
+            for _ in range(20):
+                weigh(strategy, replace(constant(1.0, kd), term_gramian=lambda: torch.diag(torch.tensor([9.0, 1.0]))))
+            return strategy.logits.tolist()
+
+        assert trained(kd) == trained(1e-11)
 
     def test_plain_sum_and_no_gradient_pass_in_the_first_epoch(self):
         strategy = make("gradnorm", SETUP)
