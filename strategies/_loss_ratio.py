@@ -7,5 +7,5 @@ ROUNDING = 1e-6
 
 
 def loss_ratio(now: float, before: float) -> float:
-    """now / before, never negative; 1 for a term that is at the level of rounding now and was then."""
+    """The mean loss now in those before, never negative; 1 for a term that is at the level of rounding at both times."""
     return max(now, ROUNDING) / max(before, ROUNDING)

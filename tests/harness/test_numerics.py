@@ -65,6 +65,15 @@ def greatest(first: np.ndarray, second: np.ndarray) -> float:
     return found
 
 
+def between_seeds(found: np.ndarray) -> float:
+    """Mean difference of a probability between two repeats."""
+    return float(np.mean([np.abs(found[i] - found[j]).mean() for i in range(len(found)) for j in range(i)]))
+
+
+def rw_kd(cache: Path, engine: str) -> np.ndarray:
+    return probabilities(cache, {"name": "rw_kd", "settings": {"engine": engine}}, repeats=3)
+
+
 def test_the_fused_optimiser_changes_rounding_alone(cache: Path, plain: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     adamw = torch.optim.AdamW
     one_by_one = {"fused": False, "foreach": False}
@@ -72,18 +81,23 @@ def test_the_fused_optimiser_changes_rounding_alone(cache: Path, plain: np.ndarr
     assert 0 < greatest(probabilities(cache), plain[:1]) < 1e-3  # 3e-5 measured
 
 
-@pytest.mark.parametrize("engine", ["fd", "jvp"])  # 4e-3 and 5e-4 measured
-def test_look_ahead_engines_train_the_same_student(cache: Path, engine: str) -> None:
-    def rw_kd(chosen: str) -> np.ndarray:
-        return probabilities(cache, {"name": "rw_kd", "settings": {"engine": chosen}})
+@pytest.fixture(scope="module")
+def exact(cache: Path) -> np.ndarray:
+    return rw_kd(cache, "exact")
 
-    assert greatest(rw_kd(engine), rw_kd("exact")) < 0.02
+
+@pytest.mark.parametrize(("engine", "bound"), [("fd", 0.05), ("jvp", 0.001)])  # 0.013 and 5e-5 measured
+def test_look_ahead_engines_train_the_same_student(cache: Path, exact: np.ndarray, engine: str, bound: float) -> None:
+    """In means: a finite difference's rounding moves single rows by up to 0.02 on some processors, by 0.004 on others."""
+    of_one_seed = np.abs(rw_kd(cache, engine) - exact).mean()
+    LOGGER.info("differences: one seed %.2g, two seeds %.2g", of_one_seed, between_seeds(exact))
+    assert 0 < of_one_seed < bound * between_seeds(exact)
 
 
 def test_bf16_is_less_than_another_seed(cache: Path, plain: np.ndarray) -> None:
     half = probabilities(cache, repeats=REPEATS, precision="bf16")
     of_one_seed = np.abs(half - plain).mean()
-    of_two_seeds = np.mean([np.abs(plain[i] - plain[j]).mean() for i in range(REPEATS) for j in range(i)])
+    of_two_seeds = between_seeds(plain)
     of_means = np.abs(half.mean(0) - plain.mean(0)).mean()
     LOGGER.info("differences: one seed %.3f, two seeds %.3f, means %.3f", of_one_seed, of_two_seeds, of_means)
     assert 0 < of_one_seed < 0.7 * of_two_seeds  # 0.054 and 0.131 measured

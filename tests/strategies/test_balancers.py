@@ -74,7 +74,6 @@ class TestDwa:
             strategy.end_epoch(epoch, {"ce": 1.0, "kd": kd})
         assert strategy.weights(make_context(SETUP)) == pytest.approx({"ce": 1.0, "kd": 1.0})
 
-
     def test_rounding_of_a_vanished_loss_is_no_progress(self):
         strategy = make("dwa", SETUP)
         strategy.end_epoch(0, {"ce": 1.0, "kd": 1e-11})
