@@ -8,6 +8,8 @@ import pytest
 
 from harness.__main__ import main
 from harness.report.leaderboard import make_leaderboard
+from harness.report.predictions import load_predictions
+from harness.report.selection import select
 from harness.report.tables import csv_text, markdown
 from tests.conftest import PROJECT
 
@@ -21,6 +23,14 @@ def test_published_tables_are_those_of_their_store(store: Path) -> None:
     board = make_leaderboard(store)
     assert markdown(board) == (store / "leaderboard.md").read_text("utf-8")
     assert csv_text(board) == (store / "leaderboard.csv").read_text("utf-8")
+
+
+def test_tasks_with_the_same_rows_share_the_draws_of_examples() -> None:
+    selection = select(PROJECT / "results" / "label_noise")
+    found = {task: load_predictions(selection, task, ("ce_only",)) for task in ("sst2", "sst2_noise40", "qqp")}
+    clean, noisy, other = (task.seeds for task in found.values() if task is not None)
+    assert clean.examples == noisy.examples != other.examples
+    assert len({clean.repeats, noisy.repeats, other.repeats}) == 3
 
 
 @pytest.mark.slow

@@ -39,9 +39,10 @@ def legend(board: Leaderboard) -> list[str]:
     if selection.repeats > 1:
         said.append(f"± is the standard deviation over {selection.repeats} repeats.")
     if board.baseline is not None:
+        over = "examples, t over repeats" if selection.repeats > 1 else "examples"
         said.append(
-            f"▲ / ▼: better / worse than {board.baseline_label} with p < 0.05 (paired: bootstrap over examples"
-            f"{', t over repeats' if selection.repeats > 1 else ''}, Holm over the strategies of the task)."
+            f"▲ / ▼: better / worse than {board.baseline_label} with p < 0.05 (paired: bootstrap over {over}, "
+            f"{board.test_draws:,} draws; Holm over the strategies of the task)."
         )
         if np.isfinite(board.detectable).any():
             said.append("Detectable difference: the true one that this test would find in four of five studies (at 5 %).")

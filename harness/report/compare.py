@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +13,11 @@ from tabulate import tabulate
 from harness.errors import UserError
 from harness.report.predictions import TaskPredictions, load_predictions
 from harness.report.selection import Selection, select
-from harness.stats.bootstrap import interval, two_sided_p
+from harness.stats.bootstrap import draws_for, interval, two_sided_p
 from harness.stats.metrics import Array
 from harness.stats.multiple import holm
 from harness.stats.paired import PairedResult, compare_pair, point_scores
 from harness.stats.power import minimum_detectable_effect
-
-DRAWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class TaskComparison:
     """[draws]"""
 
 
-def compare(first: str, second: str, *, results: str | None = None, task: str | None = None, draws: int = DRAWS) -> str:
+def compare(first: str, second: str, *, results: str | None = None, task: str | None = None, draws: int | None = None) -> str:
     """The comparison as text, first minus second.
 
     `first` and `second` are labels of the folder `results`, or two result folders: then every label that both have is compared.
@@ -75,10 +72,11 @@ def compare(first: str, second: str, *, results: str | None = None, task: str | 
     return "\n\n".join(compare_labels(Side(selections[0], label), Side(selections[1], label), task, draws) for label in shared)
 
 
-def compare_labels(a: Side, b: Side, task: str | None = None, draws: int = DRAWS) -> str:
+def compare_labels(a: Side, b: Side, task: str | None = None, draws: int | None = None) -> str:
     """Table by task, then the verdict in words."""
     same = a.selection is b.selection
     names = (a.label, b.label) if same else (a.name, b.name)
+    draws = draws or draws_for(len(a.selection.tasks))
     found, left_out = compare_tasks(a, b, task, draws)
     title = f"{names[0]} against {names[1]}"
     if not found:
@@ -152,9 +150,7 @@ def _compare_task(a: Side, b: Side, task: str, draws: int, tasks: int) -> TaskCo
         return "no repeat that both have"
     predicted_a, predicted_b = left.predicted[0][both][:, rows[0]], right.predicted[0][both][:, rows[1]]
     labels = left.labels[rows[0]]
-    result, differences = compare_pair(
-        left.metric, labels, predicted_a, predicted_b, left.classes, draws, zlib.crc32(task.encode()), tasks
-    )
+    result, differences = compare_pair(left.metric, labels, predicted_a, predicted_b, left.classes, draws, left.seeds, tasks)
     scores = [float(point_scores(left.metric, labels, p, left.classes).mean()) for p in (predicted_a, predicted_b)]
     return TaskComparison(task, scores[0], scores[1], len(both), len(labels), result, differences)
 

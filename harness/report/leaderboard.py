@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from harness.stats.aggregate import (
     stratified_bootstrap,
     win_rates,
 )
-from harness.stats.bootstrap import interval, two_sided_p
+from harness.stats.bootstrap import draws_for, interval, two_sided_p
 from harness.stats.mcnemar import mcnemar
 from harness.stats.metrics import Array
 from harness.stats.multiple import holm
@@ -30,6 +29,7 @@ from harness.stats.power import minimum_detectable_effect
 from harness.stats.ranks import Ranking, rank_strategies
 
 DRAWS = 4000
+"""Of repeats, for intervals that no test rests on."""
 BASELINE = "fixed_alpha"
 STUDENT_ALONE = "ce_only"
 
@@ -87,6 +87,8 @@ class Leaderboard:
     """Mean over tasks of the difference to the baseline; bootstrap over examples and repeats."""
     gain_p: Array
     gain_p_holm: Array
+    test_draws: int
+    """Draws that the tests and the intervals of scores and gains rest on."""
     normalised_scores: Array  # [labels, tasks, repeats]
     normalised_tasks: NDArray[np.bool_]  # [tasks] that enter normalised figures
     wins: Array  # [labels, labels]
@@ -111,8 +113,11 @@ class Leaderboard:
         return 0 if np.isnan(p) or p >= 0.05 else int(np.sign(self.difference[label, task]))
 
 
-def make_leaderboard(path: Path | str, draws: int = DRAWS) -> Leaderboard:
-    """Read a store and compute everything. Raises StoreError where there is nothing to report on."""
+def make_leaderboard(path: Path | str, draws: int | None = None) -> Leaderboard:
+    """Read a store and compute everything. Raises StoreError where there is nothing to report on.
+
+    `draws`: of every bootstrap; left out, as many as the number of comparisons asks for.
+    """
     selection = select(path)
     notes: list[str] = []
     labels, tasks = selection.labels, selection.tasks
@@ -121,11 +126,12 @@ def make_leaderboard(path: Path | str, draws: int = DRAWS) -> Leaderboard:
     alone = _find(selection, STUDENT_ALONE)
     student = scores[alone].mean(-1) if alone is not None else np.full(len(tasks), np.nan)
     teacher = _teacher_scores(selection)
-    sampled = _Sampled(selection, baseline, draws)
+    sampled = _Sampled(selection, baseline, draws or draws_for(len(labels) - 1))
+    draws = draws or DRAWS
     normalised = normalise(scores, student, teacher)
     usable = np.isfinite(teacher - student) & (teacher - student >= 0.01)
     _note_references(notes, selection, baseline, alone, usable, teacher, student)
-    mean_score = Estimate.of(mean(scores), sampled.means.mean(-1))
+    mean_score = Estimate.of(mean(scores), sampled.means)
     chosen = normalised[:, usable]
     empty = Estimate.none(len(labels))
     resampled = {
@@ -137,7 +143,7 @@ def make_leaderboard(path: Path | str, draws: int = DRAWS) -> Leaderboard:
     gain, gain_p = empty, np.full(len(labels), np.nan)
     improvement = empty
     if baseline is not None:
-        differences = sampled.differences.mean(-1)
+        differences = sampled.means - sampled.means[:, [baseline]]
         gain = Estimate.of(scores.mean((1, 2)) - scores[baseline].mean(), differences)
         gain_p = two_sided_p(differences)
         gain_p[baseline] = np.nan
@@ -173,6 +179,7 @@ def make_leaderboard(path: Path | str, draws: int = DRAWS) -> Leaderboard:
         gain=gain,
         gain_p=gain_p,
         gain_p_holm=holm(gain_p),
+        test_draws=sampled.draws,
         normalised_scores=normalised,
         normalised_tasks=usable,
         wins=win_rates(scores),
@@ -188,19 +195,20 @@ class _Sampled:
 
     def __init__(self, selection: Selection, baseline: int | None, draws: int) -> None:
         shape = (len(selection.labels), len(selection.tasks))
-        self.means = np.full((draws, *shape), np.nan)
+        self.draws = draws
+        self.means = np.zeros((draws, shape[0]))  # over tasks
         self.low, self.high, self.difference_low, self.difference_high = (np.full(shape, np.nan) for _ in range(4))
         self.p, self.p_mcnemar = np.full(shape, np.nan), np.full(shape, np.nan)
         self.detectable = np.full(shape[1], np.nan)
         for t, task in enumerate(selection.tasks):
             found = load_predictions(selection, task)
             if found is None:
+                self.means += np.nan
                 continue
-            seed = zlib.crc32(task.encode())
             sample = sample_task(
-                found.metric, found.labels, found.predicted, found.present, found.classes, draws, seed, shape[1]
+                found.metric, found.labels, found.predicted, found.present, found.classes, draws, found.seeds, shape[1]
             )
-            self.means[:, :, t] = sample.pooled
+            self.means += sample.pooled / shape[1]
             self.low[:, t], self.high[:, t] = sample.intervals
             if baseline is None:
                 continue
@@ -215,7 +223,6 @@ class _Sampled:
             right = found.predicted == found.labels
             for s in np.flatnonzero(others & found.present.all(1) & found.present[baseline].all()):
                 self.p_mcnemar[s, t] = mcnemar(right[s], right[baseline]).p
-        self.differences = self.means - self.means[:, [baseline]] if baseline is not None else np.full_like(self.means, np.nan)
 
 
 def _improvement(scores: Array, baseline: int, draws: int) -> Estimate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.errors import StoreError
 from harness.report.selection import SPLIT, Row, Selection
-from harness.stats.paired import point_scores
+from harness.stats.paired import Seeds, point_scores
 from harness.store import Store
 
 
@@ -24,6 +25,7 @@ class TaskPredictions:
     present: NDArray[np.bool_]  # [labels, repeats]
     classes: int
     metric: str
+    seeds: Seeds
 
 
 def load_predictions(selection: Selection, task: str, labels: tuple[str, ...] | None = None) -> TaskPredictions | None:
@@ -60,8 +62,9 @@ def load_predictions(selection: Selection, task: str, labels: tuple[str, ...] | 
             predicted[position] = frame[2]
             present[position] = row.state == "ok"
     shape = (len(wanted), selection.repeats)
+    seeds = Seeds(zlib.crc32(spec.source_name.encode()), zlib.crc32(task.encode()) + 1)
     return TaskPredictions(
-        ids, truth, predicted.reshape(*shape, -1), present.reshape(shape), len(spec.labels), spec.headline_metric
+        ids, truth, predicted.reshape(*shape, -1), present.reshape(shape), len(spec.labels), spec.headline_metric, seeds
     )
 
 

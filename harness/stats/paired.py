@@ -14,6 +14,15 @@ from harness.stats.power import minimum_detectable_effect
 
 
 @dataclass(frozen=True)
+class Seeds:
+    """Of one task's draws."""
+
+    examples: int
+    """The same for tasks that are scored on the same rows: what is lucky in one is lucky in the others."""
+    repeats: int
+
+
+@dataclass(frozen=True)
 class TaskSample:
     """Bootstrap of one task. All strategies share the draws of examples and of repeats."""
 
@@ -52,7 +61,7 @@ def sample_task(
     present: NDArray[np.bool_],
     classes: int,
     draws: int,
-    seed: int,
+    seeds: Seeds,
     tasks: int = 1,
 ) -> TaskSample:
     """`labels` [rows], `predicted` [strategies, repeats, rows], `present` [strategies, repeats] (False: no such run).
@@ -60,11 +69,11 @@ def sample_task(
     With one repeat, the examples alone are drawn. `tasks`: how many tasks `pooled` is averaged over.
     """  # fmt: skip
     strategies, repeats, rows = predicted.shape
-    scores = resampled_scores(metric, labels, predicted.reshape(-1, rows), classes, draws, seed)
+    scores = resampled_scores(metric, labels, predicted.reshape(-1, rows), classes, draws, seeds.examples)
     over_examples = np.where(present, scores.reshape(draws, strategies, repeats), np.nan).mean(-1)
     whole = np.where(present, point_scores(metric, labels, predicted, classes), np.nan)
     means, pooled = (
-        over_examples + drawn_repeats(whole, draws, seed + 1, freedom) for freedom in (repeats - 1, tasks * (repeats - 1))
+        over_examples + drawn_repeats(whole, draws, seeds.repeats, freedom) for freedom in (repeats - 1, tasks * (repeats - 1))
     )
     return TaskSample(means, pooled)
 
@@ -76,12 +85,12 @@ def compare_pair(
     predicted_b: NDArray[np.int64],
     classes: int,
     draws: int,
-    seed: int,
+    seeds: Seeds,
     tasks: int = 1,
 ) -> tuple[PairedResult, Array]:
     """`predicted_*` [repeats, rows], paired by repeat and row. Also the draws [draws] for an average over `tasks` tasks."""
     both = np.stack([predicted_a, predicted_b])
-    sample = sample_task(metric, labels, both, np.ones(both.shape[:2], bool), classes, draws, seed, tasks)
+    sample = sample_task(metric, labels, both, np.ones(both.shape[:2], bool), classes, draws, seeds, tasks)
     differences = sample.differences(1)[:, 0]
     whole = point_scores(metric, labels, both, classes).mean(1)
     low, high = interval(differences)

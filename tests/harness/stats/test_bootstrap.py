@@ -5,8 +5,9 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from harness.stats.bootstrap import drawn_repeats, interval, resampled_scores, two_sided_p
-from harness.stats.paired import compare_pair, sample_task
+from harness.stats.bootstrap import drawn_repeats, draws_for, interval, resampled_scores, two_sided_p
+from harness.stats.multiple import holm
+from harness.stats.paired import Seeds, compare_pair, sample_task
 from harness.stats.power import minimum_detectable_effect
 
 
@@ -82,7 +83,7 @@ def test_the_same_predictions_differ_by_nothing_and_missing_runs_stay_missing() 
     labels, predicted = runs()
     same = np.stack([[predicted[0], predicted[1]]] * 3)
     present = np.array([[True, True], [True, True], [True, False]])
-    sample = sample_task("accuracy", labels, same, present, 2, 200, 0)
+    sample = sample_task("accuracy", labels, same, present, 2, 200, Seeds(0, 1))
     assert (sample.differences(0)[:, 1] == 0).all()
     p = two_sided_p(sample.differences(0))
     assert p[1] == 1.0
@@ -90,13 +91,28 @@ def test_the_same_predictions_differ_by_nothing_and_missing_runs_stay_missing() 
     assert np.isnan(sample.intervals[:, 2]).all()
 
 
+def test_two_tasks_on_the_same_rows_know_no_more_than_one() -> None:
+    labels, predicted = runs(400, accuracies=(0.8, 0.75))
+
+    def differences(*examples: int) -> np.ndarray:
+        drawn = [
+            compare_pair("accuracy", labels, predicted[:1], predicted[1:], 2, 4000, Seeds(seed, place))[1]
+            for place, seed in enumerate(examples)
+        ]
+        return np.mean(drawn, axis=0)
+
+    alone = differences(0).std()
+    assert differences(0, 0).std() == pytest.approx(alone)
+    assert differences(0, 9).std() == pytest.approx(alone / 2**0.5, rel=0.05)
+
+
 def test_a_pair_is_compared() -> None:
     labels, predicted = runs(1000, accuracies=(0.85, 0.75) * 4)
-    result, _ = compare_pair("accuracy", labels, predicted[::2], predicted[1::2], 2, 2000, 0)
+    result, _ = compare_pair("accuracy", labels, predicted[::2], predicted[1::2], 2, 2000, Seeds(0, 1))
     assert result.low < result.difference < result.high
     assert result.p < 0.01
     assert result.mcnemar.p < 0.001
-    other, _ = compare_pair("accuracy", labels, predicted[1::2], predicted[::2], 2, 2000, 0)
+    other, _ = compare_pair("accuracy", labels, predicted[1::2], predicted[::2], 2, 2000, Seeds(0, 1))
     assert (other.difference, other.low, other.high) == pytest.approx((-result.difference, -result.high, -result.low), abs=1e-9)
 
 
@@ -105,3 +121,14 @@ def test_the_detectable_effect_is_found_in_four_of_five() -> None:
     effect = float(minimum_detectable_effect(rng.normal(0.3, 0.01, 100_000)))  # where the draws are centred does not matter
     z = rng.normal(effect, 0.01, 20_000) / 0.01
     assert (np.abs(z) > stats.norm.ppf(0.975)).mean() == pytest.approx(0.8, abs=0.01)
+
+
+@pytest.mark.parametrize("comparisons", [5, 37, 100])
+def test_what_holm_finds_is_not_a_matter_of_the_seed(comparisons: int) -> None:
+    threshold = 0.05 / comparisons
+    draws = draws_for(comparisons)
+    centre = stats.norm.ppf(1 - threshold / 2)  # in standard errors: a difference with this very p
+    found = [float(two_sided_p(np.random.default_rng(seed).normal(centre, 1, draws))) for seed in range(100)]
+    assert np.mean(found) == pytest.approx(threshold, rel=0.1)
+    assert np.std(found) < 0.2 * threshold
+    assert holm(np.full(comparisons, two_sided_p(np.ones(draws))))[0] < 0.05

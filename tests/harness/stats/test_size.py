@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.stats.bootstrap import two_sided_p
-from harness.stats.paired import compare_pair
+from harness.stats.paired import Seeds, compare_pair
 
 STUDIES = 200
 ALLOWED = 0.05 + 2 * (0.05 * 0.95 / STUDIES) ** 0.5
@@ -29,7 +29,9 @@ def found_to_differ(repeats: int, spread: float, tasks: int = 1) -> float:
         for task in range(tasks):
             labels, difficulty = rng.integers(0, 2, 300), rng.normal(0.9, 1.0, 300)
             a, b = (equals(rng, labels, difficulty, repeats, spread) for _ in "ab")
-            result, pooled = compare_pair("accuracy", labels, a, b, 2, 400, seed * tasks + task, tasks)
+            result, pooled = compare_pair(
+                "accuracy", labels, a, b, 2, 400, Seeds(seed * tasks + task, seed * tasks + task + 1), tasks
+            )
             draws.append(pooled)
         found += (result.p if tasks == 1 else float(two_sided_p(np.mean(draws, axis=0)))) < 0.05
     return found / STUDIES
