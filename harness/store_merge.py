@@ -71,7 +71,8 @@ def merge_stores(sources: Sequence[Path], target: Path) -> Merged:
                 _take(merged, goal, store, record, origin)
             merged.damaged += [f"{store.path}/{damage}" for damage in store.damaged.values()]
         goal.write_manifest(_merge_manifests([manifest for _, manifest in manifests if manifest]))
-        goal.event("merged", sources=[str(path) for path in sources], added=merged.added)
+        # names alone: a store is published, and where its sources lay is of no use to others
+        goal.event("merged", sources=[path.resolve().name for path in sources], added=merged.added)
     return merged
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,14 @@ def test_published_tables_are_those_of_their_store(store: Path) -> None:
     board = make_leaderboard(store)
     assert markdown(board) == (store / "leaderboard.md").read_text("utf-8")
     assert csv_text(board) == (store / "leaderboard.csv").read_text("utf-8")
+
+
+def test_nothing_published_names_a_folder_of_the_machine_that_made_it() -> None:
+    texts = [
+        path for store in PUBLISHED for path in store.rglob("*") if path.suffix in {".json", ".jsonl", ".html", ".md", ".csv"}
+    ]
+    assert texts
+    assert [str(path) for path in texts if re.search(r"/(home|root|work|tmp|Users)/", path.read_text("utf-8"))] == []
 
 
 def test_tasks_with_the_same_rows_share_the_draws_of_examples() -> None:

@@ -37,6 +37,14 @@ def test_trials_of_both_are_in_the_merged_store(tmp_path: Path) -> None:
     assert (again.added, again.already_there) == (0, 4)
 
 
+def test_the_merged_store_does_not_tell_where_the_others_lay(tmp_path: Path) -> None:
+    a, b = stores(tmp_path)
+    merge_stores([a.path, b.path], tmp_path / "all")
+    said = (tmp_path / "all" / "events.jsonl").read_text("utf-8")
+    assert '"sources": ["a", "b"]' in said
+    assert str(tmp_path) not in said
+
+
 def test_conflicts_are_named_and_the_first_stays(tmp_path: Path) -> None:
     a, b = stores(tmp_path)
     record = next(r for r in b.records() if r.spec.task.name == "cola")
