@@ -34,7 +34,9 @@ from harness.records import SCHEMA_VERSION, TrialRecord
 from harness.store_files import DamagedError, open_record, seal_record, write_atomically, write_error
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
 _READERS = 4
 _CHUNK = 64
@@ -181,6 +183,26 @@ class Store:
         """
         import pandas as pd
 
+        frame = pd.read_parquet(BytesIO(self._sealed_predictions(key)))
+        halves = [column for column in frame.columns if column not in PREDICTION_COLUMNS]
+        return frame.astype({"split": str} | dict.fromkeys(halves, "float32"))
+
+    def predicted_classes(self, key: str, split: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Ids, labels and predicted classes of one split, each [rows], by id: what a report reads of many trials.
+
+        Raises as `predictions` does.
+        """
+        import numpy as np
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        table = pq.ParquetFile(BytesIO(self._sealed_predictions(key))).read(columns=list(PREDICTION_COLUMNS))
+        table = table.filter(pc.equal(table["split"], split))
+        ids, labels, predicted = (table[name].to_numpy().astype(np.int64) for name in PREDICTION_COLUMNS[1:])
+        order = np.argsort(ids, kind="stable")
+        return ids[order], labels[order], predicted[order]
+
+    def _sealed_predictions(self, key: str) -> bytes:
         path = self._predictions_path(key)
         try:
             sealed = open_record(self._record_path(key)).predictions
@@ -194,9 +216,7 @@ class Store:
         except DamagedError as error:
             self._note(key, path, str(error))
             raise StoreError(f"the predictions of trial {key} in {self.path} cannot be used: {error}") from error
-        frame = pd.read_parquet(BytesIO(content))
-        halves = [column for column in frame.columns if column not in PREDICTION_COLUMNS]
-        return frame.astype({"split": str} | dict.fromkeys(halves, "float32"))
+        return content
 
     def manifest(self) -> dict[str, Any]:
         """The manifest; {} where none was written. Raises StoreError where it is not readable."""

@@ -72,11 +72,9 @@ def _load(store: Store, row: Row) -> tuple[NDArray[np.int64], NDArray[np.int64],
     if row.record is None or row.record.status != "ok":
         return None
     try:
-        frame = store.predictions(row.record.key)
+        ids, truth, said = store.predicted_classes(row.record.key, SPLIT)
     except StoreError as error:
         return str(error)
-    frame = frame[frame["split"] == SPLIT].sort_values("id", kind="stable")
-    ids, truth, said = (frame[name].to_numpy("int64") for name in ("id", "label", "predicted"))
     task = row.record.spec.task
     found = float(point_scores(task.headline_metric, truth, said[None], len(task.labels))[0])
     if not np.isclose(found, row.record.report[SPLIT].metrics[task.headline_metric], atol=1e-6):

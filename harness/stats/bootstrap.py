@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from harness.stats.metrics import METRICS, Array, class_indicators
 
-_CELLS_AT_ONCE = 4_000_000
+_CELLS_AT_ONCE, _DRAWS_AT_ONCE = 100_000, 64
+"""Counts of so many cells stay in a core's cache; of fewer draws, the product with many rows would be slow."""
 
 
 def draws_for(comparisons: int) -> int:
@@ -34,7 +35,7 @@ def resampled_scores(
         hits, said, actual = hits.sum(-1, keepdims=True), np.zeros((rows, runs, 0)), actual.sum(-1, keepdims=True)
     columns = np.concatenate([hits.reshape(rows, -1), said.reshape(rows, -1), actual], axis=1).astype(np.float32)
     per_run = hits.shape[-1]
-    at_once = max(1, _CELLS_AT_ONCE // rows)
+    at_once = max(_DRAWS_AT_ONCE, _CELLS_AT_ONCE // rows)
     parts = []
     for start in range(0, draws, at_once):
         counts = (_example_counts(rng, rows, min(at_once, draws - start)) @ columns).astype(np.float64)

@@ -71,7 +71,7 @@ def between_seeds(found: np.ndarray) -> float:
 
 
 def rw_kd(cache: Path, engine: str) -> np.ndarray:
-    return probabilities(cache, {"name": "rw_kd", "settings": {"engine": engine}}, repeats=3)
+    return probabilities(cache, {"name": "rw_kd", "settings": {"engine": engine}}, repeats=2)
 
 
 def test_the_fused_optimiser_changes_rounding_alone(cache: Path, plain: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,16 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert other.verify() == []
 
 
+def test_the_classes_of_a_split_are_those_of_the_frame_in_the_order_of_ids(tmp_path: Path) -> None:
+    rows = pd.concat([predictions(), predictions(7).assign(split="validation_mismatched")]).sample(frac=1.0, random_state=0)
+    store = Store(tmp_path / "store")
+    store.write(record(), rows)
+    for split in ("validation", "validation_mismatched"):
+        found = store.predicted_classes(record().key, split)
+        expected = rows[rows["split"] == split].sort_values("id")[["id", "label", "predicted"]]
+        np.testing.assert_array_equal(np.stack(found, axis=1), expected)
+
+
 def test_an_empty_store_is_empty_and_reading_makes_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path / "none")
     assert store.records() == []
