@@ -28,8 +28,8 @@ from harness.stats.paired import sample_task
 from harness.stats.power import minimum_detectable_effect
 from harness.stats.ranks import Ranking, rank_strategies
 
-DRAWS = 4000
-"""Of repeats, for intervals that no test rests on."""
+REPEAT_DRAWS = 4000
+"""For intervals that come from the repeats alone; no test rests on them."""
 BASELINE = "fixed_alpha"
 STUDENT_ALONE = "ce_only"
 
@@ -127,7 +127,7 @@ def make_leaderboard(path: Path | str, draws: int | None = None) -> Leaderboard:
     student = scores[alone].mean(-1) if alone is not None else np.full(len(tasks), np.nan)
     teacher = _teacher_scores(selection)
     sampled = _Sampled(selection, baseline, draws or draws_for(len(labels) - 1))
-    draws = draws or DRAWS
+    repeat_draws = draws or REPEAT_DRAWS
     normalised = normalise(scores, student, teacher)
     usable = np.isfinite(teacher - student) & (teacher - student >= 0.01)
     _note_references(notes, selection, baseline, alone, usable, teacher, student)
@@ -135,7 +135,9 @@ def make_leaderboard(path: Path | str, draws: int | None = None) -> Leaderboard:
     chosen = normalised[:, usable]
     empty = Estimate.none(len(labels))
     resampled = {
-        statistic: Estimate.of(statistic(chosen), stratified_bootstrap(chosen, statistic, draws, 1)) if usable.any() else empty
+        statistic: Estimate.of(statistic(chosen), stratified_bootstrap(chosen, statistic, repeat_draws, 1))
+        if usable.any()
+        else empty
         for statistic in (mean, interquartile_mean)
     }
     if selection.repeats == 1:
@@ -147,7 +149,7 @@ def make_leaderboard(path: Path | str, draws: int | None = None) -> Leaderboard:
         gain = Estimate.of(scores.mean((1, 2)) - scores[baseline].mean(), differences)
         gain_p = two_sided_p(differences)
         gain_p[baseline] = np.nan
-        improvement = _improvement(scores, baseline, draws)
+        improvement = _improvement(scores, baseline, repeat_draws)
     ranking = None
     whole = selection.complete and not np.isnan(scores).any()
     if not whole:
@@ -179,7 +181,7 @@ def make_leaderboard(path: Path | str, draws: int | None = None) -> Leaderboard:
         gain=gain,
         gain_p=gain_p,
         gain_p_holm=holm(gain_p),
-        test_draws=sampled.draws,
+        test_draws=len(sampled.means),
         normalised_scores=normalised,
         normalised_tasks=usable,
         wins=win_rates(scores),
@@ -195,8 +197,8 @@ class _Sampled:
 
     def __init__(self, selection: Selection, baseline: int | None, draws: int) -> None:
         shape = (len(selection.labels), len(selection.tasks))
-        self.draws = draws
-        self.means = np.zeros((draws, shape[0]))  # over tasks
+        self.means = np.zeros((draws, shape[0]))
+        """[draws, labels]: mean over tasks."""
         self.low, self.high, self.difference_low, self.difference_high = (np.full(shape, np.nan) for _ in range(4))
         self.p, self.p_mcnemar = np.full(shape, np.nan), np.full(shape, np.nan)
         self.detectable = np.full(shape[1], np.nan)

@@ -86,12 +86,16 @@ def exact(cache: Path) -> np.ndarray:
     return rw_kd(cache, "exact")
 
 
-@pytest.mark.parametrize(("engine", "bound"), [("fd", 0.05), ("jvp", 0.001)])  # 0.01 and 3e-5 measured
-def test_look_ahead_engines_train_the_same_student(cache: Path, exact: np.ndarray, engine: str, bound: float) -> None:
-    """In means: a finite difference's rounding moves single rows by up to 0.02 on some processors, by 0.004 on others."""
-    of_one_seed = np.abs(rw_kd(cache, engine) - exact).mean()
-    LOGGER.info("differences: one seed %.2g, two seeds %.2g", of_one_seed, between_seeds(exact))
-    assert 0 < of_one_seed < bound * between_seeds(exact)
+@pytest.mark.parametrize(("engine", "bound", "share"), [("fd", 0.05, 0.99), ("jvp", 0.001, 1.0)])  # 0.01 and 3e-5 measured
+def test_look_ahead_engines_train_the_same_student(
+    cache: Path, exact: np.ndarray, engine: str, bound: float, share: float
+) -> None:
+    """`share` of the rows within 0.02: a finite difference's rounding moves one of them by 0.0205 on some processors."""
+    of_one_seed = np.abs(rw_kd(cache, engine) - exact)
+    LOGGER.info("differences: one seed %.2g, two seeds %.2g", of_one_seed.mean(), between_seeds(exact))
+    LOGGER.info("of single rows: 99 %% within %.2g, greatest %.2g", np.quantile(of_one_seed, 0.99), of_one_seed.max())
+    assert 0 < of_one_seed.mean() < bound * between_seeds(exact)
+    assert np.quantile(of_one_seed, share) < 0.02
 
 
 def test_bf16_is_less_than_another_seed(cache: Path, plain: np.ndarray) -> None:

@@ -11,12 +11,11 @@ import pytest
 from harness.records import TrialSpec
 from harness.trial import train_trial
 from tests.harness.test_every_strategy import TRAIN_ALL
-from tests.harness.tiny import STUDENT, TEACHER, default_specs, tiny_study
+from tests.harness.tiny import STUDENT, TEACHER, VARIED, default_specs, tiny_study
 from tests.harness.two_workers import run_on_two_workers
 
-TWO_LAYERS = {**STUDENT, "num_hidden_layers": 2, "initializer_range": 0.3}
-LARGE = {**TEACHER, "initializer_range": 0.3}
-"""From such weights pooled vectors differ between rows, as those of a pretrained model do."""
+TWO_LAYERS = {**STUDENT, **VARIED, "num_hidden_layers": 2}
+LARGE = {**TEACHER, **VARIED}
 EXTRA = ["layer_kd", "relational_kd", "word_kd", "part_kd"]
 STRATEGIES: list[Any] = [
     "universal_kd",

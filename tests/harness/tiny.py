@@ -15,6 +15,9 @@ from harness.study import Study
 TEACHER = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 STUDENT = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
+VARIED = {"initializer_range": 0.3}
+"""From such weights pooled vectors differ between rows, as those of a pretrained model do; from the usual ones hardly."""
+
 
 def tiny_study(**changes: Any) -> Study:
     """Generated SST-2, a two-layer teacher, a one-layer student without dropout, two short epochs."""
