@@ -11,7 +11,7 @@ class StudyError(UserError):
     """A study file, or an override, that cannot be run."""
 
     def __init__(self, message: str, where: tuple[str | int, ...] = ()) -> None:
-        """`where` is the path of keys in the study, from which `harness.study_file` finds file and line."""
+        """`where` is the path of keys in the study, from which `harness.study.file` finds file and line."""
         super().__init__(message)
         self.where = where
 

@@ -10,8 +10,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from harness.data.batches import shard
-
 
 class Ranks(Protocol):
     """All ranks must make the same calls in the same order."""
@@ -115,6 +113,11 @@ class _GatherRows(torch.autograd.Function):
         total = gradients[0].contiguous().clone()
         ctx.ranks.sum_([total])
         return total[ctx.start : ctx.start + ctx.rows], None
+
+
+def shard(rows: np.ndarray, rank: int, world: int) -> np.ndarray:
+    """The contiguous part of `rows` that a rank works on; the ranks' parts in order are `rows`."""
+    return np.array_split(rows, world)[rank]
 
 
 def own_rows(global_rows: int, ranks: Ranks) -> slice:

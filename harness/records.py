@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from harness.section import Section
-from harness.study import DataSpec, EarlyStopping, ModelSpec, TaskSpec, TeacherSpec, TrainingSpec
-from harness.study_resources import TaskResources
+from harness.digest import digest
+from harness.study.resources import TaskResources
+from harness.study.schema import DataSpec, EarlyStopping, ModelSpec, TeacherSpec, TrainingSpec
+from harness.study.section import Section
+from harness.study.tasks import TaskSpec
 
 SCHEMA_VERSION = 2
-
-
-def digest(value: Any) -> str:
-    """sha256 of the canonical JSON of a JSON-like value, 24 hex digits."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 class Seeds(Section):

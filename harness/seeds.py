@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.records import digest
+from harness.digest import digest
 
 
 def derive_seed(*parts: str | int) -> int:

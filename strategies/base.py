@@ -68,7 +68,7 @@ class Needs:
     """What a strategy asks of the harness. A study that cannot provide it is refused before any training."""
 
     terms: tuple[str, ...] = ("ce", "kd")
-    """Loss terms, by name (`harness.terms`, `harness.loss_terms`). A weight is expected for each."""
+    """Loss terms, by name (`harness.loss_terms.logit_terms`, `harness.loss_terms`). A weight is expected for each."""
     teachers: tuple[int, int | None] = (1, 1)
     """Fewest and most teachers (None: any number)."""
     meta_set: bool = False
@@ -76,9 +76,9 @@ class Needs:
     look_ahead: LookAheadChoice | None = None
     """The engine behind `Context.look_ahead`; implies `meta_set`."""
     look_ahead_options: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments for `harness.lookahead.LookAhead`, e.g. `{"meta_kd_weight": 1.0}`. `{"precondition": "adam"}`: the meta
-    gradient is divided by the root mean square of the student's Adam. `{"meta_precision": "bf16"}`: in another precision than
-    the training's."""
+    """Keyword arguments for `LookAhead` (`harness/look_ahead/look_ahead.py`), e.g. `{"meta_kd_weight": 1.0}`.
+    `{"precondition": "adam"}`: the meta gradient is divided by the root mean square of the student's Adam.
+    `{"meta_precision": "bf16"}`: in another precision than the training's."""
     term_gramian: bool = False
     """Inner products of the terms' batch-mean gradients, from `Context.term_gramian`."""
     student_features: bool = False
@@ -128,7 +128,7 @@ class Setup:
 
 
 class LookAheadFunction(Protocol):
-    """See `harness.lookahead`."""
+    """See `harness.look_ahead.look_ahead`."""
 
     def __call__(self, weights: Weights | None = None) -> dict[str, torch.Tensor]:
         """<gradient of the meta loss, gradient of term[m, i]> for every term m and sample i: name -> [batch].

@@ -24,7 +24,9 @@ from typing import Any, ClassVar, TypeVar
 from strategies.base import Needs, Normalisation, Settings, Setup, Strategy
 
 ENTRY_POINT_GROUP = "harness.strategies"
-_NOT_STRATEGIES = {"base", "lazy", "registry", "space"}
+_CONTRACT = frozenset(f"strategies.{name}" for name in ("base", "lazy", "registry", "space"))
+_PARTS = "strategies.parts"
+"""What several strategies share; no strategy itself."""
 _DECLARED = ("family", "summary", "paper", "sample_wise", "normalisation")
 _strategies: dict[str, type[Strategy[Any]]] = {}
 _wrappers: dict[str, type[Wrapper]] = {}
@@ -165,18 +167,28 @@ def wrapper_names() -> list[str]:
 
 
 @cache
-def _module_names() -> frozenset[str]:
-    """Modules of this package that register strategies or wrappers."""
+def _modules() -> dict[str, str]:
+    """Name -> module, e.g. wsl -> strategies.heuristics.wsl, of this package's strategies and wrappers.
+
+    A strategy's file is found by its name, in whichever folder it lies. Raises ValueError for a name that two files have.
+    """
     package = importlib.import_module("strategies")
-    names = {module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")}
-    return frozenset(names - _NOT_STRATEGIES)
+    found: dict[str, str] = {}
+    for module in pkgutil.walk_packages(package.__path__, "strategies."):
+        if module.ispkg or module.name in _CONTRACT or module.name.startswith(_PARTS):
+            continue
+        name = module.name.rpartition(".")[2]
+        if name in found:
+            raise ValueError(f"two files have the name of one strategy: {found[name]} and {module.name}")
+        found[name] = module.name
+    return found
 
 
 @cache
 def load_builtin_strategies() -> None:
     """Import every module of this package, then what installed packages declare. Raises UnknownStrategyError."""
-    for name in sorted(_module_names()):
-        importlib.import_module(f"strategies.{name}")
+    for module in sorted(_modules().values()):
+        importlib.import_module(module)
     for point in entry_points(group=ENTRY_POINT_GROUP):
         try:
             loaded = point.load()
@@ -232,7 +244,7 @@ def _source_files(module_name: str) -> set[str]:
         used = {
             value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None) for value in vars(module).values()
         }
-        waiting += [n for n in used if isinstance(n, str) and n.startswith("strategies.") and n[11:] not in _NOT_STRATEGIES]
+        waiting += [n for n in used if isinstance(n, str) and n.startswith("strategies.") and n not in _CONTRACT]
     return set(found.values())
 
 
@@ -249,8 +261,8 @@ def _add(table: dict[str, Any], kind: str, cls: C) -> C:
 
 def _find(table: dict[str, Any], kind: str, name: str) -> Any:
     """By the module of that name, where there is one: importing all of them takes a study's plan longer than the rest of it."""
-    if name not in table and name in _module_names():
-        importlib.import_module(f"strategies.{name}")
+    if name not in table and name in _modules():
+        importlib.import_module(_modules()[name])
     if name not in table:
         load_builtin_strategies()
     if name in table:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from harness.plan import load_plan
+from harness.plan.plan import load_plan
 from tests.conftest import PROJECT
 
 CLUSTER = PROJECT / "studies" / "cluster"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.conformance import check
-from harness.trial import train_trial
+from harness.training.trial import train_trial
 from tests.conftest import PROJECT
 from tests.harness.tiny import default_specs, tiny_study
 

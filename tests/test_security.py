@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from harness.checkpoint import FILE, CheckpointError
+from harness.data.teacher_outputs import TeacherOutputs, teacher_folder
 from harness.engine.cluster import ENVIRONMENT, connect
 from harness.errors import StudyError
-from harness.store import Store
-from harness.study_file import read_study
-from harness.teacher_outputs import TeacherOutputs, teacher_folder
-from harness.trial import train_trial
+from harness.store.store import Store
+from harness.study.file import read_study
+from harness.training.checkpoint import FILE, CheckpointError
+from harness.training.trial import train_trial
 from tests.conftest import PROJECT
 from tests.harness.tiny import default_specs, tiny_study
 

@@ -9,13 +9,13 @@ from tokenizers import ByteLevelBPETokenizer
 from tokenizers.processors import RobertaProcessing
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification
 
-from harness.console import Console
-from harness.plan import Cell, Plan, load_plan, trial_spec
-from harness.prepare import prepare
-from harness.prepared import PreparedTask
+from harness.plan.plan import Cell, Plan, load_plan, trial_spec
+from harness.plan.prepared import PreparedTask
+from harness.plan.search import CellSearch
 from harness.records import TrialSpec
-from harness.search import CellSearch
-from harness.trial import train_trial
+from harness.teachers.prepare import prepare
+from harness.training.trial import train_trial
+from harness.watching.console import Console
 from strategies import Cost, resolve, strategy_names
 from tests.conftest import PROJECT
 

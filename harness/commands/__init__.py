@@ -1,0 +1,1 @@
+"""The verbs of `python -m harness`, one a file."""

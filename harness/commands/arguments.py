@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from harness.errors import StoreError
-from harness.schema_errors import nearest
+from harness.study.schema_errors import nearest
 
 
 def add_study(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.cache import cache_folder
 from harness.commands.arguments import results_folder
-from harness.garbage import size
+from harness.store.garbage import size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,8 +20,8 @@ def run(arguments: argparse.Namespace) -> int:
     from tabulate import tabulate
 
     from harness import __version__
-    from harness.manifest import git_state, hardware, package_versions
-    from harness.memory_probe import known_needs
+    from harness.commands.manifest import git_state, hardware, package_versions
+    from harness.commands.memory_probe import known_needs
 
     git = git_state()
     checkout = "none" if git is None else git["commit"][:12] + (" with changes" if git["dirty"] else "")

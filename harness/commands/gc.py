@@ -24,8 +24,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from tabulate import tabulate
 
-    from harness.garbage import garbage_of_cache, garbage_of_store
-    from harness.store import Store
+    from harness.store.garbage import garbage_of_cache, garbage_of_store
+    from harness.store.store import Store
 
     given = [results_folder(name) for name in arguments.results]
     stores = [Store(folder) for folder in given or sorted(path.parent for path in Path("results").glob("*/manifest.json"))]

@@ -12,9 +12,9 @@ from pydantic import BaseModel
 
 from harness.errors import UserError
 from harness.loss_terms.registry import PLAIN, registered_terms
-from harness.section import Section
-from harness.study import Study
-from harness.tasks import GLUE, official_rows
+from harness.study.schema import Study
+from harness.study.section import Section
+from harness.study.tasks import GLUE, official_rows
 from strategies import resolve, strategy_names, wrapper_names
 from strategies.registry import UnknownStrategyError
 from strategies.space import Choice, FloatRange, IntRange, Range

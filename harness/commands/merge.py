@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Merge stores; conflicts are named, and what the target holds is kept."""
-    from harness.store_merge import merge_stores
+    from harness.store.merge import merge_stores
 
     print(merge_stores([Path(source) for source in arguments.sources], Path(arguments.into)).text())
     return 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from harness.commands.arguments import add_study, positive
-from harness.cost import STUDENT_SAMPLES_PER_SECOND, TEACHER_SAMPLES_PER_SECOND
-from harness.plan import load_plan
+from harness.plan.cost import STUDENT_SAMPLES_PER_SECOND, TEACHER_SAMPLES_PER_SECOND
+from harness.plan.plan import load_plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print cells, trials and cost. Nothing is run or written."""
-    from harness.cost_text import describe
+    from harness.commands.cost_text import describe
 
     plan = load_plan(arguments.study, arguments.overrides)
     print(describe(plan, arguments.student_samples_per_second, arguments.teacher_samples_per_second))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from harness.commands.arguments import add_study
-from harness.plan import load_plan
+from harness.plan.plan import load_plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Read every task, model and tokenizer once, so that the hub's caches hold them. Raises DataError, ModelError."""
     from harness.data.source import load_task
-    from harness.sources import model_digest, model_directory
+    from harness.models.sources import model_digest, model_directory
 
     plan = load_plan(arguments.study, arguments.overrides)
     for task in plan.tasks:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cache import cache_folder, cache_in_use
-from harness.console import Console
-from harness.early_stopping import StoppedEarly
 from harness.errors import StoreError
-from harness.plan import make_plan
-from harness.study import PROTOCOL_VERSION, Study
+from harness.plan.plan import make_plan
+from harness.study.schema import PROTOCOL_VERSION, Study
+from harness.training.hooks import StoppedEarly
+from harness.watching.console import Console
 
 if TYPE_CHECKING:
     from harness.records import EpochRecord, TrialRecord
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     A trial that its search stopped early is trained up to the same epoch. One that failed is to fail again with the same error.
     """
     from harness.report.rows import find_record
-    from harness.store import Store
+    from harness.store.store import Store
 
     results = Path(arguments.results)
     stored = find_record(results, arguments.row)
@@ -61,10 +61,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _again(stored: TrialRecord, study: Study, cache: Path, tolerance: float) -> Reproduced:
-    from harness.failures import classify, failed_record
-    from harness.prepare import prepare
     from harness.report.rows import compare_runs
-    from harness.trial import train_trial
+    from harness.teachers.prepare import prepare
+    from harness.training.failures import classify, failed_record
+    from harness.training.trial import train_trial
 
     def stop_where_it_was_stopped(epoch: EpochRecord, _: Any) -> None:
         if epoch.epoch + 1 == stored.stopped_after_epoch:

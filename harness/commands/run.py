@@ -8,9 +8,9 @@ from pathlib import Path
 
 from harness.cache import cache_folder, cache_in_use
 from harness.commands.arguments import add_study
-from harness.console import Console
-from harness.plan import Plan, load_plan
-from harness.store import Store
+from harness.plan.plan import Plan, load_plan
+from harness.store.store import Store
+from harness.watching.console import Console
 
 SOME_TRIALS_FAILED = 3
 """Exit code: the report is written, but not every planned trial has a result."""
@@ -34,11 +34,11 @@ def run(arguments: argparse.Namespace) -> int:
         overrides.append(f"resources.engine={arguments.engine}")
     plan = load_plan(arguments.study, overrides)
     if arguments.dry_run:
-        from harness.cost_text import describe
+        from harness.commands.cost_text import describe
 
         print(describe(plan))
         return 0
-    from harness.quiet import quiet_libraries
+    from harness.watching.quiet import quiet_libraries
 
     store = Store(Path(plan.study.results) / plan.study.name)
     console = Console(quiet=arguments.quiet)
@@ -60,9 +60,9 @@ def _say_damage(store: Store) -> None:
 
 
 def _run_trials(plan: Plan, store: Store, console: Console, arguments: argparse.Namespace) -> None:
+    from harness.commands.manifest import make_manifest, now
     from harness.engine import engine_for
-    from harness.manifest import make_manifest, now
-    from harness.prepare import prepare
+    from harness.teachers.prepare import prepare
     from harness.watching.event_log import EventLog
 
     cache = cache_folder()
@@ -72,7 +72,7 @@ def _run_trials(plan: Plan, store: Store, console: Console, arguments: argparse.
     with engine_for(plan, store.path / "logs", arguments.address, shared) as engine:
         prepared = prepare(plan, cache, console, engine.map_tasks, EventLog(store))
         if plan.study.resources.engine == "ray":
-            from harness.memory_probe import with_measured_needs
+            from harness.commands.memory_probe import with_measured_needs
 
             plan = with_measured_needs(plan, prepared, cache, console, engine.map_tasks)
         manifest = make_manifest(plan, prepared, Path(arguments.study), _command(arguments), started_at)
@@ -107,7 +107,7 @@ def _report(store: Store, console: Console) -> None:
 
 def _command(arguments: argparse.Namespace) -> list[str]:
     """What to type for the same run; the engine and the study's location do not change its results."""
-    from harness.manifest import portable
+    from harness.commands.manifest import portable
 
     changes = [part for override in arguments.overrides for part in ("--set", portable_override(override))]
     engine = ["--engine", arguments.engine] if arguments.engine else []
@@ -116,7 +116,7 @@ def _command(arguments: argparse.Namespace) -> list[str]:
 
 def portable_override(override: str) -> str:
     """The override with an absolute path made portable."""
-    from harness.manifest import portable
+    from harness.commands.manifest import portable
 
     key, equals, value = override.partition("=")
     return key + equals + portable(value)

@@ -7,8 +7,9 @@ from collections import Counter
 
 from harness.commands.arguments import add_results, results_folder
 from harness.errors import StoreError
-from harness.run_state import describe, run_state
-from harness.store import Store
+from harness.store.run_state import run_state
+from harness.store.store import Store
+from harness.watching.status_text import describe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

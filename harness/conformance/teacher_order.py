@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.conformance.watch import TOLERANCE
 from harness.conformance.world import World
-from harness.terms import TERMS
+from harness.loss_terms.logit_terms import TERMS
 from strategies.base import Context, RoleView, Setup, Strategy, Weights
 from strategies.registry import Registered
 

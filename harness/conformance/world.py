@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.cached_outputs import FEATURES, LAYERS, NUMBER_OF_PARTS, PARTS, parse_draws
 from harness.data.batches import LengthBucketedBatches, MetaBatches
+from harness.data.cached_outputs import FEATURES, LAYERS, NUMBER_OF_PARTS, PARTS, parse_draws
 from harness.data.encode import Encoded
+from harness.data.labelled_rows import CachedRows, LabelledRows
 from harness.data.word_drop import WordDrop
-from harness.labelled_rows import CachedRows, LabelledRows
 from harness.loss_terms import TermNeeds, TermSetup, needs_of_terms
 from harness.loss_terms.bound import LossTerms
-from harness.models import build_model, hidden_size, run_batch
+from harness.models.build import build_model, hidden_size, run_batch
 from harness.ranks import Single
-from harness.study import ModelSpec
-from harness.weighting import Moment, Weighting
+from harness.study.schema import ModelSpec
+from harness.training.weighting import Moment, Weighting
 from strategies.base import Needs, RoleView, Setup, Strategy
 
 CLASSES = 3

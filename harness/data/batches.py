@@ -45,8 +45,3 @@ class MetaBatches:
         if self._drawn is None or self._drawn[0] != which_pass:
             self._drawn = (which_pass, self._batches.epoch(which_pass))
         return self._drawn[1][position]
-
-
-def shard(rows: np.ndarray, rank: int, world: int) -> np.ndarray:
-    """The contiguous part of `rows` that a rank works on; the ranks' parts in order are `rows`."""
-    return np.array_split(rows, world)[rank]

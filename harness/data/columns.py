@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness.data.rows import Rows
 from harness.errors import DataError
-from harness.study import TaskSpec
+from harness.study.tasks import TaskSpec
 
 
 def rows_from_frame(frame: pd.DataFrame, task: TaskSpec, origin: str | Path) -> Rows:

@@ -9,11 +9,11 @@ import pandas as pd
 
 from harness.data.columns import rows_from_frame
 from harness.data.hub import report_splits
-from harness.data.rows import Rows
-from harness.data.source import TaskData
+from harness.data.rows import Rows, TaskData
 from harness.data.tables import LEFT_OUT, read_plain_tsv, read_table
 from harness.errors import DataError
-from harness.study import DataSpec, TaskSpec
+from harness.study.schema import DataSpec
+from harness.study.tasks import TaskSpec
 
 ORIGINAL_FOLDERS = {
     "cola": "CoLA",

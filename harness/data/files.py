@@ -6,11 +6,10 @@ import re
 from pathlib import Path
 
 from harness.data.columns import rows_from_frame
-from harness.data.rows import Rows
-from harness.data.source import TaskData
+from harness.data.rows import Rows, TaskData
 from harness.data.tables import LEFT_OUT, read_table
 from harness.errors import DataError
-from harness.study import TaskSpec
+from harness.study.tasks import TaskSpec
 
 _TAKEN = frozenset({"fit", "meta", "select", "report"})
 

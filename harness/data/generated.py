@@ -15,10 +15,10 @@ import numpy as np
 
 from harness.data.grammars import Drawn, acceptability, answered, entailment, paraphrase, sentiment, three_way
 from harness.data.lexicon import TALE, TOWN, Genre
-from harness.data.rows import Rows
-from harness.data.source import TaskData
-from harness.records import digest
-from harness.study import DataSpec, TaskSpec
+from harness.data.rows import Rows, TaskData
+from harness.digest import digest
+from harness.study.schema import DataSpec
+from harness.study.tasks import TaskSpec
 
 ORIGIN = "generated (a seeded grammar, not natural language)"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harness.data.columns import rows_from_frame
-from harness.data.rows import Rows
-from harness.data.source import TaskData
+from harness.data.rows import Rows, TaskData
 from harness.errors import DataError
-from harness.study import DataSpec, TaskSpec
+from harness.study.schema import DataSpec
+from harness.study.tasks import TaskSpec
 
 if TYPE_CHECKING:
     import pandas as pd

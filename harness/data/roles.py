@@ -11,11 +11,10 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from harness.data.rows import FitRows, MetaRows, ReportRows, Rows, SelectRows, TeacherRows, TrainingRows, join_rows
-from harness.data.source import TaskData
+from harness.data.rows import FitRows, MetaRows, ReportRows, Rows, SelectRows, TaskData, TeacherRows, TrainingRows, join_rows
+from harness.digest import digest
 from harness.errors import DataError
-from harness.records import digest
-from harness.study import DataSpec
+from harness.study.schema import DataSpec
 from harness.whole_folder import whole_folder
 
 R = TypeVar("R", bound=Rows)

@@ -96,6 +96,15 @@ class TrainingRows:
         return [text for part in (self.fit, self.meta) for column in part.texts for text in column]
 
 
+@dataclass(frozen=True)
+class TaskData:
+    train: Rows
+    report: dict[str, Rows]
+    """`validation`, and what other labelled splits there are, e.g. MNLI's `validation_mismatched`."""
+    origin: str
+    """For captions and errors."""
+
+
 def join_rows(role: type[R], first: Rows, second: Rows) -> R:
     """Both as one set. Where one of them has a mask of flips and the other has none, nothing in the other is flipped."""
     flipped = None

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from harness.data.rows import Rows
+from harness.data.rows import TaskData
 from harness.errors import DataError
-from harness.study import DataSpec, TaskSpec
-from harness.tasks import GLUE
-
-
-@dataclass(frozen=True)
-class TaskData:
-    train: Rows
-    report: dict[str, Rows]
-    """`validation`, and what other labelled splits there are, e.g. MNLI's `validation_mismatched`."""
-    origin: str
-    """For captions and errors."""
+from harness.study.schema import DataSpec
+from harness.study.tasks import GLUE, TaskSpec
 
 
 def load_task(task: TaskSpec, spec: DataSpec, base: Path | None = None) -> TaskData:

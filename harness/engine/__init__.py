@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # Ray's helper processes import this package: it must stay light
-    from harness.plan import Plan
+    from harness.plan.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def engine_for(
     """
     if plan.study.resources.engine == "inline":
         from harness.engine import inline
-        from harness.prepare import serial_map
+        from harness.teachers.prepare import serial_map
 
         yield Engine(inline.run_plan, serial_map)
         return

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.errors import UserError
-from harness.study_resources import TaskResources
+from harness.study.resources import TaskResources
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",

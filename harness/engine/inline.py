@@ -6,17 +6,17 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from harness.checkpoint import CheckpointError, TrialCheckpoint, existing_checkpoint
-from harness.console import Console
-from harness.early_stopping import StoppedEarly
 from harness.engine.router import Router
-from harness.failures import classify
-from harness.plan import Plan
-from harness.prepared import PreparedTask
+from harness.plan.plan import Plan
+from harness.plan.prepared import PreparedTask
 from harness.records import EpochRecord, TrialSpec
-from harness.store import Store
-from harness.trial import TrialOutcome, train_trial
+from harness.store.store import Store
+from harness.training.checkpoint import CheckpointError, TrialCheckpoint, existing_checkpoint
+from harness.training.failures import classify
+from harness.training.hooks import StoppedEarly
+from harness.training.trial import TrialOutcome, train_trial
 from harness.watching import watching
+from harness.watching.console import Console
 
 TrainFunction = Callable[..., TrialOutcome]
 

@@ -10,7 +10,7 @@ from harness.records import TrialRecord
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.trial import TrialOutcome
+    from harness.training.trial import TrialOutcome
 
 
 class Payload(TypedDict):

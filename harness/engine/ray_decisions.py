@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from harness.early_stopping import StoppedEarly
+from harness.training.hooks import StoppedEarly
 
 
 class Decisions:

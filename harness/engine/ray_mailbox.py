@@ -20,7 +20,7 @@ class Order:
     """Where rank 0 keeps the state after each epoch."""
     resume: bool = False
     micro_batches: int = 1
-    """In so many parts a rank is to pass its batches (`harness.out_of_memory`)."""
+    """In so many parts a rank is to pass its batches (`harness.training.out_of_memory`)."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from harness.engine.ray_nodes import NodeWatch
 from harness.engine.ray_orphans import OrphanSweep
 from harness.engine.router import Router
 from harness.records import EpochRecord, ErrorRecord
-from harness.store import Store
+from harness.store.store import Store
 from harness.watching import Watcher
 
 

@@ -20,15 +20,15 @@ from uuid import uuid4
 import ray
 from ray import tune
 
-from harness.checkpoint import FILE, CheckpointError, TrialCheckpoint, existing_checkpoint
 from harness.engine.cluster import ray_resources, set_environment
 from harness.engine.payload import Payload, pack
 from harness.engine.ray_decisions import go_on_or_stop
 from harness.engine.ray_mailbox import News, Order, start_mailbox
 from harness.engine.ray_trial import TrainFunction, default_train, epoch_metrics, release_memory
-from harness.failures import classify, is_retried
 from harness.records import EpochRecord, ErrorRecord, TrialSpec
-from harness.study_resources import TaskResources
+from harness.study.resources import TaskResources
+from harness.training.checkpoint import FILE, CheckpointError, TrialCheckpoint, existing_checkpoint
+from harness.training.failures import classify, is_retried
 
 _CLOSING_SECONDS = 20
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from harness.checkpoint import CheckpointError, TrialCheckpoint, existing_checkpoint
 from harness.engine.payload import pack
 from harness.engine.ray_decisions import go_on_or_stop
-from harness.failures import classify, is_retried
 from harness.records import EpochRecord, TrialSpec
+from harness.training.checkpoint import CheckpointError, TrialCheckpoint, existing_checkpoint
+from harness.training.failures import classify, is_retried
 
 if TYPE_CHECKING:
-    from harness.trial import TrialOutcome
+    from harness.training.trial import TrialOutcome
 
 TrainFunction = Callable[..., "TrialOutcome"]
 HEAD_NODE = {"node:__internal_head__": 0.001}
@@ -65,7 +65,7 @@ def run_trial(config: dict[str, Any], train: TrainFunction | None, cache: Path, 
 
 
 def default_train() -> TrainFunction:
-    from harness.trial import train_trial  # imports torch and transformers: only where trials run
+    from harness.training.trial import train_trial  # imports torch and transformers: only where trials run
 
     return train_trial
 

@@ -19,18 +19,18 @@ from uuid import uuid4
 
 from ray import tune
 
-from harness.console import Console
 from harness.engine.cluster import connect, ray_slots, require_slots
 from harness.engine.ray_decisions import start_decisions
 from harness.engine.ray_session import RouterSearcher, RouterSession, StoreCallback, interruptions
 from harness.engine.ray_train import DistributedTrial
 from harness.engine.ray_trial import HEAD_NODE, TrainFunction, run_trial, trial_resources
 from harness.engine.router import Router
-from harness.plan import Cell, Plan
-from harness.prepared import PreparedTask
-from harness.store import Store
-from harness.study_resources import TaskResources
+from harness.plan.plan import Cell, Plan
+from harness.plan.prepared import PreparedTask
+from harness.store.store import Store
+from harness.study.resources import TaskResources
 from harness.watching import Watcher, watching
+from harness.watching.console import Console
 
 
 def run_plan(
@@ -42,7 +42,7 @@ def run_plan(
     address: str | None = None,
     train: TrainFunction | None = None,
 ) -> None:
-    """Run every trial of the plan that the store does not hold as finished. `train` None: `harness.trial.train_trial`.
+    """Run every trial of the plan that the store does not hold as finished. `train` None: `harness.training.trial.train_trial`.
 
     Raises ClusterError before the first trial where one fits nowhere; StoreError; and KeyboardInterrupt on SIGINT and SIGTERM,
     with everything stored that had finished by then.

@@ -6,16 +6,16 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.console import Console
-from harness.early_stopping import grace_epochs
 from harness.errors import StoreError
-from harness.failures import DISK_FULL, classify, failed_record, require_teachers
-from harness.plan import Cell, Plan, final_specs, trial_spec
-from harness.prepared import PreparedTask
+from harness.plan.early_stopping import grace_epochs
+from harness.plan.plan import Cell, Plan, final_specs, trial_spec
+from harness.plan.prepared import PreparedTask, require_teachers
+from harness.plan.search import CellSearch
 from harness.records import EpochRecord, ErrorRecord, TrialRecord, TrialSpec
-from harness.search import CellSearch
-from harness.store import Store
+from harness.store.store import Store
+from harness.training.failures import DISK_FULL, classify, failed_record
 from harness.watching import Watcher
+from harness.watching.console import Console
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,7 +147,7 @@ class Router:
         self._console.trial_finished(record, from_store=False)
 
     def epoch(self, key: str, record: EpochRecord) -> bool:
-        """A running trial has ended an epoch; whether it is to stop there (`harness.early_stopping`)."""
+        """A running trial has ended an epoch; whether it is to stop there (`harness.plan.early_stopping`)."""
         self._watcher.epoch(self.running(key), record)
         return self._runner[key].epoch(key, record)
 

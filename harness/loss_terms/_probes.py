@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from harness.labelled_rows import CachedRows
+from harness.data.labelled_rows import CachedRows
 
 
 def fit_probes(

@@ -2,7 +2,7 @@
 
 A term declares what it needs, may own trainable parameters, and returns one number a sample. It never reduces, never weighs
 (that is a strategy's) and never talks to other ranks but through `TermInputs.ranks`. Terms of logits alone are plain functions
-in `harness.terms`. No torch at import: plans read the declarations.
+in `harness.loss_terms.logit_terms`. No torch at import: plans read the declarations.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict
 from strategies.lazy import torch
 
 if TYPE_CHECKING:
-    from harness.labelled_rows import LabelledRows
-    from harness.terms import TermInputs
+    from harness.data.labelled_rows import LabelledRows
+    from harness.loss_terms.logit_terms import TermInputs
 
 
 class TermOptions(BaseModel):
@@ -37,7 +37,7 @@ class TermNeeds:
     parts: bool = False
     """`TermInputs.student_parts`: the student's logits on each part of the input alone. One student pass a part."""
     teacher_outputs: tuple[str, ...] = ()
-    """Cached outputs of the teachers beside their logits (`harness.cached_outputs`), in `Batch.teacher_outputs`."""
+    """Cached outputs of the teachers beside their logits (`harness.data.cached_outputs`), in `Batch.teacher_outputs`."""
     word_drop: float = 0.0
     """Share of the words that are left out of the student's training inputs, drawn anew each epoch. All terms see them."""
     whole_batch: bool = False

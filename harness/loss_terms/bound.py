@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.loss_terms.base import LossTerm, TermSetup
+from harness.loss_terms.logit_terms import TermInputs, compute_terms
 from harness.loss_terms.registry import needs_of_terms, registered_terms, term_options
 from harness.ranks import Ranks
-from harness.terms import TermInputs, compute_terms
 from strategies.base import Needs
 
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from harness.cached_outputs import LAYERS
+from harness.data.cached_outputs import LAYERS
 from harness.loss_terms.base import LossTerm, TermNeeds, TermOptions, TermSetup
 from harness.loss_terms.registry import register_term
 from strategies.lazy import torch
 
 if TYPE_CHECKING:
-    from harness.terms import TermInputs
+    from harness.loss_terms.logit_terms import TermInputs
 
 
 class LayerKdOptions(TermOptions):
@@ -68,7 +68,7 @@ class LayerKd(LossTerm[LayerKdOptions]):
         return TermNeeds(student_layers=True, teacher_outputs=(LAYERS,), stops_gradient=not options.attention_gradient)
 
     def __call__(self, inputs: TermInputs) -> torch.Tensor:
-        from harness.losses import kd
+        from harness.loss_terms.losses import kd
 
         assert self.module is not None
         assert inputs.student_layers is not None

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from harness.cached_outputs import dropout_draws
+from harness.data.cached_outputs import dropout_draws
 from harness.loss_terms.base import LossTerm, TermNeeds, TermOptions
 from harness.loss_terms.registry import register_term
 from strategies.lazy import torch
 
 if TYPE_CHECKING:
-    from harness.terms import TermInputs
+    from harness.loss_terms.logit_terms import TermInputs
 
 
 class NoisyKdOptions(TermOptions):
@@ -48,7 +48,7 @@ class NoisyKd(LossTerm[NoisyKdOptions]):
         )
 
     def __call__(self, inputs: TermInputs) -> torch.Tensor:
-        from harness.losses import kd_each
+        from harness.loss_terms.losses import kd_each
 
         assert inputs.batch is not None
         drawn = inputs.batch.teacher_outputs[dropout_draws(self.options.dropout, self.options.draws)]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from harness.cached_outputs import PARTS
+from harness.data.cached_outputs import PARTS
 from harness.loss_terms.base import LossTerm, TermNeeds, TermOptions, TermSetup
 from harness.loss_terms.registry import register_term
 from strategies.lazy import torch
 
 if TYPE_CHECKING:
-    from harness.terms import TermInputs
+    from harness.loss_terms.logit_terms import TermInputs
 
 ROWS_AT_ONCE = 4096
 
@@ -71,7 +71,7 @@ class PartKdEach(LossTerm[TermOptions]):
 
 def part_values(inputs: TermInputs) -> tuple[torch.Tensor, torch.Tensor]:
     """KD with each part alone [parts, batch], and the teachers' logits on the parts [teachers, parts, batch, classes]."""
-    from harness.losses import kd
+    from harness.loss_terms.losses import kd
 
     assert inputs.student_parts is not None
     assert inputs.batch is not None
@@ -84,7 +84,7 @@ def saliency(whole: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:
     """S [parts, batch], for logits on the whole input [teachers, batch, classes] and on the parts [teachers, parts, batch,
     classes]. There are two parts at most: without one of them, the other is left.
     """
-    from harness.losses import kd
+    from harness.loss_terms.losses import kd
 
     without = parts.flip(1)
     return kd(without, whole.unsqueeze(1).expand_as(without), 1.0).mean(0)

@@ -14,15 +14,15 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from harness.cached_outputs import FEATURES
+from harness.data.cached_outputs import FEATURES
 from harness.loss_terms.base import LossTerm, TermNeeds, TermOptions
 from strategies.base import LookAheadChoice, LookAheadEngine, Needs
 
 PLAIN = ("ce", "kd", "kd_each", "mse_logits", "tckd", "nckd", "standardised_kd")
-"""The terms that are functions of logits and labels (`harness.terms`)."""
+"""The terms that are functions of logits and labels (`harness.loss_terms.logit_terms`)."""
 _FASTEST: tuple[LookAheadEngine, LookAheadEngine] = ("fd", "jvp")
 """Look-ahead engines that `auto` chooses from, as it prefers them in full precision; in half precision the other way round."""
-_NOT_TERMS = {"base", "registry", "bound"}
+_NOT_TERMS = {"base", "registry", "bound", "losses", "logit_terms", "gramian"}
 _terms: dict[str, type[LossTerm[Any]]] = {}
 
 C = TypeVar("C", bound=type[LossTerm[Any]])
@@ -39,7 +39,7 @@ def register_term(cls: C) -> C:
         raise ValueError(f"a loss term needs a class attribute `name` of letters, digits and _, got {name!r}")
     known = _terms.get(name)
     if name in PLAIN or (known is not None and _origin(known) != _origin(cls)):
-        raise ValueError(f"the loss term {name!r} is there already: {_origin(known) if known else 'harness.terms'}")
+        raise ValueError(f"the loss term {name!r} is there already: {_origin(known) if known else 'logit_terms.py'}")
     _terms[name] = cls
     return cls
 
@@ -52,7 +52,7 @@ def registered_terms() -> dict[str, type[LossTerm[Any]]]:
 
 def term_names() -> list[str]:
     """All loss terms, plain ones included."""
-    plugged = sys.modules.get("harness.terms")  # who adds a plain function to its table has imported it
+    plugged = sys.modules.get("harness.loss_terms.logit_terms")  # who adds a plain function to its table has imported it
     return sorted({*PLAIN, *registered_terms(), *(getattr(plugged, "TERMS", {}))})
 
 

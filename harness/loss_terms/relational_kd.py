@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from harness.cached_outputs import FEATURES
+from harness.data.cached_outputs import FEATURES
 from harness.loss_terms.base import LossTerm, TermNeeds, TermOptions
 from harness.loss_terms.registry import register_term
 from strategies.lazy import torch
 
 if TYPE_CHECKING:
-    from harness.terms import TermInputs
+    from harness.loss_terms.logit_terms import TermInputs
 
 
 class RelationalKdOptions(TermOptions):

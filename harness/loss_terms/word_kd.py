@@ -11,7 +11,7 @@ from harness.loss_terms.registry import register_term
 from strategies.lazy import torch
 
 if TYPE_CHECKING:
-    from harness.terms import TermInputs
+    from harness.loss_terms.logit_terms import TermInputs
 
 
 class WordKdOptions(TermOptions):
@@ -44,7 +44,7 @@ class WordKd(LossTerm[WordKdOptions]):
             self.module.register_buffer("scores", _scores(options.scores, setup))
 
     def __call__(self, inputs: TermInputs) -> torch.Tensor:
-        from harness.terms import kd
+        from harness.loss_terms.logit_terms import kd
 
         assert inputs.batch is not None
         assert self.module is not None

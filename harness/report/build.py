@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.store_files import write_atomically
+from harness.store.files import write_atomically
 
 if TYPE_CHECKING:
     from harness.report.plots import Plot

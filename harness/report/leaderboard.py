@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.protocol import REFERENCES
 from harness.report.costs import Costs, costs_of, equal_compute_scores
 from harness.report.predictions import load_predictions
 from harness.report.selection import SPLIT, Selection, select
@@ -27,6 +26,7 @@ from harness.stats.multiple import holm
 from harness.stats.paired import sample_task
 from harness.stats.power import minimum_detectable_effect
 from harness.stats.ranks import Ranking, rank_strategies
+from harness.study.protocol import REFERENCES
 
 REPEAT_DRAWS = 4000
 """For intervals that come from the repeats alone; no test rests on them."""

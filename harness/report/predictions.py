@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from harness.errors import StoreError
 from harness.report.selection import SPLIT, Row, Selection
 from harness.stats.paired import Seeds, point_scores
-from harness.store import Store
+from harness.store.store import Store
 
 
 @dataclass(frozen=True)

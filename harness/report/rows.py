@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.errors import StoreError, UserError
 from harness.records import TrialRecord, TrialSpec
 from harness.report.selection import select
-from harness.store import Store
+from harness.store.store import Store
 
 
 @dataclass(frozen=True)

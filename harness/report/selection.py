@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from harness.errors import StoreError
 from harness.records import Score, TrialRecord
-from harness.run_state import RunState, last_working_run
-from harness.store import Damage, Store
-from harness.study import TaskSpec
+from harness.store.run_state import RunState, last_working_run
+from harness.store.store import Damage, Store
+from harness.study.tasks import TaskSpec
 
 State = Literal["ok", "failed", "incomplete", "missing"]
 SPLIT = "validation"
@@ -92,7 +92,7 @@ class Selection:
         for record in self.records:
             if record.spec.task.name == task:
                 return record.spec.task
-        from harness.tasks import resolve_task
+        from harness.study.tasks import TaskSpec, resolve_task
 
         entries = self.manifest.get("study", {}).get("tasks", [])
         own = next((entry for entry in entries if isinstance(entry, dict) and entry["name"] == task), task)

@@ -7,9 +7,9 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.plan import Plan
+    from harness.plan.plan import Plan
     from harness.records import EpochRecord, TrialRecord, TrialSpec
-    from harness.store import Store
+    from harness.store.store import Store
 
 
 class Watcher:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.records import CostRecord, EpochRecord, TrialRecord, TrialSpec
-from harness.store import Store
+from harness.store.store import Store
 from harness.watching import Watcher
 
 KINDS = {

@@ -20,12 +20,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from harness.data.encode import Encoded
-from harness.evaluate import predict
-from harness.labelled_rows import LabelledRows
-from harness.models import build_model
-from harness.study import ModelSpec
-from harness.used_tokens import embed_all_tokens
-from harness.weight_log import WeightLog
+from harness.data.labelled_rows import LabelledRows
+from harness.models.build import build_model
+from harness.models.evaluate import predict
+from harness.models.used_tokens import embed_all_tokens
+from harness.study.schema import ModelSpec
+from harness.training.weight_log import WeightLog
 from tests.benchmarks.measure import median_ratio
 from tests.benchmarks.outcome import Options, Outcome, Target
 from tests.benchmarks.setting import MINILM, STUDENT, TASKS, TEMPERATURE, Rows, glue_rows, make_training

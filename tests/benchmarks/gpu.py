@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from harness.models import build_model, count_parameters, encoder_layers
-from harness.study import ModelSpec
+from harness.models.build import build_model, count_parameters, encoder_layers
+from harness.study.schema import ModelSpec
 from tests.benchmarks.outcome import Options, Outcome
 from tests.benchmarks.setting import STUDENT
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from harness.data.encode import Encoded
-from harness.labelled_rows import LabelledRows
-from harness.plan import make_plan
+from harness.data.labelled_rows import LabelledRows
+from harness.plan.plan import make_plan
 from tests.benchmarks.measure import in_turns
 from tests.benchmarks.outcome import Options, Outcome
 from tests.benchmarks.setting import Rows, glue_rows, make_training, step_of

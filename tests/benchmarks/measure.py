@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 import psutil
 import torch
 
-from harness.peak_memory import peak_bytes, reset_peak
+from harness.training.peak_memory import peak_bytes, reset_peak
 
 
 def in_turns(work: Mapping[str, Callable[[int], object]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:

@@ -16,9 +16,9 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn import functional as F
 
 from harness.data.encode import Encoded
-from harness.labelled_rows import LabelledRows
-from harness.models import build_model
-from harness.study import ModelSpec
+from harness.data.labelled_rows import LabelledRows
+from harness.models.build import build_model
+from harness.study.schema import ModelSpec
 from tests.benchmarks.measure import in_turns, median_ratio
 from tests.benchmarks.outcome import Options, Outcome, Target
 from tests.benchmarks.setting import Rows, make_training, step_of

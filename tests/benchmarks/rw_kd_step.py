@@ -11,15 +11,15 @@ import torch
 from torch.nn import functional as F
 
 from harness.data.batches import MetaBatches
-from harness.models import build_model, run_model
-from harness.sources import model_directory
-from harness.study import ModelSpec
-from harness.terms import TermInputs, compute_terms
+from harness.loss_terms.logit_terms import TermInputs, compute_terms
+from harness.models.build import build_model, run_model
+from harness.models.sources import model_directory
+from harness.study.schema import ModelSpec
 from strategies.base import TermShape
 from tests.benchmarks.measure import in_turns, median_ratio, memory_mib
 from tests.benchmarks.outcome import Options, Outcome, Target
 from tests.benchmarks.setting import MINILM, STUDENT, TEMPERATURE, Rows, glue_rows, make_training, step_of
-from tests.harness.test_lookahead_on_text import Cosines, cosines_to_exact
+from tests.harness.look_ahead.test_on_text import Cosines, cosines_to_exact
 
 ROWS = 2500
 PLAIN, DEFAULT = "plain KD step", "rw_kd, default"
@@ -29,7 +29,7 @@ BF16 = "rw_kd, meta gradient in bf16"
 IN_BF16 = "rw_kd, the whole step in bf16"
 EXACT, FUNC, HIGHER = "rw_kd, exact", "double backward, torch.func", "double backward, higher"
 FUNC_CUT = "double backward, torch.func, on the harness's student"
-"""Whose last layer computes the first token alone (`harness.models`); the others have the student as transformers makes it."""
+"""Whose last layer computes the first token alone (`harness.models.build`); the others have transformers' own student."""
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     PLAIN: ("fixed_alpha", {}),
     DEFAULT: ("rw_kd", {}),

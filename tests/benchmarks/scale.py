@@ -27,14 +27,14 @@ import pandas as pd
 import psutil
 import yaml
 
-from harness.console import Console
 from harness.engine.router import Router
-from harness.plan import Plan, make_plan
-from harness.prepared import PreparedTask
+from harness.plan.plan import Plan, make_plan
+from harness.plan.prepared import PreparedTask
 from harness.records import CostRecord, EpochRecord, Score, TermWeights, TrialRecord, TrialSpec
-from harness.store import Store
-from harness.study import Study
+from harness.store.store import Store
+from harness.study.schema import Study
 from harness.watching import watching
+from harness.watching.console import Console
 from harness.watching.event_log import EventLog
 from tests.conftest import PROJECT
 
@@ -165,7 +165,7 @@ def synthesise(folder: Path, trials: int) -> None:
     """A finished store of `trials` records, without running anything."""
     plan = make_plan(scale_study(min(700, trials), -(-trials // 700)), Path.cwd())
     prepared, store = prepared_tasks(plan), Store(folder)
-    from harness.plan import trial_spec
+    from harness.plan.plan import trial_spec
 
     draw, numbers, fsync = random.Random(0), np.random.default_rng(0), os.fsync
     os.fsync = lambda _: None  # nobody pulls the plug
@@ -207,7 +207,7 @@ def _command(*arguments: str) -> float:
 
 
 def _manifest(plan: Plan, prepared: dict[str, PreparedTask]) -> dict[str, Any]:
-    from harness.manifest import make_manifest, now
+    from harness.commands.manifest import make_manifest, now
 
     return make_manifest(plan, prepared, Path("scale.yaml"), ["python", "-m", "tests.benchmarks.scale"], now())
 

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 
 from harness.data.encode import Encoded, encode
+from harness.data.labelled_rows import LabelledRows
 from harness.data.roles import Roles, cut_roles
 from harness.data.source import load_task
-from harness.labelled_rows import LabelledRows
-from harness.models import build_model, hidden_size
+from harness.models.build import build_model, hidden_size
+from harness.models.tokenizing import load_tokenizer, tokenizer_digest
 from harness.ranks import Single
 from harness.records import Seeds
-from harness.study import DataSpec, ModelSpec, Recipe
-from harness.tasks import GLUE
-from harness.tokenizing import load_tokenizer, tokenizer_digest
-from harness.training import Training, steps_per_epoch
-from harness.weight_log import WeightLog
+from harness.study.schema import DataSpec, ModelSpec, Recipe
+from harness.study.tasks import GLUE
+from harness.training.loop import Training, steps_per_epoch
+from harness.training.weight_log import WeightLog
 from strategies import resolve
 from strategies.base import RoleView, Setup
 

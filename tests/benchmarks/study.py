@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from harness.console import Console
-from harness.plan import Plan, make_plan, trial_spec
-from harness.prepare import prepare
+from harness.plan.plan import Plan, make_plan, trial_spec
 from harness.records import TrialRecord, TrialSpec
-from harness.store import Store
-from harness.study import Study
-from harness.trial import train_trial
+from harness.store.store import Store
+from harness.study.schema import Study
+from harness.teachers.prepare import prepare
+from harness.training.trial import train_trial
+from harness.watching.console import Console
 from tests.benchmarks.outcome import Options, Outcome, Target
 
 SLOTS = 2

@@ -8,9 +8,9 @@ import statistics
 import numpy as np
 import torch
 
-from harness.models import build_model, run_model
-from harness.study import ModelSpec
-from harness.teacher_outputs import TeacherOutputs, teacher_folder
+from harness.data.teacher_outputs import TeacherOutputs, teacher_folder
+from harness.models.build import build_model, run_model
+from harness.study.schema import ModelSpec
 from tests.benchmarks.measure import in_turns, median_ratio
 from tests.benchmarks.outcome import Options, Outcome, Target
 from tests.benchmarks.setting import MINILM, TASKS, glue_rows, make_training, step_of

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.study import ModelSpec
+from harness.study.schema import ModelSpec
 from tests.benchmarks import data_path, gpu, packed, start, teacher_outputs
 from tests.benchmarks.measure import in_turns, median_ratio
 from tests.benchmarks.outcome import Options, Outcome, Target, summary, write

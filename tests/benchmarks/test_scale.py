@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.run_state import run_state
-from harness.store import Store
+from harness.store.run_state import run_state
+from harness.store.store import Store
 from tests.benchmarks.scale import SLOTS, merged, simulate, synthesise, table
 
 

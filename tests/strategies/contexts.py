@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.terms import TermInputs, compute_terms
+from harness.loss_terms.logit_terms import TermInputs, compute_terms
 from strategies import Context, RoleView, Setup, Strategy, TermShape, Weights, resolve
 
 

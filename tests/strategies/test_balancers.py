@@ -194,7 +194,7 @@ class TestAggregators:
 
     @pytest.mark.parametrize("name", AGGREGATORS)
     def test_without_the_library_the_study_is_refused(self, name, monkeypatch):
-        monkeypatch.setattr("strategies._gradient_aggregator.find_spec", lambda package: None)
+        monkeypatch.setattr("strategies.parts.gradient_aggregator.find_spec", lambda package: None)
         registered = resolve(name)
         reason = registered.refuses(registered.settings(), 2)
         assert reason is not None

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from harness.losses import kd
+from harness.loss_terms.losses import kd
 from strategies import TermShape, resolve
-from strategies._meta_network import meta_objective
-from strategies._mixture import mixture
-from strategies.tgeo import class_means
+from strategies.meta_learned.tgeo import class_means
+from strategies.parts.meta_network import meta_objective
+from strategies.parts.mixture import mixture
 from tests.strategies.contexts import loss_terms, make, make_context, make_setup, random_influence, steps, weigh
 
 SETUP = make_setup()

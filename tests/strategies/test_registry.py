@@ -41,7 +41,7 @@ def test_a_plugin_registers_once_however_often_it_is_loaded(tmp_path):
 
 def test_a_built_in_file_given_as_a_plugin_is_not_imported_twice():
     before = resolve("wsl").strategy
-    load_plugin(Path(strategies.__file__).parent / "wsl.py")
+    load_plugin(Path(strategies.__file__).parent / "heuristics" / "wsl.py")
     assert resolve("wsl").strategy is before
 
 
@@ -76,7 +76,7 @@ def test_an_entry_point_registers_a_strategy(tmp_path, monkeypatch):
 
 
 def test_changed_code_changes_the_digest_helpers_included(tmp_path, monkeypatch):
-    load_plugin(write(tmp_path / "digested.py", "digested", "from strategies._probabilities import entropy"))
+    load_plugin(write(tmp_path / "digested.py", "digested", "from strategies.parts.probabilities import entropy"))
     registered = resolve("digested")
     files = strategies.registry._source_files(registered.strategy.__module__)
     assert {Path(file).name for file in files} == {"digested.py", "_probabilities.py"}
@@ -96,5 +96,5 @@ def test_a_built_in_strategy_is_in_the_module_of_its_name_and_found_without_the_
         assert not origin.startswith("strategies.") or origin == f"strategies.{name}"
     code = "import sys; from strategies import resolve; resolve('shuffled(wsl)'); print(*sys.modules, sep='\\n')"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "strategies.wsl" in found
-    assert "strategies.rw_kd" not in found
+    assert "strategies.heuristics.wsl" in found
+    assert "strategies.meta_learned.rw_kd" not in found

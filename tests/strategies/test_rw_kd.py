@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from harness.conformance.world import World
 from strategies import resolve
-from strategies.rw_kd import features, share_of_kd
+from strategies.meta_learned.rw_kd import features, share_of_kd
 from tests.strategies.contexts import make, make_context, make_setup, random_influence, steps, weigh
 
 SETUP = make_setup()

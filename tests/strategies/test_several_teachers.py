@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strategies import Normalisation, resolve
-from strategies._several_teachers import TERMS
-from strategies.ae_kd import RIDGE, shortest
 from strategies.base import RoleView, Setup
-from strategies.stacked_ensemble import log_odds
+from strategies.parts.several_teachers import TERMS
+from strategies.several_teachers.ae_kd import RIDGE, shortest
+from strategies.several_teachers.stacked_ensemble import log_odds
 from tests.strategies.contexts import make, make_context, make_setup, weigh
 
 SETUP = make_setup(teachers=3)

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strategies._several_teachers import TERMS
 from strategies.base import Setup
+from strategies.parts.several_teachers import TERMS
 from tests.strategies.contexts import make, make_context, make_setup, weigh
 
 SETUP = make_setup(teachers=3, rows=60)

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from strategies import TermShape, resolve
-from strategies.ctkd import mean_kd
+from strategies.temperature.ctkd import mean_kd
 from tests.strategies.contexts import loss_terms, make, make_context, make_setup, weigh
 
 SETUP = make_setup()

@@ -9,9 +9,9 @@ import pytest
 
 from harness.__main__ import main
 from harness.cache import cache_folder, cache_in_use
-from harness.checkpoint import FILE
 from harness.report.build import Report
-from harness.store import Store
+from harness.store.store import Store
+from harness.training.checkpoint import FILE
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 
 from harness.__main__ import VERBS, main
+from harness.commands.memory_probe import Need
 from harness.loss_terms.registry import PLAIN, registered_terms
-from harness.memory_probe import Need
 from strategies import resolve, strategy_names, wrapper_names
 from tests.harness.report.stores import Planted, build_store
 

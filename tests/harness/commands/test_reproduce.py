@@ -9,8 +9,8 @@ import pytest
 from harness.__main__ import main
 from harness.records import ErrorRecord
 from harness.report import Report
-from harness.store import Store
-from harness.study import PROTOCOL_VERSION, EarlyStopping
+from harness.store.store import Store
+from harness.study.schema import PROTOCOL_VERSION, EarlyStopping
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main
-from harness.manifest import git_state, package_versions, portable
+from harness.commands.manifest import git_state, package_versions, portable
 from harness.report import Report
-from harness.store import Store
+from harness.store.store import Store
 from tests.conftest import PROJECT
 
 

@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data.batches import LengthBucketedBatches, MetaBatches, shard
+from harness.data.batches import LengthBucketedBatches, MetaBatches
+from harness.ranks import shard
 
 
 @given(st.integers(1, 3000), st.integers(1, 64), st.integers(0, 5))

@@ -7,10 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.data.source import TaskData, load_task
+from harness.data.rows import TaskData
+from harness.data.source import load_task
 from harness.errors import DataError
-from harness.study import DataSpec
-from harness.tasks import GLUE
+from harness.study.schema import DataSpec
+from harness.study.tasks import GLUE
 
 ORIGINAL = {
     "cola": ("CoLA", None, ['gj04\t1\t\tHe said "no.', "gj04\t0\t*\tHim says."]),

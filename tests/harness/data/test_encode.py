@@ -9,9 +9,9 @@ import pytest
 from harness.data.encode import Encoded, encode
 from harness.data.roles import cut_roles
 from harness.data.source import load_task
-from harness.study import DataSpec, GeneratedSpec, ModelSpec
-from harness.tasks import GLUE
-from harness.tokenizing import load_tokenizer, tokenizer_digest
+from harness.models.tokenizing import load_tokenizer, tokenizer_digest
+from harness.study.schema import DataSpec, GeneratedSpec, ModelSpec
+from harness.study.tasks import GLUE
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import pytest
 
 from harness.data.source import load_task
 from harness.errors import DataError
-from harness.study import DataSpec, TaskSpec
+from harness.study.schema import DataSpec
+from harness.study.tasks import TaskSpec
 
 ROWS = [('a, "quoted" text', "ham"), ("another", "spam"), ("a third", "ham")]
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from harness.data.source import load_task
-from harness.study import DataSpec, GeneratedSpec, TaskSpec
-from harness.tasks import GLUE
+from harness.study.schema import DataSpec, GeneratedSpec
+from harness.study.tasks import GLUE, TaskSpec
 
 
 def spec(seed: int = 0, flipped: float = 0.0) -> DataSpec:

@@ -10,8 +10,8 @@ import pytest
 
 from harness.data.source import load_task
 from harness.errors import DataError
-from harness.study import DataSpec
-from harness.tasks import GLUE
+from harness.study.schema import DataSpec
+from harness.study.tasks import GLUE
 
 
 def test_a_local_copy_of_the_repository_is_loaded_by_the_hubs_own_library(tmp_path: Path) -> None:

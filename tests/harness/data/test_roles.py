@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.data.roles import cut_roles, load_report_rows, load_teacher_rows, load_training_rows, rows_digest, save_roles
-from harness.data.rows import FitAndMetaRows, Rows, TrainingRows, join_rows
-from harness.data.source import TaskData
+from harness.data.rows import FitAndMetaRows, Rows, TaskData, TrainingRows, join_rows
 from harness.errors import DataError
-from harness.study import DataSpec
+from harness.study.schema import DataSpec
 
 
 def rows(labels: list[int] | np.ndarray) -> Rows:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from harness.data.columns import rows_from_frame
 from harness.data.tables import LEFT_OUT, read_plain_tsv, read_table
 from harness.errors import DataError
-from harness.study import TaskSpec
+from harness.study.tasks import TaskSpec
 
 TASK = TaskSpec(name="mail", text=["body"], labels=["ham", "spam"])
 # what ends a line for str.splitlines(), quotes, and what csv would make of them

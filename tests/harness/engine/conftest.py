@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.console import Console
 from harness.engine.cluster import connect
-from harness.plan import trial_spec
+from harness.plan.plan import trial_spec
 from harness.records import TrialRecord, TrialSpec
-from harness.store import Store
+from harness.store.store import Store
+from harness.watching.console import Console
 from tests.harness.engine.stand_in import read_log, stand_in_plan, stand_in_study, stand_in_train
 
 CPUS = 4

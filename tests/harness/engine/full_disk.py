@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness.console import Console
 from harness.engine import inline
 from harness.errors import StoreError
-from harness.store import Store
+from harness.store.store import Store
+from harness.watching.console import Console
 from tests.harness.engine.stand_in import stand_in_plan, stand_in_study, stand_in_train
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from harness.engine.cluster import connect
-from harness.quiet import quiet_libraries
+from harness.watching.quiet import quiet_libraries
 from tests.harness.engine.conftest import StandInRun
 
 

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.console import Console
 from harness.engine.cluster import ClusterError, connect, set_environment
 from harness.records import EpochRecord, TrialSpec
-from harness.store import Store
-from harness.study import Study
+from harness.store.store import Store
+from harness.study.schema import Study
+from harness.watching.console import Console
 from tests.harness.tiny import prepared_plan, tiny_study
 
 EPOCHS = 4
@@ -42,7 +42,7 @@ def noting_train(
     """Real training that notes each epoch's node, and takes its time."""
     import ray
 
-    from harness.trial import train_trial
+    from harness.training.trial import train_trial
 
     def noted(record: EpochRecord, write: Callable[[Path], None]) -> None:
         if on_epoch is not None:

@@ -25,8 +25,8 @@ def short_of_memory_train(
     resume_from: Path | None = None,
     micro_batches: int = 1,
 ) -> Any:
-    from harness import student_pass
-    from harness.trial import train_trial
+    from harness.models import student_pass
+    from harness.training.trial import train_trial
 
     original, epochs_done = student_pass.run_batch, 0
     with (cache / f"ranks of {spec.label}").open("a") as log:

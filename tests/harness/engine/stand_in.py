@@ -19,13 +19,13 @@ from typing import Any
 
 import pandas as pd
 
-from harness.checkpoint import FILE, CheckpointError
-from harness.early_stopping import StoppedEarly
-from harness.failures import DivergedError
-from harness.plan import Plan, make_plan
-from harness.prepared import PreparedTask
+from harness.plan.plan import Plan, make_plan
+from harness.plan.prepared import PreparedTask
 from harness.records import EpochRecord, Score, TrialRecord, TrialSpec
-from harness.study import Study
+from harness.study.schema import Study
+from harness.training.checkpoint import FILE, CheckpointError
+from harness.training.failures import DivergedError
+from harness.training.hooks import StoppedEarly
 
 SPACE = {"temperature": {"type": "float", "low": 1.0, "high": 8.0}}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.engine.cluster import ClusterError, connect, map_tasks, ray_slots, require_slots
-from harness.study_resources import TaskResources
+from harness.study.resources import TaskResources
 
 
 class Refused(Exception):

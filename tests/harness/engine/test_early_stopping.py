@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.console import Console
 from harness.engine import inline
-from harness.store import Store
+from harness.store.store import Store
+from harness.watching.console import Console
 from tests.harness.engine.conftest import StandInRun
 from tests.harness.engine.stand_in import stand_in_plan, stand_in_study, stand_in_train
 

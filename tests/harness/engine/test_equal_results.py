@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.console import Console
 from harness.engine import inline
 from harness.records import TrialRecord
-from harness.store import Store
-from harness.study import Study
+from harness.store.store import Store
+from harness.study.schema import Study
+from harness.watching.console import Console
 from tests.harness.engine.short_of_memory import LABEL, short_of_memory_train
 from tests.harness.tiny import prepared_plan, tiny_study
 

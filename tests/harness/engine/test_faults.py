@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from harness.checkpoint import FILE, CheckpointError
-from harness.console import Console
 from harness.engine import inline
 from harness.errors import StoreError
-from harness.failures import RETRIED, classify, is_retried
-from harness.store import Store
-from harness.trial import train_trial
+from harness.store.store import Store
+from harness.training.checkpoint import FILE, CheckpointError
+from harness.training.failures import RETRIED, classify, is_retried
+from harness.training.trial import train_trial
+from harness.watching.console import Console
 from tests.conftest import PROJECT
 from tests.harness.engine.stand_in import stand_in_plan, stand_in_study, stand_in_train
 from tests.harness.tiny import TEACHER, default_specs, prepared_plan, tiny_study
@@ -125,8 +125,8 @@ def test_a_study_on_a_full_disk_loses_nothing_and_goes_on_when_there_is_space(tm
 def test_a_file_size_limit_is_said_and_loses_nothing(tmp_path: Path) -> None:
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from harness.store import Store; from harness.errors import StoreError\n"
-        "from tests.harness.test_store import predictions, record\n"
+        "from harness.store.store import Store; from harness.errors import StoreError\n"
+        "from tests.harness.store.test_store import predictions, record\n"
         "store = Store(sys.argv[1]); store.write(record(0), predictions())\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try: store.write(record(1), predictions(5000))\n"

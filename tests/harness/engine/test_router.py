@@ -9,13 +9,13 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.console import Console
 from harness.engine.router import Router
-from harness.failures import classify
-from harness.prepared import PreparedTask
+from harness.plan.prepared import PreparedTask
 from harness.records import ErrorRecord, TrialRecord, TrialSpec
-from harness.store import Store
-from harness.study import Study
+from harness.store.store import Store
+from harness.study.schema import Study
+from harness.training.failures import classify
+from harness.watching.console import Console
 from tests.harness.engine.stand_in import stand_in_plan, stand_in_study
 
 THREE_CELLS = stand_in_study(["a", "b", "c"], search={"trials": 5})

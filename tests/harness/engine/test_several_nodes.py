@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.console import Console
 from harness.engine import inline
 from harness.engine.cluster import ClusterError, ray_slots, require_slots
-from harness.store import Store
-from harness.study_resources import TaskResources
+from harness.store.store import Store
+from harness.study.resources import TaskResources
+from harness.watching.console import Console
 from tests.conftest import PROJECT
 from tests.harness.engine.several_nodes import EPOCHS, notes, two_node_study
 from tests.harness.tiny import prepared_plan

@@ -9,9 +9,9 @@ import pytest
 
 from harness.engine import ray_train
 from harness.engine.ray_mailbox import News
-from harness.failures import classify
-from harness.out_of_memory import OutOfMemoryError
 from harness.records import ErrorRecord, TrialRecord, TrialSpec
+from harness.training.failures import classify
+from harness.training.out_of_memory import OutOfMemoryError
 from tests.harness.report.stores import Planted, build_store
 
 
@@ -49,7 +49,7 @@ def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ray_train.Sup
 
 @pytest.fixture
 def spec(tmp_path: Path) -> TrialSpec:
-    from harness.store import Store
+    from harness.store.store import Store
 
     build_store(tmp_path / "store", Planted(("sst2",), ("fixed_alpha",), repeats=1, trials=1, rows=20))
     record: TrialRecord = Store(tmp_path / "store").records()[0]

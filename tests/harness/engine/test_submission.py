@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.store import Store
+from harness.store.store import Store
 from tests.harness.tiny import tiny_study
 
 PROJECT = Path(__file__).resolve().parents[3]

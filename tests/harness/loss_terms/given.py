@@ -10,10 +10,10 @@ import torch
 
 from harness.data.batch import Batch
 from harness.data.encode import Encoded
-from harness.labelled_rows import CachedRows, LabelledRows
+from harness.data.labelled_rows import CachedRows, LabelledRows
 from harness.loss_terms.base import LossTerm, TermSetup
+from harness.loss_terms.logit_terms import TermInputs
 from harness.loss_terms.registry import registered_terms, term_options
-from harness.terms import TermInputs
 from strategies.base import TermShape
 
 ROWS, CLASSES, STUDENT_LAYERS, STUDENT_HIDDEN, VOCABULARY = 6, 3, 2, 4, 12

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.cached_outputs import LAYERS
+from harness.data.cached_outputs import LAYERS
 from harness.loss_terms.bound import LossTerms
+from harness.loss_terms.logit_terms import compute_terms
 from harness.ranks import Single
-from harness.terms import compute_terms
 from strategies.base import Needs
 from tests.harness.loss_terms.given import ROWS, STUDENT_HIDDEN, STUDENT_LAYERS, inputs, normal, rows, setup
 

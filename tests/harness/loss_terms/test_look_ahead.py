@@ -13,7 +13,7 @@ from harness.conformance.world import BATCH, CLASSES, FIT_ROWS, TEMPERATURE, Wor
 from harness.data.batches import MetaBatches
 from harness.loss_terms.bound import LossTerms
 from harness.ranks import Single
-from harness.weighting import Weighting
+from harness.training.weighting import Weighting
 from strategies.base import Context, Needs, Normalisation, Settings, Strategy, Weights
 
 FURTHER = ("ce", "kd", "layer_kd", "relational_kd", "word_kd", "part_kd", "part_kd_each", "noisy_kd")
@@ -91,7 +91,7 @@ def test_a_term_s_influence_is_what_a_step_on_it_does_to_the_meta_loss() -> None
     rows = np.arange(BATCH)
     batch = world.fit.batch(rows, BATCH, torch.device("cpu"), epoch=1)
     meta = world.meta.batch(MetaBatches(world.meta.encoded.lengths, BATCH, 3).at(2), BATCH, torch.device("cpu"))
-    from harness.models import run_batch, run_model
+    from harness.models.build import run_batch, run_model
 
     model = world._model.eval()
     parameters = list(model.parameters())

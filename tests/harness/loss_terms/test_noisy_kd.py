@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from harness.cached_outputs import dropout_draws, parse_draws, teacher_passes_per_row
-from harness.losses import kd
+from harness.data.cached_outputs import dropout_draws, parse_draws, teacher_passes_per_row
+from harness.loss_terms.losses import kd
 from tests.harness.loss_terms.given import CLASSES, ROWS, inputs, make, normal, rows
 
 

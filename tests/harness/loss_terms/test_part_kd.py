@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.cached_outputs import PARTS
-from harness.losses import kd
+from harness.data.cached_outputs import PARTS
+from harness.loss_terms.losses import kd
 from tests.harness.loss_terms.given import CLASSES, ROWS, inputs, make, normal, rows
 
 SALIENCIES = ["uniform", "population", "instance"]

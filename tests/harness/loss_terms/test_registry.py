@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from harness.loss_terms import LossTerm, TermError, needs_of_terms, register_term
+from harness.loss_terms.logit_terms import TERMS
 from harness.loss_terms.registry import PLAIN, look_ahead_engine, look_ahead_refusal, registered_terms
-from harness.terms import TERMS
 from strategies.base import Needs
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from harness.models import build_model
-from harness.student_pass import StudentPass
-from harness.study import ModelSpec
+from harness.models.build import build_model
+from harness.models.student_pass import StudentPass
+from harness.study.schema import ModelSpec
 from tests.harness.loss_terms.given import CLASSES, ROWS, VOCABULARY, inputs, make, normal, rows
 
 FIT = rows()

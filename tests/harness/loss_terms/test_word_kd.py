@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness.loss_terms import _word_scores
-from harness.terms import kd
+from harness.loss_terms.logit_terms import kd
 from tests.harness.loss_terms.given import LENGTHS, ROWS, SPECIAL, VOCABULARY, inputs, make, rows
 
 FIT = rows()

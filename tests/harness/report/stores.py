@@ -14,9 +14,10 @@ from scipy.stats import norm
 
 from harness.records import CostRecord, EpochRecord, ErrorRecord, Score, Seeds, TermWeights, TrialRecord, TrialSpec
 from harness.stats.paired import point_scores
-from harness.store import Store
-from harness.study import DataSpec, ModelSpec, TaskSpec, TeacherSpec, TrainingSpec
-from harness.study_resources import TaskResources
+from harness.store.store import Store
+from harness.study.resources import TaskResources
+from harness.study.schema import DataSpec, ModelSpec, TeacherSpec, TrainingSpec
+from harness.study.tasks import TaskSpec
 
 TASKS: dict[str, tuple[list[str], list[str], float]] = {
     "cola": (["unacceptable", "acceptable"], ["matthews"], 0.80),
@@ -110,7 +111,7 @@ def make_spec(task: str, label: str, repeat: int = 0, index: int = 0, **changes:
 
 
 def score(task: str, labels: np.ndarray, predicted: np.ndarray) -> Score:
-    """As `harness.tasks.compute_metrics` says, from counts: thousands are needed."""
+    """As `harness.study.tasks.compute_metrics` says, from counts: thousands are needed."""
     found = {name: float(point_scores(name, labels, predicted[None], len(TASKS[task][0]))[0]) for name in TASKS[task][1]}
     return Score(rows=len(labels), metrics=found)
 

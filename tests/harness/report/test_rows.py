@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
-from harness.failures import DivergedError, classify, failed_record
 from harness.report.rows import compare_runs, find_record, find_spec
 from harness.report.selection import select
+from harness.training.failures import DivergedError, classify, failed_record
 
 
 def test_a_row_is_found_by_key_place_and_trial(study: Path) -> None:

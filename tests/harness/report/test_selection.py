@@ -10,7 +10,7 @@ from harness.errors import StoreError
 from harness.records import Score
 from harness.report.predictions import load_predictions
 from harness.report.selection import select
-from harness.store import Store
+from harness.store.store import Store
 from tests.harness.report.stores import Planted, build_store
 
 FEW = ("ce_only", "fixed_alpha")

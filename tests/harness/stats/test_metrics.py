@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.stats.paired import point_scores
-from harness.tasks import compute_metrics
+from harness.study.tasks import compute_metrics
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews"])

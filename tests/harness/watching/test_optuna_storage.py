@@ -8,10 +8,10 @@ from pathlib import Path
 import optuna
 import pytest
 
-from harness.console import Console
 from harness.engine import inline
 from harness.records import TrialRecord
-from harness.store import Store
+from harness.store.store import Store
+from harness.watching.console import Console
 from harness.watching.optuna_storage import OptunaStorage
 from tests.harness.engine.stand_in import stand_in_plan, stand_in_study, stand_in_train
 
@@ -49,8 +49,8 @@ def test_it_can_be_read_while_the_study_runs(tmp_path: Path) -> None:
     plan, _ = stand_in_plan(stand_in_study(["a"]))
     storage = OptunaStorage(tmp_path / "optuna.db")
     assert not (tmp_path / "optuna.db").exists()
-    from harness.plan import trial_spec
-    from harness.search import CellSearch
+    from harness.plan.plan import trial_spec
+    from harness.plan.search import CellSearch
 
     search = CellSearch.for_cell(plan, plan.cells[0])
     _, prepared = stand_in_plan(plan.study)
@@ -68,8 +68,8 @@ def test_a_storage_that_cannot_be_written_does_not_end_the_study(
     """A reader holds the file for longer than we wait."""
     monkeypatch.setattr("harness.watching.optuna_storage._WAIT_SECONDS", 0.1)
     plan, prepared = stand_in_plan(stand_in_study(["a"]))
-    from harness.plan import trial_spec
-    from harness.search import CellSearch
+    from harness.plan.plan import trial_spec
+    from harness.plan.search import CellSearch
 
     search = CellSearch.for_cell(plan, plan.cells[0])
     storage = OptunaStorage(tmp_path / "optuna.db")

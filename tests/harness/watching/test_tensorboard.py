@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from harness.console import Console
 from harness.engine import inline
-from harness.store import Store
+from harness.store.store import Store
+from harness.watching.console import Console
 from harness.watching.tensorboard import scalars
 from tests.harness.tiny import prepared_plan, tiny_study
 

@@ -1,0 +1,119 @@
+"""A plan and its estimated cost, as text for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+from harness.cache import cache_folder
+from harness.commands.memory_probe import known_needs
+from harness.plan.cost import (
+    STUDENT_SAMPLES_PER_SECOND,
+    TEACHER_SAMPLES_PER_SECOND,
+    CellCost,
+    Passes,
+    RowCounts,
+    cell_cost,
+    planned_rows,
+    teacher_passes,
+)
+from harness.plan.plan import Cell, Plan
+from harness.study.tasks import TaskSpec
+
+
+def describe(
+    plan: Plan,
+    student_per_second: float = STUDENT_SAMPLES_PER_SECOND,
+    teacher_per_second: float = TEACHER_SAMPLES_PER_SECOND,
+) -> str:
+    """Cells, trials, rows, steps, passes and GPU-hours, by task and by strategy. The rates are training samples a second."""
+    study = plan.study
+    costs = [(cell, cell_cost(plan, cell)) for cell in plan.cells]
+
+    def hours(found: Sequence[CellCost]) -> float:
+        students = sum((cost.student for cost in found), Passes()).hours(student_per_second)
+        return students + sum((cost.live_teacher for cost in found), Passes()).hours(teacher_per_second)
+
+    def teacher_cost(task: TaskSpec, rows: RowCounts) -> Passes:
+        teachers = [(one.for_task(task.name), plan.teacher_outputs[one.name]) for one in study.models.teachers]
+        return sum((teacher_passes(one, rows, outputs) for one, outputs in teachers), Passes())
+
+    tasks = []
+    for task in plan.tasks:
+        mine = [(cell, cost) for cell, cost in costs if cell.task.name == task.name]
+        found = [cost for _, cost in mine if cost is not None]
+        trials = sum(cell.trials + cell.final_repeats for cell, _ in mine)
+        rows = planned_rows(task, study.data_for(task.name))
+        if rows is None:
+            tasks.append([task.name, len(mine), trials, *["?"] * 7])
+            continue
+        student = sum((cost.student for cost in found), Passes())
+        prepared = teacher_cost(task, rows)
+        teacher = prepared + sum((cost.live_teacher for cost in found), Passes())
+        total = hours(found) + prepared.hours(teacher_per_second)
+        steps = sum(cost.steps for cost in found)
+        passes = (student.forward, student.backward, teacher.forward, teacher.backward)
+        tasks.append([task.name, len(mine), trials, f"{rows.train:,}", f"{steps:,}", *map(_short, passes), f"{total:,.2f}"])
+
+    strategies = []
+    for entry in study.strategies:
+        own = [(cell, cost) for cell, cost in costs if cell.entry.shown == entry.shown]
+        cell: Cell = own[0][0]
+        known = [cost for _, cost in own if cost is not None]
+        searched = ", ".join(name.removeprefix("training.") for name in cell.space) or "nothing"
+        strategies.append(
+            [entry.shown, cell.strategy.strategy.cost.value, cell.trials, cell.final_repeats, f"{hours(known):,.2f}", searched]
+        )
+
+    students = hours([cost for _, cost in costs if cost is not None])
+    sizes = [(task, rows) for task in plan.tasks if (rows := planned_rows(task, study.data_for(task.name))) is not None]
+    teachers = sum(teacher_cost(task, rows).hours(teacher_per_second) for task, rows in sizes)
+    task_headers = ["task", "cells", "trials", "train rows", "steps"]
+    task_headers += [f"{model}\n{kind}" for model in ("student", "teacher") for kind in ("forward", "backward")]
+    strategy_headers = ["strategy", "extra cost", "trials\na cell", "final\nruns", "GPU-hours", "searched"]
+    lines = [
+        f"{study.name}: {len(plan.tasks)} tasks x {len(study.strategies)} strategies x {study.search.repeats} repeats "
+        f"(repeat: {study.search.repeat}) = {len(plan.cells)} cells, {plan.trials} trials",
+        "",
+        tabulate(tasks, [*task_headers, "GPU-hours"], disable_numparse=True, colalign=["left"] + ["right"] * 9),
+        "",
+        tabulate(
+            strategies,
+            strategy_headers,
+            disable_numparse=True,
+            colalign=["left", "left", "right", "right", "right", "left"],
+            maxcolwidths=[None] * 5 + [50],
+        ),
+        "",
+        f"{students + teachers:,.1f} GPU-hours: {students:,.1f} for students, {teachers:,.1f} for teachers (fine-tuned once "
+        "per task, their outputs cached).",
+        f"ASSUMED, not measured: one GPU trains {student_per_second:g} student and {teacher_per_second:g} teacher samples a "
+        "second, and a forward pass takes a third of that. Give your own rates with --student-samples-per-second and "
+        "--teacher-samples-per-second.",
+        "Passes are samples (M: millions) through a model, at most: a strategy's extra passes are taken from its declared cost "
+        "class, row counts from GLUE's own splits with the study's caps.",
+    ]
+    lines += _packing(plan)
+    unknown = [task.name for task in plan.tasks if planned_rows(task, study.data_for(task.name)) is None]
+    if unknown:
+        lines.append(f"Not in the sum, as their size is not known before they are read: {', '.join(unknown)}.")
+    lines += [f"note: {warning}" for warning in plan.warnings]
+    return "\n".join(lines)
+
+
+def _packing(plan: Plan) -> list[str]:
+    measured = [cell for cell in plan.cells if cell.resources.packing == "measured"]
+    if not measured:
+        return []
+    known = known_needs(cache_folder())
+    sizes = [f"{need.peak_bytes / 2**30:.2f}" for need in (known[-1], known[0])] if known else []
+    so_far = f"{len(known)} kinds of trials, {' to '.join(dict.fromkeys(sizes))} GiB a worker" if known else "nothing yet"
+    return [
+        f"Trials of {len(measured)} cells are packed by the memory that a probe of a few steps finds them to need, once for "
+        f"each student, batch size and kind of strategy. In this machine's cache: {so_far} (`python -m harness doctor`)."
+    ]
+
+
+def _short(passes: int) -> str:
+    return f"{passes:,}" if passes < 1_000_000 else f"{passes / 1e6:,.1f} M"

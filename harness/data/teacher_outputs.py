@@ -1,0 +1,69 @@
+"""A teacher's cached outputs, read by example id.
+
+They lie in `cache/teachers/<digest>/`: `teacher.json`, `train_ids.npy` (sorted), `train_logits.npy`, what else strategies and
+loss terms want (`harness.data.cached_outputs`), and the fine-tuned model. Never by batch: batches are made anew every epoch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness.data.cached_outputs import FEATURES
+from harness.data.labelled_rows import CachedRows
+from harness.records import Score
+
+
+@dataclass(frozen=True)
+class TeacherOutputs:
+    ids: np.ndarray
+    """[rows] int64, sorted: all rows of fit, meta and select."""
+    all_logits: np.ndarray
+    """[rows, classes] float32, memory-mapped."""
+    others: Mapping[str, np.ndarray]
+    """Name -> [rows, ...], memory-mapped."""
+    report: dict[str, Score]
+    """The teacher's own scores on the report splits."""
+    parameters: int
+    hidden_size: int
+
+    @classmethod
+    def load(cls, cache: Path, digest: str, outputs: Sequence[str] = ()) -> TeacherOutputs:
+        """Raises FileNotFoundError where `harness.teachers.fine_tuning` has not made them."""
+        folder = teacher_folder(cache, digest)
+        about = json.loads((folder / "teacher.json").read_text("utf-8"))
+        return cls(
+            ids=np.load(folder / "train_ids.npy"),
+            all_logits=np.load(folder / "train_logits.npy", mmap_mode="r"),
+            others={name: np.load(folder / f"train_{name}.npy", mmap_mode="r") for name in outputs},
+            report={split: Score.model_validate(score) for split, score in about["report"].items()},
+            parameters=about["parameters"],
+            hidden_size=about["hidden_size"],
+        )
+
+    def logits(self, ids: np.ndarray) -> np.ndarray:
+        """[rows, classes] for the given example ids. Raises KeyError for an id the teacher never saw."""
+        return np.asarray(self.all_logits[self._rows(ids)])
+
+    def features(self, ids: np.ndarray) -> np.ndarray:
+        """[rows, hidden] for the given example ids."""
+        return np.asarray(self.others[FEATURES][self._rows(ids)])
+
+    def cached(self, name: str, ids: np.ndarray) -> CachedRows:
+        """Another output's rows for the given example ids, read when they are used."""
+        return CachedRows(self.others[name], self._rows(ids))
+
+    def _rows(self, ids: np.ndarray) -> np.ndarray:
+        rows = np.searchsorted(self.ids, ids)
+        found = self.ids[np.minimum(rows, len(self.ids) - 1)] == ids
+        if not found.all():
+            raise KeyError(f"no teacher output for example {int(np.asarray(ids)[~found][0])}")
+        return rows
+
+
+def teacher_folder(cache: Path, digest: str) -> Path:
+    return cache / "teachers" / digest

@@ -1,0 +1,1 @@
+"""Students and teachers: loaded or built, cut to layers, with tokenizer, run and evaluated."""

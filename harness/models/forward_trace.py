@@ -1,0 +1,110 @@
+"""A forward pass that can be run again with other parameters: the same dropout masks, and only the part that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.models.build import encoder_layers
+
+
+class ForwardTrace:
+    """One pass of a model on one batch.
+
+    layers   only the last so many encoder layers and the head differ between passes: the passes after the first start at the
+             first's hidden states below them
+    """
+
+    def __init__(self, model: nn.Module, layers: int | None = None) -> None:
+        self._model = model
+        self._layers = layers
+        self._modes: list[tuple[nn.Module, bool]] = []
+        self._generators: list[Tensor] = []
+        self._hidden: Tensor | None = None
+
+    @contextmanager
+    def record(self) -> Iterator[None]:
+        """The next pass within is the first one."""
+        self._modes = [(module, module.training) for module in self._model.modules()]
+        if self._layers is None:
+            self._generators = self._states()
+            yield
+            return
+        lowest = encoder_layers(self._model)[-self._layers]
+        hook = lowest.register_forward_pre_hook(self._note_hidden)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    @contextmanager
+    def modes(self) -> Iterator[None]:
+        """Around passes and their ways back: the modes that the modules had in the first one. They are put back."""
+        before = [(module, module.training) for module in self._model.modules()]
+        _set_modes(self._modes)
+        try:
+            yield
+        finally:
+            _set_modes(before)
+
+    @contextmanager
+    def repeat(self) -> Iterator[None]:
+        """A pass within, in the same `modes`, has the first one's dropout masks; it is the first where there was none.
+
+        The generators are put back.
+        """
+        if not self._modes:
+            with self.record():
+                yield
+            return
+        with ExitStack() as stack:
+            if self._model.training:
+                stack.enter_context(self._same_masks())
+            if self._hidden is not None:
+                stack.enter_context(self._from_hidden(self._hidden))
+            yield
+
+    def _note_hidden(self, _: nn.Module, given: tuple[Any, ...]) -> None:
+        self._hidden = given[0].detach()
+        self._generators = self._states()
+
+    def _states(self) -> list[Tensor]:
+        """Of the CPU's generator and, on a GPU, of its own."""
+        device = self._device
+        return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+    @contextmanager
+    def _same_masks(self) -> Iterator[None]:
+        device = self._device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.set_rng_state(self._generators[0])
+            if device.type == "cuda":
+                torch.cuda.set_rng_state(self._generators[1], device)
+            yield
+
+    @contextmanager
+    def _from_hidden(self, hidden: Tensor) -> Iterator[None]:
+        """Embeddings and lower layers hand `hidden` on; masks and the rest of the model's own code stay as they are."""
+        assert self._layers is not None
+        base: Any = self._model.base_model
+        below: list[nn.Module] = [base.embeddings, *encoder_layers(self._model)[: -self._layers]]
+        for module in below:
+            module.forward = lambda *_, **__: hidden
+        try:
+            yield
+        finally:
+            for module in below:
+                del module.forward
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self._model.parameters()).device
+
+
+def _set_modes(modes: list[tuple[nn.Module, bool]]) -> None:
+    for module, mode in modes:
+        module.training = mode

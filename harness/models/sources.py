@@ -1,0 +1,143 @@
+"""Where pretrained weights and tokenizers come from: a model hub, a directory, or an installed Python package.
+
+Whatever the origin, it ends in one local directory, which is checked once: safetensors weights, and no code to run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.metadata
+import importlib.resources
+import json
+from functools import lru_cache
+from pathlib import Path
+
+from harness.digest import digest
+from harness.errors import ModelError
+from harness.study.schema import ModelSpec
+
+PACKAGE_PREFIX = "package:"
+# What a snapshot of a hub repository needs; everything but pickled weights and code
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+
+
+def resolve_model_path(model: str) -> str:
+    """A hub name stays as it is; a directory or `package:NAME/SUBDIR` becomes an absolute path.
+
+    Raises ModelError for a package that is not installed, and for a path that is no directory.
+    """
+    if model.startswith(PACKAGE_PREFIX):
+        return str(_package_directory(model))
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return str(path.resolve())
+    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        raise ModelError(
+            f"model {model!r}: there is no such directory. Give a directory with config.json and model.safetensors, "
+            f"a hub name such as `org/name`, or `{PACKAGE_PREFIX}NAME/SUBDIR` for weights that a Python package ships."
+        )
+    return model
+
+
+def model_directory(model: str, revision: str | None = None) -> Path:
+    """The local directory of a model; a hub model is downloaded (or found in the hub's cache).
+
+    Raises ModelError where it cannot be had.
+    """
+    resolved = resolve_model_path(model)
+    if Path(resolved).is_absolute():
+        return Path(resolved)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(resolved, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"]))
+    except (OSError, HFValidationError) as error:  # the hub's own errors are OSErrors
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"model {model!r}{f' at revision {revision!r}' if revision else ''} is no local directory and could not be had "
+            f"from the hub ({reason}). Check the name and the connection, log in if it is gated, fetch it beforehand with "
+            f"`python -m harness prefetch STUDY`, or give a local directory or `{PACKAGE_PREFIX}NAME/SUBDIR` instead."
+        ) from error
+
+
+def check_weights(directory: Path, model: str) -> None:
+    """Raises ModelError unless `directory` holds a configuration and safetensors weights, and wants no code to be run."""
+    config = directory / "config.json"
+    if not config.is_file():
+        raise ModelError(f"model {model!r}: no config.json in its directory; is this a transformers model?")
+    try:
+        content = json.loads(config.read_text("utf-8"))
+    except ValueError as error:
+        raise ModelError(f"model {model!r}: its config.json is no JSON ({error})") from error
+    if "auto_map" in content:
+        raise ModelError(
+            f"model {model!r} brings its own Python code (`auto_map` in config.json), which is never run here. "
+            "Use a model whose architecture transformers itself has."
+        )
+    if not any(directory.glob("*.safetensors")):
+        others = sorted(
+            path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack") for path in directory.glob(pattern)
+        )
+        found = f"only {', '.join(others)}" if others else "no weights"
+        raise ModelError(
+            f"model {model!r} has {found}; weights are read from model.safetensors alone, because unpickling can run code. "
+            "Convert it once with transformers' `save_pretrained`."
+        )
+
+
+def model_digest(spec: ModelSpec) -> str:
+    """What the model is made of: the contents of its weights, configuration and tokenizer, or its given configuration.
+
+    Where it lies and what it is called do not count. Raises ModelError where it cannot be had.
+    """
+    parts: list[object] = []
+    if spec.model is not None:
+        directory = model_directory(spec.model, spec.revision)
+        check_weights(directory, spec.model)
+        parts.append(_directory_digest(directory, with_weights=True))
+    else:
+        parts.append(spec.config)
+    if spec.tokenizer not in (None, "words"):
+        assert spec.tokenizer is not None
+        parts.append(_directory_digest(model_directory(spec.tokenizer), with_weights=False))
+    return digest(parts)
+
+
+def _package_directory(model: str) -> Path:
+    name, _, rest = model.removeprefix(PACKAGE_PREFIX).partition("/")
+    try:
+        root = importlib.resources.files(name) if name.isidentifier() else None
+    except ModuleNotFoundError:
+        root = None
+    if root is None:
+        near = difflib.get_close_matches(name, importlib.metadata.packages_distributions(), 1)
+        hint = f" Did you mean {PACKAGE_PREFIX}{near[0]}/{rest}?" if near else ""
+        raise ModelError(
+            f"model {model!r}: no Python package {name!r} is installed. "
+            f"Install it first: python -m pip install {name.replace('_', '-')}.{hint}"
+        )
+    directory = Path(str(root.joinpath(*rest.split("/")) if rest else root))
+    if not directory.is_dir():
+        inside = sorted(path.name for path in Path(str(root)).iterdir() if path.is_dir() and not path.name.startswith("_"))
+        raise ModelError(f"model {model!r}: package {name!r} has no directory {rest!r}; it has {inside}")
+    return directory.resolve()
+
+
+def _directory_digest(directory: Path, with_weights: bool) -> str:
+    patterns = _HUB_FILES if with_weights else [pattern for pattern in _HUB_FILES if pattern != "*.safetensors"]
+    files = sorted({path for pattern in patterns for path in directory.glob(pattern)})
+    return digest([(path.name, _file_digest(path, *_identity(path))) for path in files])
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=256)
+def _file_digest(path: Path, size: int, modified: int) -> str:
+    """Reading gigabytes once is enough; size and time of change are part of the cache's key."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,56 @@
+"""The student's pass on a batch, whole or in micro-batches where the whole does not fit into memory.
+
+In micro-batches no graph is kept: a part's forward pass is repeated, with the same dropout masks, when the way back reaches it
+(`torch.utils.checkpoint`). The outputs are those of the whole batch, so a strategy sees the global batch as ever, and a loss
+may compare its samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from harness.data.batch import Batch
+from harness.models.build import Outputs, run_batch
+
+
+class StudentPass(nn.Module):
+    """`run_batch` as a module, which is what is wrapped for several ranks: these want one pass a step."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.micro_batches = 1
+
+    def forward(self, batch: Batch, features: bool, layers: bool) -> Outputs:
+        return in_micro_batches(lambda part: run_batch(self.model, part, features, layers), batch, self.micro_batches)
+
+
+def in_micro_batches(run: Callable[[Batch], Outputs], batch: Batch, micro_batches: int) -> Outputs:
+    """`run` on the batch, in at most so many parts of nearly equal size; the outputs are joined."""
+    parts = batch.split(micro_batches)
+    if len(parts) == 1:
+        return run(batch)
+    if torch.is_grad_enabled():
+        outputs = [checkpoint(run, part, use_reentrant=False) for part in parts]
+    else:
+        outputs = [run(part) for part in parts]
+    return Outputs(
+        torch.cat([one.logits for one in outputs]),
+        _joined([one.features for one in outputs], 0),
+        _joined([one.layers for one in outputs], 1),
+        _joined([one.parts for one in outputs], 1),
+    )
+
+
+def passes_forward(batch: Batch, micro_batches: int) -> int:
+    """Samples that a way back through the batch passes forward once more."""
+    return batch.samples if min(micro_batches, len(batch.ids)) > 1 else 0
+
+
+def _joined(tensors: list[Tensor | None], dim: int) -> Tensor | None:
+    given = [tensor for tensor in tensors if tensor is not None]
+    return torch.cat(given, dim) if given else None

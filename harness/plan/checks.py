@@ -1,0 +1,206 @@
+"""The parts of a study that refer to something else, checked: tasks, strategies, their settings, teachers and search spaces.
+
+Every StudyError raised here has `where` set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from harness.errors import StudyError
+from harness.plan.teacher_checks import sizes_in_the_study, teacher_refusal
+from harness.plan.term_checks import check_range, check_terms
+from harness.study.schema import DataSpec, ModelSpec, Recipe, StrategyEntry, Study, TeacherSpec, TrainingSpec
+from harness.study.schema_errors import faults, nearest
+from harness.study.tasks import GLUE, TaskSpec, resolve_task
+from harness.study.yaml_lines import KeyPath
+from strategies.base import Needs, Settings
+from strategies.registry import Registered, UnknownStrategyError, resolve
+from strategies.space import Choice, FloatRange, Range
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class ResolvedStrategy:
+    """An entry of `strategies:` with everything it refers to."""
+
+    entry: StrategyEntry
+    strategy: Registered
+    settings: Settings
+    needs: Needs
+    teachers: tuple[TeacherSpec, ...]
+    space: dict[str, Range]
+    """Of its own settings."""
+    teacher_outputs: frozenset[str]
+    """What it wants of the teachers beside their logits, with any settings that its search can reach."""
+
+
+def resolve_tasks(study: Study) -> tuple[TaskSpec, ...]:
+    """The study's tasks; sections that name tasks are checked against them."""
+    tasks: dict[str, TaskSpec] = {}
+    for index, entry in enumerate(study.tasks):
+        try:
+            task = resolve_task(entry)
+        except StudyError as error:
+            raise StudyError(str(error), ("tasks", index)) from error
+        if task.name in tasks:
+            raise StudyError(f"the task {task.name!r} is named twice", ("tasks", index))
+        if not task.files and task.source_name not in GLUE:
+            raise StudyError(
+                f"the task {task.name!r} is not built in, so it needs `files`: train, validation -> path, or `rows_of`: a task",
+                ("tasks", index),
+            )
+        tasks[task.name] = task
+    sections: tuple[tuple[KeyPath, Mapping[str, Any]], ...] = (
+        (("data_per_task",), study.data_per_task),
+        (("training_per_task",), study.training_per_task),
+        (("resources", "per_task"), study.resources.per_task),
+        *(
+            (("models", "teachers", index, "training_per_task"), teacher.training_per_task)
+            for index, teacher in enumerate(study.models.teachers)
+        ),
+    )
+    for section, names in sections:
+        for name in names:
+            if name not in tasks:
+                raise StudyError(
+                    f"{name!r} is not a task of this study.{nearest(name, tasks)} Allowed: {', '.join(tasks)}", (*section, name)
+                )
+    return tuple(tasks.values())
+
+
+def task_training(study: Study, task: TaskSpec) -> TrainingSpec:
+    """`training` with the task's own fields in place."""
+    changed = study.training_per_task.get(task.name, {})
+    return _validated(TrainingSpec, study.training.model_dump(), changed, ("training_per_task", task.name))
+
+
+def check_teachers(study: Study) -> None:
+    """Raises StudyError for a teacher's training of a task that is not valid."""
+    for index, teacher in enumerate(study.models.teachers):
+        for task, changed in teacher.training_per_task.items():
+            _validated(Recipe, teacher.training.model_dump(), changed, ("models", "teachers", index, "training_per_task", task))
+
+
+def resolve_strategies(study: Study) -> list[ResolvedStrategy]:
+    """All entries of `strategies:`, in order."""
+    found: list[ResolvedStrategy] = []
+    for index, entry in enumerate(study.strategies):
+        here: KeyPath = ("strategies", index)
+        if entry.shown in {other.entry.shown for other in found}:
+            raise StudyError(f"{entry.shown!r} appears twice; give one of them a `label` of its own", here)
+        if "/" in entry.shown:
+            raise StudyError(f"a label has no slash, got {entry.shown!r}", (*here, "label"))
+        found.append(_strategy(study, entry, here))
+    return found
+
+
+def check_refusals(strategies: Iterable[ResolvedStrategy], tasks: Iterable[TaskSpec]) -> None:
+    """Raises StudyError for a strategy that cannot run on one of the tasks."""
+    tasks = tuple(tasks)
+    for index, one in enumerate(strategies):
+        for task in tasks:
+            if (reason := one.strategy.refuses(one.settings, len(task.labels))) is not None:
+                raise StudyError(f"strategy {one.entry.name!r} on task {task.name!r}: {reason}", ("strategies", index))
+
+
+def check_data(study: Study) -> None:
+    """Raises StudyError for a task's data that are not valid, and for a model from a config that has no positions for the
+    longest sequence.
+    """
+    for task, changed in study.data_per_task.items():
+        _validated(DataSpec, study.data.model_dump(), changed, ("data_per_task", task))
+    longest = max(study.data_for(task if isinstance(task, str) else task.name).max_length for task in study.tasks)
+    models: list[tuple[KeyPath, ModelSpec]] = [(("models", "student"), study.models.student)]
+    models += [(("models", "teachers", index), teacher) for index, teacher in enumerate(study.models.teachers)]
+    for where, model in models:
+        positions = (model.config or {}).get("max_position_embeddings")
+        if positions is not None and positions < longest:
+            raise StudyError(
+                f"the model has {positions} positions, but data.max_length is {longest}",
+                (*where, "config", "max_position_embeddings"),
+            )
+
+
+def shared_space(study: Study, training: Mapping[str, TrainingSpec]) -> dict[str, Range]:
+    """The ranges of `training` fields that all cells search."""
+    for name, space in study.search.space.items():
+        for one in training.values():
+            for _ in _reached(name, space, one, ("search", "space", name)):
+                pass
+    return study.search.space
+
+
+def _strategy(study: Study, entry: StrategyEntry, here: KeyPath) -> ResolvedStrategy:
+    try:
+        strategy = resolve(entry.name)
+    except UnknownStrategyError as error:
+        raise StudyError(str(error), (*here, "name")) from error
+    settings = _validated(strategy.strategy.Settings, {}, entry.settings, (*here, "settings"))
+    if entry.search is not None:
+        space = entry.search
+    else:  # a value that the study fixes is not searched, unless the study gives its range too
+        space = {k: v for k, v in strategy.strategy.Settings.search_space.items() if k not in entry.settings}
+    needs = [strategy.needs(settings)]
+    for name, one in space.items():
+        ends = [strategy.needs(reached) for reached in _reached(name, one, settings, (*here, "search", name))]
+        if not isinstance(one, Choice):
+            check_range(entry.name, name, ends, (*here, "search", name))
+        needs += ends
+    teachers = _teachers(study, entry, needs, here)
+    if reason := teacher_refusal(strategy, settings, space, sizes_in_the_study(teachers)):
+        raise StudyError(reason, (*here, "settings"))
+    outputs = check_terms(study, entry.name, needs, teachers, here)
+    return ResolvedStrategy(entry, strategy, settings, needs[0], teachers, dict(space), outputs)
+
+
+def _validated(model: type[M], defaults: Mapping[str, Any], given: Mapping[str, Any], where: KeyPath) -> M:
+    try:
+        return model.model_validate({**defaults, **given})
+    except ValidationError as error:
+        path, text = faults(error, {**defaults, **given}, model)[0]
+        raise StudyError(text, (*where, *path)) from error
+
+
+def _reached(name: str, space: Range, holder: M, where: KeyPath) -> Iterator[M]:
+    """`holder` with each end of a range, or each value of a choice, in the place of `name`: all of them have to be allowed."""
+    fields = type(holder).model_fields
+    if name not in fields:
+        raise StudyError(
+            f"{name!r} is nothing that can be searched here.{nearest(name, fields)} Allowed: {', '.join(fields) or 'none'}",
+            where,
+        )
+    for value in space.values if isinstance(space, Choice) else (space.low, space.high):
+        try:
+            changed = type(holder).model_validate({**holder.model_dump(), name: value})
+        except ValidationError as error:
+            text = faults(error, {**holder.model_dump(), name: value}, type(holder))[0][1]
+            raise StudyError(f"the range reaches a value that {name} does not take: {text}", where) from error
+        if isinstance(space, FloatRange) and isinstance(getattr(changed, name), int):
+            raise StudyError(f"{name} takes whole numbers; give the range `type: int`", where)
+        yield changed
+
+
+def _teachers(study: Study, entry: StrategyEntry, needs: list[Needs], here: KeyPath) -> tuple[TeacherSpec, ...]:
+    by_name = {teacher.name: teacher for teacher in study.models.teachers}
+    for position, name in enumerate(entry.teachers or []):
+        if name not in by_name:
+            raise StudyError(
+                f"no teacher is called {name!r}.{nearest(name, by_name)} Allowed: {', '.join(by_name)}",
+                (*here, "teachers", position),
+            )
+    chosen = tuple(by_name[name] for name in dict.fromkeys(entry.teachers or by_name))
+    for fewest, most in (one.teachers for one in needs):
+        if len(chosen) < fewest or (most is not None and len(chosen) > most):
+            wanted = f"{fewest}" if fewest == most else f"{fewest} or more" if most is None else f"{fewest} to {most}"
+            raise StudyError(
+                f"strategy {entry.name!r} takes {wanted} teacher(s) and is given {len(chosen)} "
+                f"({', '.join(teacher.name for teacher in chosen)}). Choose with `teachers: [NAME]` under the strategy",
+                here,
+            )
+    return chosen

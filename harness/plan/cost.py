@@ -1,0 +1,131 @@
+"""What a study will cost, estimated from row counts before anything is loaded. Passes are counted in samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from harness.data.cached_outputs import NUMBER_OF_PARTS, teacher_passes_per_row
+from harness.loss_terms import needs_of_terms
+from harness.plan.plan import Cell, Plan
+from harness.study.schema import DataSpec, TeacherSpec
+from harness.study.tasks import TaskSpec, official_rows
+from strategies.base import Cost
+
+STUDENT_SAMPLES_PER_SECOND = 1500.0
+TEACHER_SAMPLES_PER_SECOND = 500.0
+"""Assumed where the user gives no figures: training samples (one forward and one backward pass) a second on one GPU."""
+
+FORWARD_SHARE = 1 / 3
+"""Of a training sample's time: a backward pass costs about two forward passes."""
+
+
+@dataclass(frozen=True)
+class RowCounts:
+    """Rows of a task after caps, by role."""
+
+    fit: int
+    meta: int
+    select: int
+    report: int
+    teacher: int = 0
+    """That the teachers have for themselves."""
+
+    @property
+    def train(self) -> int:
+        return self.fit + self.meta + self.select
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Samples that went through a model; two of them add up."""
+
+    forward: int = 0
+    backward: int = 0
+
+    def __add__(self, other: Passes) -> Passes:
+        return Passes(self.forward + other.forward, self.backward + other.backward)
+
+    def hours(self, training_samples_per_second: float) -> float:
+        """Of one GPU that trains on so many samples a second."""
+        samples = self.forward * FORWARD_SHARE + self.backward * (1 - FORWARD_SHARE)
+        return samples / training_samples_per_second / 3600
+
+
+@dataclass(frozen=True)
+class CellCost:
+    """Of all trials of a cell."""
+
+    trials: int
+    steps: int
+    student: Passes
+    live_teacher: Passes
+    """Teacher passes in the training step, beside the cached outputs."""
+
+
+def planned_rows(task: TaskSpec, data: DataSpec) -> RowCounts | None:
+    """None for a task whose size is not known before it is read. GLUE counts as GLUE's own splits, capped as in the study."""
+    official = official_rows(task.source_name)
+    if task.files or not official:
+        return None
+    train = official.pop("train")
+    report = list(official.values())
+    if data.source == "generated":
+        train, report = data.generated.train_rows, [data.generated.report_rows] * len(report)
+    left_out = train - min(train, data.train_rows or train)
+    train -= left_out
+    select = min(data.select_rows_at_most, round(train * data.select_fraction))
+    meta = min(data.meta_rows_at_most, round(train * data.meta_fraction))
+    reported = sum(min(rows, data.report_rows or rows) for rows in report)
+    return RowCounts(train - select - meta, meta, select, reported, min(data.teacher_rows, left_out))
+
+
+def cell_cost(plan: Plan, cell: Cell) -> CellCost | None:
+    """Estimate for one cell as its default trial runs; None where the task's size is not known."""
+    rows = planned_rows(cell.task, plan.study.data_for(cell.task.name))
+    if rows is None:
+        return None
+    trains_on_meta = plan.study.protocol.label_budget == "equal_labels" and not cell.needs.needs_meta_set
+    fit = rows.fit + (rows.meta if trains_on_meta else 0)
+    trials = cell.trials + cell.final_repeats
+    visits = trials * cell.training.epochs
+    forward, backward = extra_passes(cell)
+    live = cell.strategy.strategy.cost is Cost.LIVE_TEACHER
+    return CellCost(
+        trials=trials,
+        steps=visits * -(-fit // cell.training.batch_size),
+        student=Passes(
+            forward=round(visits * (fit * (1 + forward) + rows.select) + trials * rows.report),
+            backward=round(visits * fit * (1 + backward)),
+        ),
+        live_teacher=Passes(forward=visits * fit * len(cell.teachers) if live else 0),
+    )
+
+
+def extra_passes(cell: Cell) -> tuple[float, float]:
+    """Student forward and backward passes per training sample beside the plain step's own, at most, by declared cost class."""
+    declared = cell.strategy.strategy.cost
+    takes_parts = declared is Cost.PARTS or needs_of_terms(cell.needs).parts
+    parts = NUMBER_OF_PARTS * takes_parts  # every pass over the batch takes them along
+    match declared:
+        case Cost.LOOK_AHEAD:
+            # gradient of the weighed loss, gradient of the meta loss on its own batch, then a forward pass along it, the other
+            # end of whose difference is the step's own pass; where that is, or may be, in half precision: forward mode, for two
+            meta = cell.training.meta_batch_size / cell.training.batch_size
+            forward = 2 if cell.training.precision == "fp32" else 3
+            return forward * (1 + parts) + meta + parts, 1 + parts + meta + parts
+        case Cost.PER_TERM:
+            return parts, len(cell.needs.terms) * (1 + parts) + parts
+        case Cost.REPLAY:
+            return 1 + parts, parts
+        case Cost.PLAIN | Cost.PARTS | Cost.LIVE_TEACHER:
+            return parts, parts
+
+
+def teacher_passes(teacher: TeacherSpec, rows: RowCounts, outputs: Iterable[str] = ()) -> Passes:
+    """Fine-tuning on `fit` and the teachers' own rows, selection after each epoch, then one pass over all of the student's rows
+    for the cache, and those for `outputs`.
+    """
+    epochs, fit = teacher.training.epochs, rows.fit + rows.teacher
+    cached = (1 + sum(map(teacher_passes_per_row, outputs))) * rows.train
+    return Passes(forward=epochs * (fit + rows.select) + cached + rows.report, backward=epochs * fit)

@@ -1,0 +1,1 @@
+"""`results/<study>/`: the only truth about what was run. No torch, no Ray."""

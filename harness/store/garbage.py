@@ -1,0 +1,85 @@
+"""What lies on the disk and nothing refers to: left by finished or killed runs, and caches of studies that are gone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.digest import digest
+from harness.store.store import Store
+
+
+@dataclass(frozen=True)
+class Garbage:
+    path: Path
+    reason: str
+
+    @property
+    def bytes(self) -> int:
+        return size(self.path)
+
+    def delete(self) -> None:
+        if self.path.is_dir() and not self.path.is_symlink():
+            shutil.rmtree(self.path)
+        else:
+            self.path.unlink()
+
+
+def garbage_of_store(store: Store) -> Iterator[Garbage]:
+    """Nothing of it is a result. Only right while no study is running in the store."""
+    keys = set(store.keys())
+    keeps = store.manifest().get("study", {}).get("keep_checkpoints", False)
+    for folder in _children(store.path / "running"):
+        if folder.name in keys and not keeps:
+            yield Garbage(folder, "checkpoint of a trial that has ended")
+    for file in sorted(store.path.glob("predictions/??/*.parquet")):
+        if file.stem not in keys:
+            yield Garbage(file, "predictions without a record")
+    for file in sorted(store.path.rglob(".unfinished-*")):
+        yield Garbage(file, "a write that was cut off")
+    if (store.path / ".ray").exists():
+        yield Garbage(store.path / ".ray", "Ray's state of a run that was killed")
+
+
+def garbage_of_cache(cache: Path, stores: Iterable[Store]) -> Iterator[Garbage]:
+    """Rows, tokens and teachers that no manifest or record of `stores` names. Only right while no study uses the cache."""
+    rows, teachers = _referred(stores)
+    for folder in _children(cache / "data"):
+        if folder.name not in rows:
+            yield Garbage(folder, _unfinished(folder) or "rows of no study")
+    for folder in _children(cache / "tokens"):
+        named = folder / "rows.txt"
+        if not named.is_file() or named.read_text("utf-8") not in rows:
+            yield Garbage(folder, _unfinished(folder) or "tokens of no study's rows")
+    for folder in _children(cache / "teachers"):
+        if folder.name not in teachers:
+            yield Garbage(folder, _unfinished(folder) or "a teacher of no study")
+
+
+def size(path: Path) -> int:
+    """Bytes, of a folder those of all files in it."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.lstat().st_size for file in files if file.is_file())
+
+
+def _referred(stores: Iterable[Store]) -> tuple[set[str], set[str]]:
+    """Digests of rows and of teachers."""
+    rows, teachers = set(), set()
+    for store in stores:
+        manifest = store.manifest()
+        rows |= {digest(roles) for roles in manifest.get("digests", {}).values()}
+        teachers |= {name for named in manifest.get("teachers", {}).values() for name in named.values()}
+        for record in store.records():
+            rows.add(record.spec.data_digest)
+            teachers |= set(record.spec.teacher_digests)
+    return rows, teachers
+
+
+def _children(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _unfinished(folder: Path) -> str:
+    return "left unfinished by a process that was killed" if "." in folder.name else ""

@@ -1,0 +1,50 @@
+"""What of the machine a study's trials get: slots, memory, tries, checkpoints."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from harness.study.section import Section
+
+
+class TaskResources(Section):
+    workers: int = Field(1, ge=1)
+    """Ranks of one trial; 2 or more train through Ray Train."""
+    cpus_per_worker: float = Field(1, ge=0)
+    gpus_per_worker: float = Field(0, ge=0)
+    """Fractions pack several one-worker trials on a GPU."""
+    memory_per_worker: int = Field(0, ge=0)
+    """Bytes of the machine's memory that Ray reserves for a worker; 0: none."""
+    packing: Literal["given", "measured"] = "given"
+    """measured: a probe of a few steps on the longest batch says how many one-worker trials share a GPU (up to
+    gpus_per_worker each), or, without GPUs, the memory that each reserves. For the engine ray."""
+    placement: Literal["pack", "spread", "strict_spread"] = "pack"
+    """Of a trial's workers: pack: on few nodes; spread: on many where it can be; strict_spread: each on a node of its own."""
+    checkpoint_seconds: float = Field(30, ge=0)
+    """A checkpoint is written after an epoch where the last one, or the trial's start, is at least so long ago; 0: after every
+    epoch."""
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> TaskResources:
+        if self.workers > 1 and self.gpus_per_worker != int(self.gpus_per_worker):
+            raise ValueError(
+                f"{self.workers} workers of one trial need whole GPUs each, got gpus_per_worker {self.gpus_per_worker}"
+            )
+        return self
+
+
+class ResourcesSpec(TaskResources):
+    engine: Literal["ray", "inline"] = "ray"
+    """inline: one trial after another in this process, without Ray."""
+    trainer: Literal["auto", "ray_train"] = "auto"
+    """auto: one-worker trials run in the warm Tune process; ray_train: all trials go through Ray Train's TorchTrainer."""
+    concurrent_trials: int | None = Field(None, ge=1)
+    """At most so many trials at once; as many as the cluster holds where not given."""
+    retries: int = Field(2, ge=0)
+    """For failures that are not the method's fault: a killed worker, a lost node."""
+    per_task: dict[str, TaskResources] = {}
+
+    def for_task(self, task: str) -> TaskResources:
+        return self.per_task.get(task, self)

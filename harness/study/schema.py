@@ -1,0 +1,233 @@
+"""The schema of a study file. Reading one from YAML, with errors that name file and line, is `harness.study.file`'s.
+
+Every model forbids unknown keys. The string under a field documents it (`python -m harness list study`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from harness.study.resources import ResourcesSpec
+from harness.study.section import Section
+from harness.study.tasks import TaskSpec
+from strategies.space import Range
+
+PROTOCOL_VERSION = "1.1"
+
+
+class GeneratedSpec(Section):
+    """Size of the generated tasks (source: generated)."""
+
+    train_rows: int = Field(2000, ge=40)
+    report_rows: int = Field(500, ge=20)
+    flipped: float = Field(0.0, ge=0.0, lt=0.5)
+    """Share of training labels that are planted wrong. The mask is kept for analysis."""
+
+
+class DataSpec(Section):
+    source: Literal["hub", "directory", "generated"] = "hub"
+    path: str | None = None
+    """For `directory`: the folder with one folder per task (relative to the working directory)."""
+    hub_name: str = "nyu-mll/glue"
+    hub_revision: str | None = None
+    broken_rows: Literal["refuse", "drop"] = "refuse"
+    """What to do with a line of a TSV or CSV file that has too few or too many fields. GLUE's own QQP/train.tsv has some."""
+    train_rows: int | None = Field(None, ge=20)
+    """Row cap: a seeded, stratified sample of the training split, before roles are cut."""
+    teacher_rows: int = Field(0, ge=0)
+    """Teachers train on `fit` and at most so many of the rows that the cap `train_rows` leaves out, which no student sees."""
+    report_rows: int | None = Field(None, ge=10)
+    """Row cap of each report split."""
+    max_length: int = Field(128, ge=8)
+    """Longest token sequence; longer pairs are truncated longest-first."""
+    select_fraction: float = Field(0.1, gt=0.0, lt=0.5)
+    select_rows_at_most: int = Field(2000, ge=1)
+    meta_fraction: float = Field(0.1, gt=0.0, lt=0.5)
+    meta_rows_at_most: int = Field(2000, ge=1)
+    label_noise: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of labels that are flipped to another class, of `fit` and of the teachers' own rows. The mask is kept for analysis,
+    never shown to a strategy."""
+    seed: int = 0
+    """For row caps, roles, generated text and label noise. The same for all repeats."""
+    generated: GeneratedSpec = GeneratedSpec()
+
+
+class ModelSpec(Section):
+    model: str | None = None
+    """Hub name, local directory, or `package:NAME/SUBDIR` for weights that an installed Python package ships."""
+    revision: str | None = None
+    config: dict[str, Any] | None = None
+    """Instead of `model`: a transformers configuration (with `model_type`), built with random weights."""
+    layers: list[int] | None = None
+    """Keep these encoder layers (counted from 0), in this order."""
+    dropout: float | None = Field(None, ge=0.0, lt=1.0)
+    """Set every dropout probability; the model's own where not given."""
+    tokenizer: str | None = None
+    """As `model`, or `words`: a word-level tokenizer made from the task's training text. Default: the model's own, or `words`
+    for a model from a config."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelSpec:
+        if (self.model is None) == (self.config is None):
+            raise ValueError("give either `model` or `config`")
+        if self.config is not None and "model_type" not in self.config:
+            raise ValueError("`config` needs `model_type`, e.g. bert")
+        return self
+
+
+class Recipe(Section):
+    """How a model is trained."""
+
+    epochs: int = Field(3, ge=1)
+    batch_size: int = Field(32, ge=1)
+    """The global batch, over all workers."""
+    learning_rate: float = Field(5e-5, gt=0.0)
+    weight_decay: float = Field(0.01, ge=0.0)
+    warmup_fraction: float = Field(0.1, ge=0.0, lt=1.0)
+    clip_norm: float = Field(1.0, gt=0.0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 autocast on GPUs that have it, else fp32."""
+    keep: Literal["best", "last"] = "best"
+    """Which epoch's parameters count: the best on `select`, or the last."""
+
+
+class TrainingSpec(Recipe):
+    temperature: float = Field(2.0, gt=0.0)
+    """Softens both distributions in the KD terms, which carry the factor T^2."""
+    meta_batch_size: int = Field(32, ge=1)
+
+
+class TeacherSpec(ModelSpec):
+    name: str = Field("teacher", pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")
+    training: Recipe = Recipe()
+    training_per_task: dict[str, dict[str, Any]] = {}
+    """Fields of the teacher's `training` that differ for a task, e.g. `rte: {epochs: 10}`."""
+    seed: int = 0
+
+    def for_task(self, task: str) -> TeacherSpec:
+        """With the task's own training, and no other's."""
+        training = Recipe.model_validate({**self.training.model_dump(), **self.training_per_task.get(task, {})})
+        return self.model_copy(update={"training": training, "training_per_task": {}})
+
+
+class ModelsSpec(Section):
+    student: ModelSpec
+    teachers: list[TeacherSpec] = Field(min_length=1)
+    """An entry may say `architecture: student` in the place of `model` or `config`: one that starts as the student does."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _like_the_student(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not isinstance(value.get("teachers"), list):
+            return value
+        return {**value, "teachers": [_as_student(teacher, value.get("student")) for teacher in value["teachers"]]}
+
+    @model_validator(mode="after")
+    def _names(self) -> ModelsSpec:
+        names = [teacher.name for teacher in self.teachers]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two teachers share a name: {names}")
+        return self
+
+
+def _as_student(teacher: Any, student: Any) -> Any:
+    """A teacher's entry with `architecture: student` written out; another one as it is."""
+    if not isinstance(teacher, dict) or "architecture" not in teacher:
+        return teacher
+    own = {name: value for name, value in teacher.items() if name != "architecture"}
+    if teacher["architecture"] != "student" or {"model", "config", "layers"} & set(own):
+        raise ValueError("a teacher's `architecture` can only be `student`, without `model`, `config` and `layers` of its own")
+    found = student.model_dump(exclude_defaults=True) if isinstance(student, ModelSpec) else student
+    return {**found, **own} if isinstance(found, dict) else own
+
+
+class StrategyEntry(Section):
+    """A strategy in a study. A bare string stands for `name`."""
+
+    name: str
+    """A registered strategy, or a wrapper around one: `shuffled(rw_kd)`."""
+    label: str | None = None
+    """How tables call it; needed where one strategy appears twice."""
+    settings: dict[str, Any] = {}
+    search: dict[str, Range] | None = None
+    """Ranges for its own settings; the strategy's default space where not given; `{}` for none."""
+    teachers: list[str] | None = None
+    """Use only these teachers, by name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def shown(self) -> str:
+        return self.label or self.name
+
+
+class EarlyStopping(Section):
+    """Trials that fall behind the others of their own search end early. Searches never see one another."""
+
+    kind: Literal["asha", "median"]
+    """asha: at grace_epochs, grace_epochs * reduction_factor, ... only the best 1 / reduction_factor go on. median: a trial
+    stops when its best epoch so far is below the median of the search's other trials at that epoch. Trial 0 never stops."""
+    grace_epochs: int = Field(1, ge=1)
+    """No trial stops before the end of so many epochs, nor within the warm-up of the learning rate or of any strategy."""
+    reduction_factor: int = Field(3, ge=2)
+    """asha alone."""
+    startup_trials: int = Field(4, ge=1)
+    """median alone: nothing stops until so many trials have trained to their end."""
+
+
+class SearchSpec(Section):
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    trials: int = Field(1, ge=1)
+    """Per cell, the same for every strategy. Trial 0 is always the default; 1 means: defaults only."""
+    space: dict[str, Range] = {}
+    """Shared ranges for `training` fields, e.g. learning_rate, temperature."""
+    early_stopping: EarlyStopping | None = None
+    """Off for leaderboards; the tables of a study with it say so."""
+    repeats: int = Field(3, ge=1)
+    repeat: Literal["search", "winner"] = "search"
+    """search: every repeat is a search of its own (the leaderboard's rule). winner: one search, then its best configuration
+    with `repeats` seeds (cheaper, and labelled so)."""
+
+
+class ProtocolSpec(Section):
+    version: Literal["1.1"] = "1.1"
+    label_budget: Literal["equal_labels", "equal_fit"] = "equal_labels"
+    """equal_labels: strategies that need no meta set train on fit + meta. equal_fit: nobody trains on meta."""
+
+
+class Study(Section):
+    """One YAML file: tasks x strategies, models, data, training, search, resources, protocol."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    description: str = ""
+    tasks: list[str | TaskSpec] = Field(min_length=1)
+    strategies: list[StrategyEntry] = Field(min_length=1)
+    plugins: list[str] = []
+    """Python files that register strategies; relative paths start from the study file."""
+    data: DataSpec = DataSpec()
+    data_per_task: dict[str, dict[str, Any]] = {}
+    """Fields of `data` that differ for a task, e.g. `cola: {train_rows: 4000}`."""
+    models: ModelsSpec
+    training: TrainingSpec = TrainingSpec()
+    training_per_task: dict[str, dict[str, Any]] = {}
+    """Fields of `training` that differ for a task, e.g. `rte: {epochs: 6}`."""
+    search: SearchSpec = SearchSpec()
+    resources: ResourcesSpec = ResourcesSpec()
+    protocol: ProtocolSpec = ProtocolSpec()
+    seed: int = 0
+    """With task, repeat and purpose, the root of the trials' seeds. The strategy is no part of them: strategies are paired."""
+    results: str = "results"
+    """The store is `<results>/<name>`."""
+    keep_checkpoints: bool = False
+    """Write one after every epoch, and leave a trial's last in `<store>/running/<key>`; otherwise it goes with the trial."""
+    tensorboard: bool = False
+    """Write loss, terms, selection scores and mean weights of every epoch for TensorBoard, into `<store>/tensorboard`."""
+
+    def data_for(self, task: str) -> DataSpec:
+        """`data` with the task's own fields in place. Raises pydantic's ValidationError for fields that are not valid."""
+        return DataSpec.model_validate({**self.data.model_dump(), **self.data_per_task.get(task, {})})

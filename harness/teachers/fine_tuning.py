@@ -1,0 +1,203 @@
+"""Teachers: fine-tuned once per (task rows, model, recipe, seed), and their outputs on every row, in the cache.
+
+A teacher trains on `fit`, and on rows of its own where the study gives it some (`data.teacher_rows`), and is selected on
+`select`, so that `meta` stays held out for both teacher and student.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from harness.data.encode import Encoded, encode
+from harness.data.labelled_rows import LabelledRows
+from harness.data.roles import load_report_rows, load_teacher_rows, load_training_rows
+from harness.data.rows import Rows
+from harness.data.teacher_outputs import teacher_folder
+from harness.digest import digest
+from harness.models.build import build_model, count_parameters, hidden_size, load_tokenizer, tokenizer_digest
+from harness.models.evaluate import predict
+from harness.ranks import Single
+from harness.records import Score, Seeds
+from harness.seeds import derive_seed
+from harness.study.schema import TeacherSpec
+from harness.study.section import Section
+from harness.study.tasks import TaskSpec, task_metrics
+from harness.teachers.layer_outputs import cached_output
+from harness.training.loop import Training, steps_per_epoch
+from harness.whole_folder import scratch_beside, whole_folder
+from strategies.base import Context, Needs, Normalisation, RoleView, Settings, Setup, Strategy, Weights
+
+
+class TeacherJob(Section):
+    """One teacher to be made, as plain data."""
+
+    task: TaskSpec
+    teacher: TeacherSpec
+    data_digest: str
+    source_digest: str
+    """Digest of the pretrained weights (`harness.models.sources`)."""
+    max_length: int
+    outputs: tuple[str, ...] = ()
+    """What to cache beside the logits (`harness.data.cached_outputs`): some strategy or loss term of the study wants it."""
+    cpus: float = 1
+    gpus: float = 0
+
+    @property
+    def digest(self) -> str:
+        content = self.model_dump(mode="json", exclude={"outputs", "cpus", "gpus"})
+        content["task"].pop("files", None)
+        for name in ("name", "model"):  # what it is called and where it lies is not what it is
+            content["teacher"].pop(name)
+        return digest(content)
+
+
+def make_teacher(job: TeacherJob, cache: Path) -> str:
+    """Fine-tune the teacher and cache its outputs, unless that is done; returns its digest.
+
+    Safe under races: a folder appears whole or not at all, and the first one wins.
+    """
+    folder = teacher_folder(cache, job.digest)
+    if is_made(job, cache):
+        return job.digest
+    if not folder.exists():
+        with whole_folder(folder) as unfinished:
+            _make(job, cache, unfinished, None)
+    if not is_made(job, cache):  # made by someone who wanted less of it
+        with scratch_beside(folder) as scratch:
+            _make(job, cache, scratch, folder)
+            for file in scratch.glob("train_*.npy"):
+                file.replace(folder / file.name)
+    return job.digest
+
+
+def is_made(job: TeacherJob, cache: Path) -> bool:
+    """Whether the cache holds the teacher and all the outputs that the job asks for."""
+    folder = teacher_folder(cache, job.digest)
+    return all((folder / name).exists() for name in ("teacher.json", *(f"train_{output}.npy" for output in job.outputs)))
+
+
+def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> None:
+    started = time.perf_counter()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, int(job.cpus)))
+    rows = load_training_rows(cache, job.data_digest)
+    tokenizer = load_tokenizer(job.teacher, rows.texts(), cache)
+    name = tokenizer_digest(tokenizer)
+
+    def encoded(part: Rows, role: str | None = None) -> Encoded:
+        return encode(part, tokenizer, job.max_length, cache, name, job.data_digest, role or type(part).role)
+
+    classes = len(job.task.labels)
+    seed = derive_seed(job.teacher.seed, job.task.name, "teacher")
+    model = build_model(job.teacher, classes, seed, len(tokenizer)).to(device)
+    if finished is None:
+        training = _training(job, model, encoded(load_teacher_rows(cache, job.data_digest)), encoded(rows.select), seed)
+        training.run()
+        precision = training.precision
+        epochs = [record.model_dump() for record in training.progress.records]
+    else:  # fine-tuned before, for a study that wanted less of it
+        model.load_state_dict(_read_parameters(finished))
+        precision = json.loads((finished / "teacher.json").read_text("utf-8"))["precision"]
+
+    roles = (rows.fit, rows.meta, rows.select)
+    parts = [encoded(part) for part in roles]
+    ids = np.concatenate([part.ids for part in parts])
+    order = np.argsort(ids)
+    for output in job.outputs:
+        if finished is None or not (finished / f"train_{output}.npy").exists():
+            np.save(target / f"train_{output}.npy", cached_output(output, model, roles, encoded, precision, seed)[order])
+    if finished is not None:
+        return
+    np.save(target / "train_ids.npy", ids[order])
+    logits = [predict(model, part, np.arange(len(part.ids)), precision).logits.numpy() for part in parts]
+    np.save(target / "train_logits.npy", np.concatenate(logits)[order])
+    report = {}
+    for split, part in load_report_rows(cache, job.data_digest).items():
+        predicted = predict(model, encoded(part, split), np.arange(len(part.ids)), precision).logits.argmax(-1).numpy()
+        report[split] = Score(rows=len(predicted), metrics=task_metrics(job.task, part.labels, predicted))
+    _write_parameters(model, target)
+    about = {
+        "job": job.model_dump(mode="json"),
+        "report": {split: score.model_dump() for split, score in report.items()},
+        "epochs": epochs,
+        "precision": precision,
+        "parameters": count_parameters(model),
+        "hidden_size": hidden_size(model),
+        "seconds": time.perf_counter() - started,
+    }
+    file = target / "teacher.json"
+    file.write_text(json.dumps(about, indent=1), "utf-8")
+    with file.open() as handle:
+        os.fsync(handle.fileno())
+
+
+def _training(job: TeacherJob, model: nn.Module, fit: Encoded, select: Encoded, seed: int) -> Training:
+    classes = len(job.task.labels)
+    no_teacher = np.zeros((0, len(fit.ids), classes), np.float32)
+    seeds = Seeds(student=seed, order=derive_seed(seed, "order"), dropout=derive_seed(seed, "dropout"), strategy=0)
+    setup = Setup(
+        classes=classes,
+        teachers=(),
+        epochs=job.teacher.training.epochs,
+        steps_per_epoch=steps_per_epoch(len(fit.ids), job.teacher.training.batch_size),
+        temperature=1.0,
+        fit=RoleView(torch.from_numpy(fit.ids), torch.from_numpy(fit.labels), torch.from_numpy(no_teacher)),
+        meta=None,
+        student_hidden_size=hidden_size(model),
+        teacher_hidden_sizes=(),
+        seed=0,
+        device=next(model.parameters()).device,
+    )
+    return Training(
+        model,
+        _LabelsOnly(Settings(), setup),
+        _LabelsOnly.needs(Settings()),
+        LabelledRows(fit, no_teacher),
+        None,
+        select,
+        job.teacher.training,
+        seeds,
+        job.task.metrics,
+        job.task.headline_metric,
+        Single(),
+    )
+
+
+class _LabelsOnly(Strategy[Settings]):
+    """What a teacher learns from. Not registered: it is no student's strategy."""
+
+    name = "labels_only"
+    family = "teacher"
+    summary = "Cross-entropy alone"
+    paper = "convention"
+    sample_wise = False
+    normalisation = Normalisation.CONVEX
+
+    @classmethod
+    def needs(cls, settings: Settings) -> Needs:
+        return Needs(terms=("ce",), teachers=(0, 0))
+
+    def weights(self, context: Context) -> Weights:
+        return {"ce": 1.0}
+
+
+def _write_parameters(model: nn.Module, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors"
+    )
+
+
+def _read_parameters(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")

@@ -1,0 +1,51 @@
+"""What a run is doing, in lines for a terminal."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from harness.store.run_state import RunState
+
+
+def describe(state: RunState, active: bool, to_go: int, now: datetime | None = None) -> list[str]:
+    """Lines for a terminal. `active`: a process holds the store. `to_go`: planned trials without an end."""
+    now = now or datetime.now(UTC)
+    lines = []
+    if active:
+        if state.teachers:
+            lines.append(f"teachers being made: {', '.join(sorted(state.teachers.values()))}")
+        lines += [
+            f"running: {one.cell} {'final run' if one.purpose == 'final' else f'trial {one.trial}'}, "
+            f"{one.epochs} epochs done, for {duration((now - one.since).total_seconds())}"
+            for one in sorted(state.running.values(), key=lambda one: one.since)
+        ]
+    else:
+        lines.append("no process is running this study now")
+    rate = state.rate(now)
+    if rate is not None:
+        parts = [f"{state.finished} trials ended in the last run, {rate:.3g} an hour on {state.slots} slots"]
+        if active and to_go:
+            parts.append(f"about {duration(to_go / rate * 3600)} left")
+        if (use := state.slot_use()) is not None:
+            parts.append(f"slot use {use:.0%} (training time / slots x wall time)")
+        lines.append("; ".join(parts))
+    troubles = [
+        f"{count} {text}"
+        for count, text in (
+            (state.failed, "failed"),
+            (state.retried, "times tried again"),
+            (state.nodes_lost, "nodes lost"),
+        )
+        if count
+    ]
+    if troubles:
+        lines.append(f"in the last run: {', '.join(troubles)}")
+    return lines
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,1 @@
+"""Strategies that weigh further loss terms."""

@@ -1,0 +1,1 @@
+"""Weights from the inner products of the terms' gradients."""

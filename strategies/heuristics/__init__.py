@@ -1,0 +1,1 @@
+"""A weight for every sample, by a formula."""

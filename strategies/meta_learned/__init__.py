@@ -1,0 +1,1 @@
+"""Weights learned through a look-ahead, or together with the student."""

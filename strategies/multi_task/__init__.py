@@ -1,0 +1,1 @@
+"""Weights that balance whole terms against each other."""

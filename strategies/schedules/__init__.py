@@ -1,0 +1,1 @@
+"""One weight for all samples, which changes over the training."""

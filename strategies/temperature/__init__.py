@@ -1,0 +1,1 @@
+"""What shapes the KD term itself: temperature, decoupling, standardisation."""

@@ -1,0 +1,136 @@
+"""Trials are packed by what they were measured to need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.commands import memory_probe
+from harness.commands.memory_probe import CONTEXT_BYTES, MARGIN, Need, ProbeJob, fitted, gpu_share, measured_need, probe_job
+from harness.plan.plan import Plan
+from harness.study.resources import TaskResources
+from harness.watching.console import Console
+from tests.harness.tiny import STUDENT, TEACHER, prepared_plan, tiny_study
+
+GIB = 2**30
+
+
+def need(peak: float, total: float = 80 * GIB) -> Need:
+    return Need(peak_bytes=int(peak), growth_bytes=0, total_bytes=int(total), device="some GPU")
+
+
+@given(st.floats(0.001, 100), st.floats(4, 200))
+def test_workers_that_share_a_gpu_fit_on_it(peak: float, total: float) -> None:
+    share = gpu_share(need(peak * GIB, total * GIB))
+    workers = int(1 / share + 1e-9)
+    taken = peak * GIB * (1 + MARGIN) + CONTEXT_BYTES
+    assert 0 < share <= 1
+    assert workers * share <= 1
+    assert workers == 1 or workers * taken <= total * GIB
+    if workers < 100:
+        assert (workers + 1) * taken > total * GIB  # no room is left for one more
+
+
+def test_shares_are_steps_that_ray_knows() -> None:
+    assert gpu_share(need(60 * GIB)) == 1.0
+    assert gpu_share(need(30 * GIB)) == 0.5
+    assert gpu_share(need(20 * GIB)) == 0.3333
+
+
+def test_what_a_need_becomes() -> None:
+    on_gpu = TaskResources(gpus_per_worker=1, packing="measured")
+    assert fitted(on_gpu, need(20 * GIB)).gpus_per_worker == 0.3333
+    assert fitted(on_gpu.model_copy(update={"workers": 2}), need(20 * GIB)).gpus_per_worker == 1
+    assert fitted(TaskResources(packing="measured"), need(2 * GIB)).memory_per_worker == pytest.approx(2.2 * GIB, abs=1)
+
+
+def plan_of(cache: Path, **changes: Any) -> tuple[Plan, Any]:
+    study = tiny_study(resources={"engine": "ray", "packing": "measured"}, **changes)
+    return prepared_plan(study, cache)
+
+
+def larger(batch_size: int, width: int = 256) -> dict[str, Any]:
+    config = {**STUDENT, "hidden_size": width, "intermediate_size": 2 * width}
+    return {
+        "models": {"student": {"config": config}, "teachers": [{"config": TEACHER, "training": {"epochs": 1}}]},
+        "data": {"source": "generated", "generated": {"train_rows": 400, "report_rows": 20}, "max_length": 64},
+        "training": {"epochs": 1, "batch_size": batch_size, "meta_batch_size": 8},
+    }
+
+
+def test_a_larger_batch_is_measured_to_need_more(tmp_path: Path) -> None:
+    """Each in a process of its own, as Ray's tasks are: memory that something else has left free would hide a need."""
+    grown = []
+    for batch_size in (2, 320):
+        plan, prepared = plan_of(tmp_path, **larger(batch_size))
+        job = probe_job(plan, plan.cells[0], prepared)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as own_process:
+            found = Need.model_validate_json(own_process.submit(measured_need, job, tmp_path).result())
+        assert found.total_bytes > found.peak_bytes >= found.growth_bytes
+        grown.append(found.growth_bytes)
+    assert grown[1] > grown[0] + 30 * 2**20
+
+
+def test_a_need_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, prepared = plan_of(tmp_path)
+    job = probe_job(plan, plan.cells[0], prepared)
+    first = measured_need(job, tmp_path)
+    monkeypatch.setattr(memory_probe, "_measure", lambda *_: pytest.fail("measured again"))
+    assert measured_need(job, tmp_path) == first
+
+
+def test_what_needs_the_same_is_one_measurement_and_what_may_not_is_not(tmp_path: Path) -> None:
+    space = {"batch_size": {"type": "choice", "values": [8, 64, 16]}}
+    plan, prepared = plan_of(
+        tmp_path, strategies=["fixed_alpha", "wsl", "rw_kd"], search={"trials": 2, "repeats": 2, "space": space}
+    )
+    jobs = [probe_job(plan, cell, prepared) for cell in plan.cells]
+    by_strategy = {cell.strategy.name: job.need_digest for cell, job in zip(plan.cells, jobs, strict=True)}
+    assert len({job.need_digest for job in jobs}) == 2
+    assert by_strategy["fixed_alpha"] == by_strategy["wsl"] != by_strategy["rw_kd"]
+    assert {job.spec.training.batch_size for job in jobs} == {64}  # the largest that the search may try
+
+
+def test_the_plan_gets_what_was_measured_and_keeps_what_could_not_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, prepared = plan_of(tmp_path, strategies=["fixed_alpha", "rw_kd"])
+
+    def map_function(
+        function: Callable[[ProbeJob], str], items: Iterable[ProbeJob]
+    ) -> Iterator[tuple[ProbeJob, str | BaseException]]:
+        for item in items:
+            fails = item.spec.strategy == "rw_kd"
+            yield item, (RuntimeError("no") if fails else need(GIB).model_dump_json())
+
+    found = memory_probe.with_measured_needs(plan, prepared, tmp_path, Console(), map_function)
+    memory = {cell.strategy.name: cell.resources.memory_per_worker for cell in found.cells}
+    assert memory == {"fixed_alpha": pytest.approx(1.1 * GIB, abs=1), "rw_kd": 0}
+    assert "the memory of sst2/rw_kd/0 could not be measured: RuntimeError: no" in capsys.readouterr().out
+
+
+def test_without_packing_nothing_is_measured(tmp_path: Path) -> None:
+    def never(*_: Any) -> Any:
+        raise AssertionError("measured")
+
+    plan, prepared = prepared_plan(tiny_study(), tmp_path)
+    assert memory_probe.with_measured_needs(plan, prepared, tmp_path, Console(quiet=True), never) is plan
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_allocator_says_what_is_needed(tmp_path: Path) -> None:
+    grown = []
+    for batch_size in (2, 320):
+        plan, prepared = plan_of(tmp_path, **larger(batch_size))
+        found = Need.model_validate_json(measured_need(probe_job(plan, plan.cells[0], prepared), tmp_path))
+        assert found.total_bytes == torch.cuda.get_device_properties(0).total_memory
+        grown.append(found.peak_bytes)
+    assert grown[1] > grown[0]

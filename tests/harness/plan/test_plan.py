@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import StudyError
+from harness.plan.plan import Plan, final_specs, load_plan, make_plan, trial_spec
+from harness.plan.prepared import PreparedTask
+from harness.records import TrialSpec
+from harness.seeds import derive_seed
+from harness.study.schema import Study
+from strategies import registry
+from tests.conftest import PROJECT
+from tests.harness.tiny import TEACHER, tiny_study
+
+RATE = {"learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}}
+
+
+def planned(**changes: Any) -> Plan:
+    return make_plan(tiny_study(**changes), Path.cwd())
+
+
+def prepared(plan: Plan) -> dict[str, PreparedTask]:
+    teachers = {teacher.name: f"digest-{teacher.name}" for teacher in plan.study.models.teachers}
+    return {task.name: PreparedTask("data", {}, {}, "nowhere", {}, "student", teachers) for task in plan.tasks}
+
+
+def spec(plan: Plan, cell: int = 0, index: int = 0, values: Any = None, **more: Any) -> TrialSpec:
+    return trial_spec(plan, plan.cells[cell], index, values or {}, prepared(plan), **more)
+
+
+def test_cells_are_tasks_by_strategies_by_repeats():
+    plan = planned(tasks=["sst2", "rte"], strategies=["ce_only", "wsl"], search={"trials": 1, "repeats": 2})
+    assert [cell.id for cell in plan.cells] == [
+        f"{task}/{strategy}/{repeat}" for repeat in (0, 1) for task in ("sst2", "rte") for strategy in ("ce_only", "wsl")
+    ]
+    assert plan.trials == 8
+
+
+def test_every_cell_that_can_be_searched_has_the_same_budget():
+    strategies = ["ce_only", "fixed_alpha", "rw_kd"]
+    plan = planned(strategies=strategies, search={"trials": 5, "repeats": 1, "space": RATE})
+    assert [cell.trials for cell in plan.cells] == [5, 5, 5]
+    assert list(plan.cells[0].space) == ["training.learning_rate"]
+    assert list(plan.cells[1].space) == ["training.learning_rate", "kd_weight"]
+
+
+def test_without_anything_to_vary_there_is_one_trial():
+    plan = planned(strategies=["ce_only", "fixed_alpha"], search={"trials": 5, "repeats": 1})
+    assert [cell.trials for cell in plan.cells] == [1, 5]
+    entry = {"name": "fixed_alpha", "search": {}}
+    assert planned(strategies=[entry], search={"trials": 5, "repeats": 1}).trials == 1
+
+
+def test_a_value_that_the_study_fixes_is_not_searched_unless_it_gives_a_range():
+    entry = {"name": "fixed_alpha", "settings": {"kd_weight": 0.3}}
+    assert not planned(strategies=[entry], search={"trials": 5}).cells[0].space
+    entry["search"] = {"kd_weight": {"type": "float", "low": 0.1, "high": 0.9}}
+    cell = planned(strategies=[entry], search={"trials": 5}).cells[0]
+    assert cell.default_values == {"kd_weight": 0.3}
+    assert cell.trials == 5
+
+
+def test_a_grid_that_is_smaller_than_the_budget_is_all_that_is_planned():
+    entry = {"name": "rw_kd", "search": {"interval": {"type": "choice", "values": [1, 2, 4]}}}
+    assert planned(strategies=[entry], search={"trials": 9, "repeats": 1, "sampler": "grid"}).trials == 3  # 1 is the default
+
+
+def test_trial_0_is_the_study_and_values_take_their_place():
+    plan = planned(strategies=["fixed_alpha"], search={"trials": 3, "space": RATE})
+    default = spec(plan)
+    assert (default.training, default.settings) == (plan.study.training, {"kd_weight": 0.5})
+    changed = spec(plan, index=1, values={"training.learning_rate": 2e-3, "kd_weight": 0.1})
+    assert (changed.training.learning_rate, changed.settings, changed.index) == (2e-3, {"kd_weight": 0.1}, 1)
+    assert changed.training.epochs == plan.study.training.epochs
+
+
+def test_settings_are_complete_so_that_a_changed_default_makes_a_new_trial():
+    assert len(spec(planned(strategies=["rw_kd"])).settings) > 5
+
+
+def test_a_tasks_own_training_fields_and_resources_are_its_own():
+    plan = planned(
+        tasks=["sst2", "rte"],
+        training_per_task={"rte": {"epochs": 9}},
+        resources={"engine": "inline", "cpus_per_worker": 3, "per_task": {"rte": {"workers": 2}}},
+    )
+    sst2, rte = spec(plan, 0), spec(plan, 1)
+    assert (sst2.training.epochs, rte.training.epochs) == (2, 9)
+    assert rte.training.batch_size == sst2.training.batch_size
+    assert (sst2.resources.workers, sst2.resources.cpus_per_worker) == (1, 3)
+    assert rte.resources.workers == 2
+
+
+def test_a_tasks_own_data_are_its_own():
+    plan = planned(
+        tasks=["sst2", {"name": "noisy", "rows_of": "sst2"}],
+        data_per_task={"noisy": {"label_noise": 0.4, "max_length": 16}},
+    )
+    sst2, noisy = spec(plan, 0), spec(plan, 1)
+    assert (sst2.data.label_noise, noisy.data.label_noise) == (0, 0.4)
+    assert noisy.data == sst2.data.model_copy(update={"label_noise": 0.4, "max_length": 16})
+    assert (noisy.task.text, noisy.task.metrics) == (sst2.task.text, sst2.task.metrics)
+    assert noisy.seeds != sst2.seeds
+
+
+def test_seeds_pair_strategies_and_trials_but_not_tasks_and_repeats():
+    plan = planned(tasks=["sst2", "rte"], strategies=["ce_only", "fixed_alpha"], search={"trials": 3, "repeats": 2})
+    seeds = {cell.id: spec(plan, i).seeds for i, cell in enumerate(plan.cells)}
+    assert seeds["sst2/ce_only/0"] == seeds["sst2/fixed_alpha/0"] == spec(plan, 1, 2, {"kd_weight": 0.1}).seeds
+    groups = [seeds["sst2/ce_only/0"], seeds["sst2/ce_only/1"], seeds["rte/ce_only/0"], seeds["rte/ce_only/1"]]
+    numbers = [number for group in groups for number in group.model_dump().values()]
+    assert len(set(numbers)) == len(numbers) == 16
+
+
+@given(st.lists(st.integers() | st.text(), min_size=1, max_size=4))
+def test_a_derived_seed_is_one_that_every_library_takes(parts):
+    assert derive_seed(*parts) == derive_seed(*parts)
+    assert 0 <= derive_seed(*parts) < 2**31
+    assert derive_seed(*parts) != derive_seed(*parts, "more")
+
+
+def test_the_winner_is_run_with_other_seeds_than_the_search_that_chose_it():
+    plan = planned(strategies=["fixed_alpha", "wsl"], search={"trials": 4, "repeats": 3, "repeat": "winner"})
+    assert [cell.id for cell in plan.cells] == ["sst2/fixed_alpha/0", "sst2/wsl/0"]
+    assert plan.trials == 2 * (4 + 3)
+    finals = final_specs(plan, plan.cells[0], prepared(plan), (2, {"kd_weight": 0.2}))
+    assert [(f.repeat, f.index, f.purpose, f.settings["kd_weight"]) for f in finals] == [(r, 2, "final", 0.2) for r in range(3)]
+    others = final_specs(plan, plan.cells[1], prepared(plan), None)
+    assert [f.seeds for f in finals] == [f.seeds for f in others]  # paired
+    seeds = [spec(plan).seeds.order, *(f.seeds.order for f in finals)]
+    assert len(set(seeds)) == 4
+    assert others[0].settings == spec(plan, 1).settings  # nothing won: its default stands for it
+    assert any("winner" in warning for warning in plan.warnings)
+
+
+def test_repeats_of_the_search_need_no_final_runs():
+    plan = planned(search={"trials": 2, "repeats": 2})
+    assert final_specs(plan, plan.cells[0], prepared(plan), (1, {"kd_weight": 0.2})) == []
+
+
+def test_missing_references_and_controls_are_said():
+    (references,) = planned(strategies=["ce_only", "kd_only", "wsl"]).warnings
+    assert references.endswith("incomplete: fixed_alpha, random_weights")
+    all_references = ["ce_only", "kd_only", "fixed_alpha", "random_weights"]
+    assert planned(strategies=all_references).warnings == ()
+    (controls,) = planned(strategies=[*all_references, "rw_kd", "shuffled(rw_kd)"]).warnings
+    assert controls.endswith("incomplete: batch_mean(rw_kd)")
+    assert planned(strategies=[*all_references, "rw_kd", "shuffled(rw_kd)", "batch_mean(rw_kd)"]).warnings == ()
+    assert planned(strategies=[*all_references, "uncertainty"]).warnings == ()  # no weights of samples to shuffle
+
+
+def test_features_are_wanted_where_any_searched_setting_wants_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_strategies", dict(registry._strategies))  # gone again after this test
+    (tmp_path / "plugin.py").write_text(
+        "from strategies import *\n"
+        "class HungrySettings(Settings):\n"
+        "    features: bool = False\n"
+        "    'Use the pooled vectors.'\n"
+        "@register\n"
+        "class Hungry(Strategy[HungrySettings]):\n"
+        "    name, family, summary, paper = 'hungry_for_features', 'test', 'test', 'none'\n"
+        "    sample_wise, normalisation, Settings = False, Normalisation.FREE, HungrySettings\n"
+        "    @classmethod\n"
+        "    def needs(cls, settings): return Needs(teacher_features=settings.features)\n"
+        "    def weights(self, context): return {'ce': 1.0, 'kd': 1.0}\n"
+    )
+    content = {"plugins": ["plugin.py"], "search": {"trials": 3}}
+    entry = {"name": "hungry_for_features", "search": {"features": {"type": "choice", "values": [False, True]}}}
+    plan = make_plan(tiny_study(**content, strategies=[entry]), tmp_path)
+    assert plan.teacher_outputs == {"teacher": ("features",)}
+    assert spec(plan).plugins == [str(tmp_path / "plugin.py")]
+    again = make_plan(tiny_study(**content, strategies=["hungry_for_features"]), tmp_path)
+    assert again.teacher_outputs == {"teacher": ()}
+
+
+@pytest.mark.parametrize("name", ["quickstart", "glue_minilm", "glue_full"])
+def test_the_studies_that_come_with_it_can_be_planned(name):
+    plan = load_plan(PROJECT / "studies" / f"{name}.yaml")
+    assert plan.study.name == name
+    assert len(plan.tasks) == 7
+    assert {"ce_only", "fixed_alpha", "wsl", "rw_kd"} <= {cell.entry.name for cell in plan.cells}
+
+
+def test_errors_say_where_without_a_file_too():
+    with pytest.raises(StudyError) as caught:
+        planned(strategies=["fixed_alpha", {"name": "wsl", "settings": {"kd_weight": -1}}])
+    assert caught.value.where == ("strategies", 1, "settings", "kd_weight")
+
+
+def test_a_study_of_its_own_dump_is_the_same_study():
+    plan = load_plan(PROJECT / "studies" / "glue_full.yaml")
+    assert Study.model_validate(plan.study.model_dump(mode="json")) == plan.study
+
+
+def test_a_strategy_that_cannot_run_on_a_task_is_refused_before_training(tmp_path: Path) -> None:
+    study = tiny_study(strategies=["fixed_alpha", "dkd"], tasks=["mnli", "sst2"])
+    with pytest.raises(StudyError, match=r"strategy 'dkd' on task 'sst2'.*two_classes") as refused:
+        make_plan(study, tmp_path)
+    assert refused.value.where == ("strategies", 1)
+    make_plan(tiny_study(strategies=["dkd"], tasks=["mnli"]), tmp_path)
+
+
+def test_a_model_without_positions_for_the_longest_sequence_is_refused(tmp_path: Path) -> None:
+    models = tiny_study().models.model_dump(exclude_unset=True)
+    models["student"]["config"] = {**models["student"]["config"], "max_position_embeddings": 16}
+    with pytest.raises(StudyError, match=r"16 positions, but data\.max_length is 32"):
+        make_plan(tiny_study(models=models), tmp_path)
+
+
+def test_a_teachers_training_may_differ_by_task():
+    teacher = {"config": TEACHER, "training": {"epochs": 2, "learning_rate": 1e-3}, "training_per_task": {"rte": {"epochs": 7}}}
+    models = {"student": {"config": TEACHER}, "teachers": [teacher]}
+    plan = planned(tasks=["sst2", "rte"], models=models)
+    trained = {cell.task.name: spec(plan, i).teachers[0] for i, cell in enumerate(plan.cells)}
+    assert {task: one.training.epochs for task, one in trained.items()} == {"sst2": 2, "rte": 7}
+    assert {one.training.learning_rate for one in trained.values()} == {1e-3}
+    for task, field, said in (("rtee", "epochs", "Did you mean 'rte'"), ("rte", "epoch", "Did you mean 'epochs'")):
+        wrong = {**teacher, "training_per_task": {task: {field: 7}}}
+        with pytest.raises(StudyError, match=said) as caught:
+            planned(tasks=["sst2", "rte"], models={**models, "teachers": [wrong]})
+        assert caught.value.where[:5] == ("models", "teachers", 0, "training_per_task", task)

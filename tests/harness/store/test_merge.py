@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import StoreError
+from harness.report.selection import select
+from harness.store.merge import merge_stores
+from harness.store.store import Store
+from tests.harness.report.stores import Planted, build_store
+
+FEW: dict[str, Any] = {"repeats": 1, "trials": 1, "rows": 20}
+STRATEGIES = ("ce_only", "fixed_alpha")
+
+
+def stores(folder: Path, **second: Any) -> tuple[Store, Store]:
+    """Two machines' shares of one study: the first ran cola, the second cola's fixed_alpha and rte."""
+    a = build_store(folder / "a", Planted(("cola",), STRATEGIES, **FEW))
+    b = build_store(folder / "b", Planted(("cola", "rte"), STRATEGIES[1:], **{**FEW, **second}))
+    return a, b
+
+
+def test_trials_of_both_are_in_the_merged_store(tmp_path: Path) -> None:
+    a, b = stores(tmp_path)
+    merged = merge_stores([a.path, b.path], tmp_path / "both")
+    assert (merged.added, merged.already_there, merged.conflicts, merged.damaged) == (3, 1, [], [])
+    both = Store(tmp_path / "both")
+    assert set(both.keys()) == set(a.keys()) | set(b.keys())
+    assert both.verify() == []
+    selection = select(both.path)
+    assert {place for place, row in selection.rows.items() if row.state == "ok"} == {
+        ("cola", "ce_only", 0), ("cola", "fixed_alpha", 0), ("rte", "fixed_alpha", 0),
+    }  # fmt: skip
+    again = merge_stores([a.path, b.path], tmp_path / "both")
+    assert (again.added, again.already_there) == (0, 4)
+
+
+def test_the_merged_store_does_not_tell_where_the_others_lay(tmp_path: Path) -> None:
+    a, b = stores(tmp_path)
+    merge_stores([a.path, b.path], tmp_path / "all")
+    said = (tmp_path / "all" / "events.jsonl").read_text("utf-8")
+    assert '"sources": ["a", "b"]' in said
+    assert str(tmp_path) not in said
+
+
+def test_conflicts_are_named_and_the_first_stays(tmp_path: Path) -> None:
+    a, b = stores(tmp_path)
+    record = next(r for r in b.records() if r.spec.task.name == "cola")
+    changed = record.model_copy(deep=True, update={"objective": 0.123, "environment": {"torch": "9"}})
+    b.write(changed, b.predictions(record.key))
+    merged = merge_stores([a.path, b.path], tmp_path / "both")
+    assert len(merged.conflicts) == 1
+    said = str(merged.conflicts[0])
+    assert "cola/fixed_alpha/0/0" in said
+    assert "0.123" in said
+    assert "torch" in said
+    assert str(a.path) in said
+    kept = Store(tmp_path / "both").get(record.key)
+    assert kept is not None
+    assert kept.objective == record.objective
+    assert "conflict" in merged.text()
+
+
+def test_a_success_replaces_a_failure(tmp_path: Path) -> None:
+    b = build_store(tmp_path / "b", Planted(("rte",), STRATEGIES[1:], **FEW))
+    (ok,) = b.records()
+    failed = ok.model_copy(update={"status": "failed", "objective": None, "report": {}})
+    a = Store(tmp_path / "a")
+    a.write(failed, None)
+    assert [r.status for r in a.records()] == ["failed"]
+    merged = merge_stores([a.path, b.path], tmp_path / "both")
+    assert merged.replaced_failures == 1
+    assert merged.conflicts == []
+    assert [r.status for r in Store(tmp_path / "both").records()] == ["ok"]
+
+
+def test_damage_is_left_out_and_named(tmp_path: Path) -> None:
+    a, b = stores(tmp_path)
+    key = b.keys()[0]
+    (b.path / "trials" / key[:2] / f"{key}.json").write_text("")
+    merged = merge_stores([a.path, b.path], tmp_path / "both")
+    assert key in merged.damaged[0]
+
+
+def test_other_rows_or_models_are_refused(tmp_path: Path) -> None:
+    a, b = stores(tmp_path)
+    manifest = b.manifest()
+    b.write_manifest({**manifest, "digests": {**manifest["digests"], "cola": {"fit": "other"}}})
+    with pytest.raises(StoreError, match="different rows of cola"):
+        merge_stores([a.path, b.path], tmp_path / "both")
+    manifest["study"]["models"] = {"student": "another"}
+    b.write_manifest(manifest)
+    with pytest.raises(StoreError, match="`models`"):
+        merge_stores([a.path, b.path], tmp_path / "both")
+    assert not (tmp_path / "both" / "trials").exists()
+
+
+def test_nothing_to_merge_is_said(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="holds no trial"):
+        merge_stores([tmp_path / "none"], tmp_path / "both")

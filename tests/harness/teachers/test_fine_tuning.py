@@ -1,0 +1,132 @@
+"""Teachers are made once, and their outputs are read by example id."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.data.cached_outputs import dropout_draws
+from harness.data.roles import load_training_rows
+from harness.data.teacher_outputs import TeacherOutputs, teacher_folder
+from harness.plan.plan import make_plan, trial_spec
+from harness.ranks import Single
+from harness.study.schema import GeneratedSpec
+from harness.teachers.fine_tuning import make_teacher
+from harness.teachers.prepare import _teacher_jobs, prepare, serial_map
+from harness.training.trial import make_training
+from harness.watching.console import Console
+from tests.harness.tiny import STUDENT, TEACHER, prepared_plan, tiny_study
+
+
+def test_outputs_cover_every_training_row_and_are_read_by_id(tmp_path: Path) -> None:
+    _, prepared = prepared_plan(tiny_study(), tmp_path)
+    digest = prepared["sst2"].teacher_digests["teacher"]
+    outputs = TeacherOutputs.load(tmp_path, digest)
+    rows = load_training_rows(tmp_path, prepared["sst2"].data_digest)
+    ids = np.concatenate([rows.fit.ids, rows.meta.ids, rows.select.ids])
+    assert outputs.logits(ids).shape == (len(ids), 2)
+    shuffled = np.random.default_rng(0).permutation(ids)
+    np.testing.assert_array_equal(outputs.logits(shuffled)[np.argsort(shuffled)], outputs.logits(np.sort(ids)))
+    with pytest.raises(KeyError, match="no teacher output"):
+        outputs.logits(np.array([10**9]))
+
+
+def test_a_teacher_is_made_once(tmp_path: Path) -> None:
+    _, prepared = prepared_plan(tiny_study(), tmp_path)
+    folder = teacher_folder(tmp_path, prepared["sst2"].teacher_digests["teacher"])
+    written = (folder / "teacher.json").stat().st_mtime_ns
+    prepared_plan(tiny_study(), tmp_path)
+    assert (folder / "teacher.json").stat().st_mtime_ns == written
+
+
+def test_a_teacher_with_rows_of_its_own_learns_more_and_its_students_see_the_same(tmp_path: Path) -> None:
+    data = tiny_study().data.model_copy(update={"generated": GeneratedSpec(train_rows=1000, report_rows=200), "train_rows": 60})
+    found = []
+    for rows in (0, 940):
+        recipe = {"config": TEACHER, "training": {"epochs": 4, "learning_rate": 1e-3}}
+        models = {"student": {"config": STUDENT, "dropout": 0.0}, "teachers": [recipe]}
+        study = tiny_study(data=data.model_copy(update={"teacher_rows": rows}), models=models)
+        plan, prepared = prepared_plan(study, tmp_path)
+        spec = trial_spec(plan, plan.cells[0], 0, {}, prepared)
+        assert spec.model_copy(update={"data": data}).key == spec.key  # the digests tell them apart
+        (teacher,) = [TeacherOutputs.load(tmp_path, digest) for digest in spec.teacher_digests]
+        fit = make_training(spec, tmp_path, Single(), torch.device("cpu")).training.fit.encoded.ids
+        found.append((spec.key, teacher.report["validation"].metrics["accuracy"], fit, teacher.ids))
+    (alone, alone_score, alone_fit, alone_ids), (taught, taught_score, taught_fit, taught_ids) = found
+    assert alone != taught
+    assert taught_score > alone_score + 0.1
+    np.testing.assert_array_equal(alone_fit, taught_fit)
+    np.testing.assert_array_equal(alone_ids, taught_ids)
+
+
+def test_no_process_is_started_for_a_teacher_that_is_there(tmp_path: Path) -> None:
+    study = tiny_study(tasks=["sst2", "rte"])
+    asked: list[list[str]] = []
+
+    def map_function(function: Any, items: Any) -> Any:
+        jobs = list(items)
+        asked.append([job.task.name for job in jobs])
+        return serial_map(function, jobs)
+
+    def run() -> dict[str, str]:
+        prepared = prepare(make_plan(study, tmp_path), tmp_path, Console(quiet=True), map_function)
+        return {name: task.teacher_digests["teacher"] for name, task in prepared.items()}
+
+    digests = run()
+    assert run() == digests
+    shutil.rmtree(teacher_folder(tmp_path, digests["rte"]))
+    assert run() == digests
+    assert asked == [["sst2", "rte"], [], ["rte"]]
+
+
+def test_features_are_added_to_a_finished_teacher_without_training_it_again(tmp_path: Path) -> None:
+    plan, prepared = prepared_plan(tiny_study(), tmp_path)
+    (job,) = _teacher_jobs(plan, plan.tasks[0], prepared["sst2"].data_digest)
+    written = (teacher_folder(tmp_path, job.digest) / "teacher.json").stat().st_mtime_ns
+    digest = make_teacher(job.model_copy(update={"outputs": ("features",)}), tmp_path)
+    assert digest == job.digest
+    assert (teacher_folder(tmp_path, digest) / "teacher.json").stat().st_mtime_ns == written
+    outputs = TeacherOutputs.load(tmp_path, digest, ("features",))
+    assert outputs.features(outputs.ids[:3]).shape == (3, TEACHER["hidden_size"])
+
+
+def test_further_outputs_are_added_to_a_finished_teacher(tmp_path: Path) -> None:
+    """Each agrees with what it is a variant of: the last layer with the pooled vector, draws with the logits."""
+    plan, prepared = prepared_plan(tiny_study(tasks=["rte"]), tmp_path)
+    (job,) = _teacher_jobs(plan, plan.tasks[0], prepared["rte"].data_digest)
+    none, some = dropout_draws(1e-9, 2), dropout_draws(0.3, 3)
+    names = ("features", "layers", "parts", none, some)
+    written = (teacher_folder(tmp_path, job.digest) / "teacher.json").stat().st_mtime_ns
+    make_teacher(job.model_copy(update={"outputs": names}), tmp_path)
+    assert (teacher_folder(tmp_path, job.digest) / "teacher.json").stat().st_mtime_ns == written
+    outputs = TeacherOutputs.load(tmp_path, job.digest, names)
+    logits, found = outputs.logits(outputs.ids), outputs.others
+    n = len(outputs.ids)
+    assert found["layers"].shape == (n, TEACHER["num_hidden_layers"], TEACHER["hidden_size"])
+    np.testing.assert_allclose(found["layers"][:, -1], found["features"], atol=2e-3, rtol=2e-3)
+    np.testing.assert_allclose(found[none], np.stack([logits, logits], 1), atol=1e-5)
+    assert found[some].shape == (n, 3, 2)
+    assert (found[some].std(1) > 0).mean() > 0.9
+    assert found["parts"].shape == (n, 2, 2)
+    assert np.abs(found["parts"] - logits[:, None]).max(axis=(0, 2)).min() > 1e-6
+    picked = outputs.ids[[5, 2]]
+    np.testing.assert_array_equal(outputs.cached("parts", picked)[np.array([1])][0], found["parts"][2])
+
+
+def test_recipe_and_rows_are_part_of_a_teachers_identity(tmp_path: Path) -> None:
+    plan, prepared = prepared_plan(tiny_study(), tmp_path)
+    (job,) = _teacher_jobs(plan, plan.tasks[0], prepared["sst2"].data_digest)
+    longer = job.teacher.training.model_copy(update={"epochs": 5})
+    others = [
+        job.model_copy(update={"data_digest": "other"}),
+        job.model_copy(update={"teacher": job.teacher.model_copy(update={"training": longer})}),
+        job.model_copy(update={"teacher": job.teacher.model_copy(update={"seed": 9})}),
+    ]
+    assert len({job.digest, *(other.digest for other in others)}) == 4
+    renamed = job.model_copy(update={"teacher": job.teacher.model_copy(update={"name": "other"})})
+    assert renamed.digest == job.digest

@@ -1,0 +1,120 @@
+"""What holds for the training of every strategy: one worker or two, with or without a break, the numbers are the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from harness.loss_terms import needs_of_terms
+from harness.records import EpochRecord, TrialRecord, TrialSpec
+from harness.training.trial import TrialOutcome, train_trial
+from strategies import resolve, strategy_names
+from tests.harness.tiny import TEACHER, default_specs, tiny_study
+from tests.harness.two_workers import run_on_two_workers
+
+NAMES = [*strategy_names(), "shuffled(rw_kd)", "batch_mean(rw_kd)", "mean_one(wsl)"]
+OFTEN = {"rl_kd": {"update_every": 2}, "mtkd_rl": {"update_every": 2}, "mmkd": {"interval": 2}}
+"""What learns every few steps does so within these few steps, and with a checkpoint between."""
+TRAIN_ALL = """
+from pathlib import Path
+from harness.records import TrialSpec
+from harness.training.trial import train_trial
+
+cache = Path(sys.argv[1])
+for line in (cache / "specs.jsonl").read_text().splitlines():
+    outcome = train_trial(TrialSpec.model_validate_json(line), cache, ranks)
+    if ranks.rank == 0:
+        (cache / f"{outcome.record.key}.json").write_text(outcome.record.model_dump_json())
+"""
+
+
+@dataclass(frozen=True)
+class World:
+    cache: Path
+    specs: dict[str, TrialSpec]
+
+    def checkpoint(self, name: str) -> Path:
+        return self.cache / "checkpoints" / self.specs[name].key
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Three classes, as some strategies refuse two; two teachers, for strategies that take several.
+
+    Six steps in three epochs: `dwa` weighs by the epochs before the last.
+    """
+    cache = tmp_path_factory.mktemp("every")
+    training = {"epochs": 5, "learning_rate": 5e-3}  # teachers that have learned something, so that KD is not zero
+    study = tiny_study(
+        tasks=["mnli"],
+        strategies=[_entry(name) for name in NAMES],
+        data={"source": "generated", "generated": {"train_rows": 90, "report_rows": 20}, "max_length": 24},
+        models={
+            "student": tiny_study().models.student.model_dump(exclude_unset=True),
+            "teachers": [
+                *({"name": name, "config": TEACHER, "training": training} for name in ("first", "second")),
+                {"name": "self", "architecture": "student", "training": training},
+            ],
+        },
+        training={"epochs": 3, "batch_size": 45, "learning_rate": 1e-3, "meta_batch_size": 8},
+    )
+    return World(cache, {spec.label: spec for spec in default_specs(study, cache)})
+
+
+def _entry(name: str) -> dict[str, Any]:
+    found = resolve(name)
+    needs = found.needs(found.settings())
+    teachers = ["first"] if needs.teachers[1] == 1 else ["first", "second"]
+    if needs_of_terms(needs).same_architecture:
+        teachers = ["self"]
+    return {"name": name, "teachers": teachers, "settings": OFTEN.get(name, {})}
+
+
+@pytest.fixture(scope="module")
+def alone(world: World) -> dict[str, TrialOutcome]:
+    """Every strategy's undisturbed training; a checkpoint of its first epoch stays behind."""
+
+    def trained(name: str) -> TrialOutcome:
+        def keep_first(record: EpochRecord, write: Any) -> None:
+            if record.epoch == 0:
+                write(world.checkpoint(name))
+
+        return train_trial(world.specs[name], world.cache, on_epoch=keep_first)
+
+    return {name: trained(name) for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def together(world: World) -> dict[str, TrialRecord]:
+    """The same on two processes with a real process group."""
+    (world.cache / "specs.jsonl").write_text("\n".join(spec.model_dump_json() for spec in world.specs.values()))
+    run_on_two_workers(TRAIN_ALL, str(world.cache))
+    records = {name: world.cache / f"{spec.key}.json" for name, spec in world.specs.items()}
+    return {name: TrialRecord.model_validate_json(path.read_text()) for name, path in records.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_workers_train_as_one(name: str, alone: dict[str, TrialOutcome], together: dict[str, TrialRecord]) -> None:
+    one, two = alone[name].record, together[name]
+    for mine, theirs in zip(one.epochs, two.epochs, strict=True):
+        assert theirs.train_loss == pytest.approx(mine.train_loss, rel=1e-4)
+        assert theirs.select == pytest.approx(mine.select)
+        for term, weights in mine.weights.items():
+            # rounding, relative where weights are large: those of l2rw go up to the size of the batch
+            assert theirs.weights[term].quantiles == pytest.approx(weights.quantiles, abs=1e-3, rel=3e-3)
+    assert (two.cost.student_forward, two.cost.student_backward) == (one.cost.student_forward, one.cost.student_backward)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_resumed_training_ends_exactly_as_an_undisturbed_one(name: str, world: World, alone: dict[str, TrialOutcome]) -> None:
+    resumed = train_trial(world.specs[name], world.cache, resume_from=world.checkpoint(name))
+    pd.testing.assert_frame_equal(resumed.predictions, alone[name].predictions, check_exact=True)
+    ours, theirs = (
+        [epoch.model_dump(exclude={"seconds"}) for epoch in outcome.record.epochs] for outcome in (resumed, alone[name])
+    )
+    assert ours == theirs
+    assert resumed.record.cost.student_forward == alone[name].record.cost.student_forward
