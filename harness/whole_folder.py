@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,9 +29,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 def scratch_beside(folder: Path) -> Iterator[Path]:
     """An empty folder on the same file system as `folder`, so that its files can be moved there; gone after the context."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    # others may read what becomes of it, so it is made with usual permissions; not every file system lets them be changed
+    scratch = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
+    scratch.mkdir()
     try:
-        scratch.chmod(0o755)  # others may read what becomes of it
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,13 @@ def _ids(frame: pd.DataFrame, origin: str | Path) -> np.ndarray:
 def _labels(column: pd.Series[Any], task: TaskSpec, origin: str | Path) -> np.ndarray:
     """Ids of labels given as names or ids."""
     by_text = {name: index for index, name in enumerate(task.labels)}
-    # where labels are called "1" and "2", a 1 in the file is that name and can be no id
-    ids_allowed = not any(name.isdecimal() for name in task.labels)
+    # where labels are called "1" and "2", or "+1" and "-1", a 1 in the file is that name and can be no id
+    numbers = {name: number for name in task.labels if (number := _whole_number(name)) is not None}
+    ids_allowed = not numbers
     if ids_allowed:
         by_text |= {str(index): index for index in range(len(task.labels))}
+    elif len(set(numbers.values())) == len(numbers):  # otherwise the file must write them as the study does
+        by_text = {str(number): by_text[name] for name, number in numbers.items()} | by_text
     codes, values = pd.factorize(column, use_na_sentinel=False)
     found = np.array([by_text.get(_label_text(value), -1) for value in values], np.int64)
     labels = found[codes]
@@ -79,6 +83,10 @@ def _labels(column: pd.Series[Any], task: TaskSpec, origin: str | Path) -> np.nd
             + (" (GLUE's test splits have no labels)" if _label_text(value) == "-1" else "")
         )
     return labels
+
+
+def _whole_number(name: str) -> int | None:
+    return int(name) if re.fullmatch(r"[+-]?[0-9]+", name.strip()) else None
 
 
 def _label_text(value: Any) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
@@ -103,6 +104,12 @@ class TaskData:
     """`validation`, and what other labelled splits there are, e.g. MNLI's `validation_mismatched`."""
     origin: str
     """For captions and errors."""
+
+
+def rows_in_common(report: Rows, trained: Iterable[Rows]) -> int:
+    """How many rows of `report` have a text that a row of `trained` has, too, in all columns and letter by letter."""
+    seen = {text for rows in trained for text in zip(*rows.texts, strict=True)}
+    return sum(text in seen for text in zip(*report.texts, strict=True))
 
 
 def join_rows(role: type[R], first: Rows, second: Rows) -> R:

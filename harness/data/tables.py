@@ -112,8 +112,10 @@ def _read_parquet(file: Path) -> pd.DataFrame:
 
 
 def _read_csv(file: Path, drop_broken: bool) -> pd.DataFrame:
+    text = _read_text(file)
+    limit = csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # of the whole process
     # line ends inside quotes are text
-    reader = csv.reader(io.StringIO(_read_text(file), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         columns = next(reader, None)
         if columns is None:
@@ -121,6 +123,8 @@ def _read_csv(file: Path, drop_broken: bool) -> pd.DataFrame:
         rows = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
         raise DataError(f"{file}, line {reader.line_num}: not CSV: {error}") from error
+    finally:
+        csv.field_size_limit(limit)
     return _checked_frame(file, columns, rows, drop_broken)
 
 

@@ -165,7 +165,13 @@ def map_tasks(
 
 
 def _knock(address: str) -> None:
-    """Raises OSError where nobody listens at host:port. Ray itself would try for minutes."""
+    """Raises OSError where nobody listens at host:port, or, for `auto`, at the address that the last `ray start` here left.
+
+    Ray itself would try for minutes.
+    """
+    left = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    if address == "auto" and left.is_file():
+        address = left.read_text("utf-8").strip()
     host, _, port = address.rpartition(":")
     if host and port.isdecimal() and "/" not in host:
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -194,6 +200,10 @@ def _log_quietly() -> None:
 
 
 def _link(link: Path, target: Path) -> None:
+    """A convenience, which not every file system has: nothing depends on it."""
     link.parent.mkdir(parents=True, exist_ok=True)
-    link.unlink(missing_ok=True)
-    link.symlink_to(target)
+    try:
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+    except OSError as error:
+        logging.getLogger(__name__).info("no link to Ray's logs in %s: %s", target, error)

@@ -5,6 +5,7 @@ Every StudyError raised here has `where` set.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -94,8 +95,12 @@ def resolve_strategies(study: Study) -> list[ResolvedStrategy]:
         here: KeyPath = ("strategies", index)
         if entry.shown in {other.entry.shown for other in found}:
             raise StudyError(f"{entry.shown!r} appears twice; give one of them a `label` of its own", here)
-        if "/" in entry.shown:
-            raise StudyError(f"a label has no slash, got {entry.shown!r}", (*here, "label"))
+        if entry.label is not None and (not entry.label.isprintable() or not re.fullmatch(r"[\w(][^/]*", entry.label)):
+            raise StudyError(
+                f"a label is of printable characters, without a slash, and starts with a letter, a digit or a bracket (tables "
+                f"are opened in spreadsheets, where =, + and @ start a formula); got {entry.label!r}",
+                (*here, "label"),
+            )
         found.append(_strategy(study, entry, here))
     return found
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import StudyError
+from harness.plan.batch_checks import check_batch_sizes
 from harness.plan.checks import (
     check_data,
     check_refusals,
@@ -109,6 +110,7 @@ def make_plan(study: Study, base: Path) -> Plan:
     check_data(study)
     check_teachers(study)
     training = {task.name: task_training(study, task) for task in tasks}
+    check_batch_sizes(study, training)
     shared = {SHARED + name: space for name, space in shared_space(study, training).items()}
     searches = study.search.trials > 1
     winner = study.search.repeat == "winner"

@@ -105,15 +105,15 @@ def _what(board: Leaderboard) -> str:
 
 def _official(board: Leaderboard) -> bool:
     data = board.selection.manifest.get("study", {}).get("data", {})
-    return data.get("source") in ("hub", "directory") and all(official for *_, official in measured_rows(board))
+    own = any(board.selection.task_spec(task).files for task in board.selection.tasks)
+    return not own and data.get("source") in ("hub", "directory") and all(official for *_, official in measured_rows(board))
 
 
 def _data(board: Leaderboard, data: Mapping[str, Any]) -> str:
     rows = measured_rows(board)
     if not any(sizes for _, _, sizes, _ in rows):
         return ""
-    source = {"hub": f"hub data set {data.get('hub_name')}", "directory": "local directory", "generated": "generated text"}
-    parts = [f"Data: {source.get(str(data.get('source')), 'unknown source')}"]
+    parts = [f"Data: {_source(board, data)}"]
     trained = [sum(sizes.get(role, 0) for role in ("fit", "meta", "select")) for _, _, sizes, _ in rows]
     reported = [sizes.get(SPLIT, 0) for _, _, sizes, _ in rows]
     if data.get("source") == "generated":
@@ -129,6 +129,15 @@ def _data(board: Leaderboard, data: Mapping[str, Any]) -> str:
     if noises := _noises(board, data):
         parts.append(f"{', '.join(noises)} of training labels flipped on purpose")
     return "; ".join(parts) + "."
+
+
+def _source(board: Leaderboard, data: Mapping[str, Any]) -> str:
+    source = {"hub": f"hub data set {data.get('hub_name')}", "directory": "local directory", "generated": "generated text"}
+    own = [task for task in board.selection.tasks if board.selection.task_spec(task).files]
+    found = [] if len(own) == len(board.selection.tasks) else [source.get(str(data.get("source")), "unknown source")]
+    if own:
+        found.append("the study's own files" + (f" for {', '.join(own)}" if found else ""))
+    return "; ".join(found)
 
 
 def _noises(board: Leaderboard, data: Mapping[str, Any]) -> list[str]:

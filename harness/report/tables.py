@@ -25,7 +25,8 @@ def task_headers(board: Leaderboard) -> list[str]:
 def markdown(board: Leaderboard) -> str:
     """Scores per task, overall figures and cost, rows of data, caption."""
     order = board.order
-    labels = [f"**{label}**" if i == board.baseline else label for i, label in enumerate(board.selection.labels)]
+    shown = [label.replace("|", "\\|") for label in board.selection.labels]
+    labels = [f"**{label}**" if i == board.baseline else label for i, label in enumerate(shown)]
     scores = [[labels[i], *(score_cell(board, i, t).text() for t in range(len(board.selection.tasks)))] for i in order]
     scores.append(["*teacher*", *(number(100 * float(score)) for score in board.teacher)])
     if np.isfinite(board.detectable).any():

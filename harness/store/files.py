@@ -6,7 +6,7 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,24 +66,32 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write and sync a temporary file beside `path`, then rename. Raises StoreError; `path` is as before then."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=".unfinished-", dir=path.parent)
+        # made with the permissions that it keeps: some file systems (SMB, exFAT, mounted object stores) refuse to change them
+        unfinished = path.with_name(f".unfinished-{uuid.uuid4().hex}")
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with unfinished.open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
+            unfinished.replace(path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
             raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the rename itself has to survive a power cut
-        finally:
-            os.close(folder)
+        _sync_folder(path.parent)
     except OSError as error:
         raise write_error(path, error) from error
+
+
+def _sync_folder(path: Path) -> None:
+    """The rename itself has to survive a power cut; not every file system knows of such a thing."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(folder)
 
 
 def write_error(path: Path, error: OSError) -> StoreError:

@@ -10,10 +10,12 @@ from typing import Protocol
 
 from harness.data.cached_outputs import FEATURES
 from harness.data.roles import Roles, cut_roles, save_roles
-from harness.data.rows import Rows
+from harness.data.rows import Rows, rows_in_common
 from harness.data.source import load_task
 from harness.errors import StudyError
 from harness.models.sources import model_digest
+from harness.plan.batch_checks import check_smallest_batch
+from harness.plan.checks import task_training
 from harness.plan.plan import Plan
 from harness.plan.prepared import PreparedTask
 from harness.plan.teacher_checks import teacher_refusal
@@ -65,6 +67,14 @@ def prepare(
         data = load_task(task, spec, plan.base)
         roles[task.name] = cut_roles(data, spec, len(task.labels))
         origins[task.name] = data.origin
+        for split, rows in roles[task.name].report.items():
+            if common := rows_in_common(rows, roles[task.name].for_training.values()):
+                console.note(
+                    f"note: {common:,} of the {len(rows):,} {split} rows of {task.name} have the text of a training row: "
+                    "their scores say little of new text"
+                )
+        sizes = {role: len(rows) for role, rows in roles[task.name].for_training.items()}
+        check_smallest_batch(study, task.name, task_training(study, task), sizes)
         save_roles(roles[task.name], cache)
     student_digest = model_digest(study.models.student)
     jobs = [job for task in tasks for job in _teacher_jobs(plan, task, roles[task.name].digest)]

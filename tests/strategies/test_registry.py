@@ -79,7 +79,7 @@ def test_changed_code_changes_the_digest_helpers_included(tmp_path, monkeypatch)
     load_plugin(write(tmp_path / "digested.py", "digested", "from strategies.parts.probabilities import entropy"))
     registered = resolve("digested")
     files = strategies.registry._source_files(registered.strategy.__module__)
-    assert {Path(file).name for file in files} == {"digested.py", "_probabilities.py"}
+    assert {Path(file).name for file in files} == {"digested.py", "probabilities.py"}
     before = registered.code_digest
     write(tmp_path / "digested.py", "digested", "# changed")
     assert registered.code_digest != before
@@ -93,7 +93,7 @@ def test_wrappers_nest_and_count_in_the_digest():
 def test_a_built_in_strategy_is_in_the_module_of_its_name_and_found_without_the_others():
     for name in strategy_names():
         origin = resolve(name).strategy.__module__
-        assert not origin.startswith("strategies.") or origin == f"strategies.{name}"
+        assert not origin.startswith("strategies.") or origin.rpartition(".")[2] == name
     code = "import sys; from strategies import resolve; resolve('shuffled(wsl)'); print(*sys.modules, sep='\\n')"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "strategies.heuristics.wsl" in found
