@@ -113,3 +113,34 @@ def test_labels_that_are_called_numbers_are_names() -> None:
     assert rows_from_frame(frame(label=[3, 1, 2]), stars, "f").labels.tolist() == [2, 0, 1]
     with pytest.raises(DataError, match=r"label 0 is none of \['1', '2', '3'\]$"):
         rows_from_frame(frame(label=[0, 1, 2]), stars, "f")
+
+
+@pytest.mark.parametrize("labels", [["-1", "+1"], ["+1", "-1"], ["2", "1"], ["01", "002"]])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_number_in_a_file_is_the_label_of_that_number(tmp_path: Path, labels: list[str], suffix: str) -> None:
+    file = tmp_path / f"rows.{suffix}"
+    frame = pd.DataFrame({"body": ["a", "b", "c"], "label": [int(labels[0]), int(labels[1]), int(labels[0])]})
+    if suffix == "csv":
+        frame.to_csv(file, index=False)
+    elif suffix == "jsonl":
+        frame.to_json(file, orient="records", lines=True)
+    else:
+        frame.to_parquet(file)
+    task = TaskSpec(name="mail", text=["body"], labels=labels)
+    assert rows_from_frame(read_table(file), task, file).labels.tolist() == [0, 1, 0]
+
+
+def test_labels_of_one_number_are_told_apart_by_their_letters_alone(tmp_path: Path) -> None:
+    task = TaskSpec(name="mail", text=["body"], labels=["1", "+1"])
+    frame = pd.DataFrame({"body": ["a", "b"], "label": ["+1", "1"]})
+    assert rows_from_frame(frame, task, "rows").labels.tolist() == [1, 0]
+
+
+def test_a_cell_of_a_csv_file_may_be_as_long_as_it_likes(tmp_path: Path) -> None:
+    import csv
+
+    before = csv.field_size_limit()
+    file = tmp_path / "rows.csv"
+    file.write_text("body,label\n" + "x" * (before + 1) + ",ham\n")
+    assert len(read_table(file)["body"].iloc[0]) == before + 1
+    assert csv.field_size_limit() == before

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
-from harness.engine.cluster import ClusterError, connect, map_tasks, ray_slots, require_slots
+from harness.engine.cluster import ClusterError, _knock, _link, connect, map_tasks, ray_slots, require_slots
 from harness.study.resources import TaskResources
 
 
@@ -61,3 +62,22 @@ def test_slots(cluster: None) -> None:
 def test_a_cluster_of_our_own_has_a_token_of_its_own(cluster: None) -> None:
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
     assert os.environ["RAY_AUTH_MODE"] == "token"
+
+
+def test_an_address_that_a_dead_cluster_left_is_answered_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    started = time.monotonic()
+    with pytest.raises(OSError, match="refused"):
+        _knock("auto")
+    assert time.monotonic() - started < 10
+
+
+def test_a_folder_without_links_has_none_to_rays_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    _link(tmp_path / "logs" / "ray", tmp_path)
+    assert list((tmp_path / "logs").iterdir()) == []

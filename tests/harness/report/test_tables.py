@@ -115,3 +115,10 @@ def test_the_caption_says_which_tasks_have_flipped_labels_where_they_differ(tmp_
     store.write_manifest(manifest)
     said = " ".join(caption(make_leaderboard(tmp_path, draws=20)))
     assert "20% (rte), 40% (qnli) of training labels flipped on purpose" in said
+
+
+def test_a_label_with_a_bar_is_one_cell(tmp_path: Path) -> None:
+    build_store(tmp_path, Planted(tasks=("sst2",), strategies=("fixed_alpha", "a|b"), trials=1))
+    rows = [line for line in markdown(make_leaderboard(tmp_path, draws=50)).splitlines() if line.startswith("| ")]
+    cells = {name: [len(re.split(r"(?<!\\)\|", row)) for row in rows if name in row] for name in ("fixed_alpha", r"a\|b")}
+    assert set(cells["fixed_alpha"]) == set(cells[r"a\|b"]) == {4, 12}

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import stat
 import subprocess
 import sys
 import threading
@@ -254,3 +255,32 @@ def test_importing_the_store_is_cheap() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("refused", ["chmod", "fsync of a folder"])
+def test_a_file_system_without_permissions_or_synced_folders_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    """As SMB, exFAT and mounted object stores are."""
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(descriptor)
+
+    def chmod(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if refused == "chmod":
+        monkeypatch.setattr(os, "chmod", chmod)
+    else:
+        monkeypatch.setattr(os, "fsync", fsync)
+    store = Store(tmp_path)
+    with store.writing():
+        store.write(record(), predictions())
+    assert [one.key for one in store.records()] == [record().key]
+    monkeypatch.undo()
+    mask = os.umask(0)
+    os.umask(mask)
+    assert next(tmp_path.glob("trials/*/*.json")).stat().st_mode & 0o777 == 0o666 & ~mask

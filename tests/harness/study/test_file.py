@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -276,3 +277,9 @@ def test_a_broken_plugin_is_the_studys_fault(file, tmp_path):
     file.write_text(STUDY + "plugins:\n  - broken.py\n")
     assert refused(file) == f"{file}:19: plugins.0: the plugin cannot be loaded: RuntimeError: no"
     assert "FileNotFoundError" in refused(file, "plugins=[missing.py]")
+
+
+@pytest.mark.parametrize("label", ["=1+1", "@SUM(A1)", "a/b", "a\u001b[31m", "two\nlines", ""])
+def test_a_label_cannot_break_a_table_or_a_terminal(file, label):
+    with pytest.raises(StudyError, match="a label is of printable characters"):
+        load_plan(file, [f"strategies.0={json.dumps({'name': 'ce_only', 'label': label})}"])

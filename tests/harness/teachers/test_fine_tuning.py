@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -130,3 +131,18 @@ def test_recipe_and_rows_are_part_of_a_teachers_identity(tmp_path: Path) -> None
     assert len({job.digest, *(other.digest for other in others)}) == 4
     renamed = job.model_copy(update={"teacher": job.teacher.model_copy(update={"name": "other"})})
     assert renamed.digest == job.digest
+
+
+def test_rows_that_stand_in_training_are_said_before_they_are_reported_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = pd.DataFrame({"body": [f"text {i}" for i in range(40)], "label": [i % 2 for i in range(40)]})
+    rows.to_csv(tmp_path / "train.csv", index=False)
+    pd.concat([rows[:7], rows[:3].assign(body="new")]).to_csv(tmp_path / "validation.csv", index=False)
+    files = {"train": "train.csv", "validation": "validation.csv"}
+    task = {"name": "own", "text": ["body"], "labels": ["no", "yes"], "files": files}
+    plan = make_plan(tiny_study(tasks=[task]), tmp_path)
+    prepare(plan, tmp_path / "cache", Console())
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
+    assert len(said) == 1
+    assert said[0].startswith("note: 7 of the 10 validation rows of own have the text of a training row")
