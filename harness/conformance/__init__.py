@@ -8,8 +8,8 @@ from pathlib import Path
 
 from harness.conformance.behaviour import behaviour_faults
 from harness.conformance.declaration import declaration_faults
-from harness.conformance.report import Finding, Report, StrategyReport
-from harness.conformance.world import CLASSES
+from harness.conformance.findings import Finding, Report, StrategyReport
+from harness.conformance.tiny_training import CLASSES
 from harness.errors import UserError
 from strategies.registry import Registered, UnknownStrategyError, load_plugin, resolve, strategy_names, wrapper_names
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from harness.conformance.choices import traces_of_choices
 from harness.conformance.teacher_order import teacher_order_faults
-from harness.conformance.watch import Watched
-from harness.conformance.world import BATCH, STEPS, STEPS_PER_EPOCH, Trace, World
+from harness.conformance.tiny_training import BATCH, STEPS, STEPS_PER_EPOCH, Trace, World
+from harness.conformance.watched import Watched
 from strategies.base import Cost, Needs, Normalisation, Settings, Strategy
 from strategies.registry import Registered, resolve, strategy_names
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
-from harness.conformance.world import CLASSES, Trace, World
+from harness.conformance.tiny_training import CLASSES, Trace, World
 from strategies.base import Settings
 from strategies.registry import Registered
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from harness.conformance.watch import TOLERANCE
-from harness.conformance.world import World
+from harness.conformance.tiny_training import World
+from harness.conformance.watched import TOLERANCE
 from harness.loss_terms.logit_terms import TERMS
 from strategies.base import Context, RoleView, Setup, Strategy, Weights
 from strategies.registry import Registered

@@ -40,7 +40,7 @@ class LayerKd(LossTerm[LayerKdOptions]):
 
     def __init__(self, options: LayerKdOptions, setup: TermSetup) -> None:
         super().__init__(options, setup)
-        from harness.loss_terms._probes import fit_probes
+        from harness.loss_terms.parts.probes import fit_probes
 
         self.learning_rate_scale = options.learning_rate_scale
         generator = torch.Generator().manual_seed(setup.seed)

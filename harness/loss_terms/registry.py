@@ -22,7 +22,7 @@ PLAIN = ("ce", "kd", "kd_each", "mse_logits", "tckd", "nckd", "standardised_kd")
 """The terms that are functions of logits and labels (`harness.loss_terms.logit_terms`)."""
 _FASTEST: tuple[LookAheadEngine, LookAheadEngine] = ("fd", "jvp")
 """Look-ahead engines that `auto` chooses from, as it prefers them in full precision; in half precision the other way round."""
-_NOT_TERMS = {"base", "registry", "bound", "losses", "logit_terms", "gramian"}
+_NOT_TERMS = {"base", "registry", "bound", "losses", "logit_terms", "gramian", "parts"}
 _terms: dict[str, type[LossTerm[Any]]] = {}
 
 C = TypeVar("C", bound=type[LossTerm[Any]])
@@ -61,7 +61,7 @@ def load_builtin_terms() -> None:
     """Import every module of this package."""
     package = importlib.import_module("harness.loss_terms")
     for module in pkgutil.iter_modules(package.__path__):
-        if module.name not in _NOT_TERMS and not module.name.startswith("_"):
+        if module.name not in _NOT_TERMS:
             importlib.import_module(f"harness.loss_terms.{module.name}")
 
 

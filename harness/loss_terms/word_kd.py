@@ -63,11 +63,11 @@ class WordKd(LossTerm[WordKdOptions]):
 def _scores(kind: str, setup: TermSetup) -> torch.Tensor:
     import numpy as np
 
-    from harness.loss_terms import _word_scores
+    from harness.loss_terms.parts import word_scores
 
     rows, vocabulary = setup.fit.encoded, setup.vocabulary
     if kind == "uniform":
         scores = np.ones(vocabulary)
     else:
-        scores = _word_scores.frequency(rows, vocabulary) if kind == "frequency" else _word_scores.tf_idf(rows, vocabulary)
-    return torch.from_numpy(scores / _word_scores.mean_row_score(rows, scores)).float()
+        scores = word_scores.frequency(rows, vocabulary) if kind == "frequency" else word_scores.tf_idf(rows, vocabulary)
+    return torch.from_numpy(scores / word_scores.mean_row_score(rows, scores)).float()

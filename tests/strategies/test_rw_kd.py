@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from harness.conformance.world import World
+from harness.conformance.tiny_training import World
 from strategies import resolve
 from strategies.meta_learned.rw_kd import features, share_of_kd
 from tests.strategies.contexts import make, make_context, make_setup, random_influence, steps, weigh

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harness.conformance import world
-from harness.conformance.world import BATCH, STEPS, Trace, World
+from harness.conformance.tiny_training import BATCH, STEPS, Trace, World
 from harness.look_ahead.look_ahead import LookAhead
 from harness.look_ahead.steps import LookAheadSteps
 from strategies import resolve

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from harness.conformance.world import BATCH, CLASSES, FIT_ROWS, TEMPERATURE, World
+from harness.conformance.tiny_training import BATCH, CLASSES, FIT_ROWS, TEMPERATURE, World
 from harness.data.batches import MetaBatches
 from harness.loss_terms.bound import LossTerms
 from harness.ranks import Single

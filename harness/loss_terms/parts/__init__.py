@@ -1,0 +1,1 @@
+"""What loss terms need beside the batch; no term itself."""
