@@ -136,6 +136,8 @@ class StoreCallback(TrialProgressCallback):  # type: ignore[misc]  # ray is unty
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune starts the trial again; it goes on from its checkpoint."""
         self._sweep.begin()
+        if trial.trial_id not in self._session.keys:
+            return  # its process was lost after its outcome had come
         with self._session.guard():
             key = self._session.keys[trial.trial_id]
             self._session.router.happened("trial_retried", key, _last_error(_error_text(trial)))
@@ -143,6 +145,8 @@ class StoreCallback(TrialProgressCallback):  # type: ignore[misc]  # ray is unty
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Out of retries."""
         self._sweep.begin()
+        if trial.trial_id not in self._session.keys:
+            return
         with self._session.guard():
             key = self._close(trial)
             self._session.router.fail(self._session.router.running(key), _lost(_error_text(trial)))

@@ -25,8 +25,11 @@ class OptunaStorage(Watcher):
         self._storage: Any = None
         self._studies: dict[str, Any] = {}
         self._broken = False
-        for name in (file.name, f"{file.name}-journal"):
-            file.with_name(name).unlink(missing_ok=True)
+        try:
+            for name in (file.name, f"{file.name}-journal"):
+                file.with_name(name).unlink(missing_ok=True)
+        except OSError as error:  # a folder, or another's file
+            self._give_up(error)
 
     def told(self, cell_id: str, spec: TrialSpec, trial: Any) -> None:
         """User attributes name the trial: `key`, and `index`, its number in the cell."""
@@ -38,8 +41,11 @@ class OptunaStorage(Watcher):
         try:
             self._study(cell_id).add_trial(_with_attributes(trial, {"key": spec.key, "index": spec.index}))
         except (SQLAlchemyError, StorageInternalError, OSError) as error:
-            self._broken = True
-            logging.getLogger("harness").warning("%s is not kept any further: %s", self._file, error)
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._broken = True
+        logging.getLogger("harness").warning("%s is not kept any further: %s", self._file, error)
 
     def close(self) -> None:
         if self._storage is not None:

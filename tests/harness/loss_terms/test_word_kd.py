@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness.loss_terms import _word_scores
 from harness.loss_terms.logit_terms import kd
+from harness.loss_terms.parts import word_scores
 from tests.harness.loss_terms.given import LENGTHS, ROWS, SPECIAL, VOCABULARY, inputs, make, rows
 
 FIT = rows()
@@ -25,11 +25,11 @@ def test_uniform_scores_are_plain_kd():
 
 def test_frequency_counts_words_and_no_special_tokens():
     counts = Counter(word for text in TEXTS for word in text)
-    assert _word_scores.frequency(FIT.encoded, VOCABULARY).tolist() == [counts[w] for w in range(VOCABULARY)]
+    assert word_scores.frequency(FIT.encoded, VOCABULARY).tolist() == [counts[w] for w in range(VOCABULARY)]
 
 
 def test_tf_idf_against_its_formula():
-    found = _word_scores.tf_idf(FIT.encoded, VOCABULARY)
+    found = word_scores.tf_idf(FIT.encoded, VOCABULARY)
     for word in range(VOCABULARY):
         tf = 0.5 + 0.25 * sum(Counter(t)[word] / max(Counter(t).values()) for t in TEXTS) / ROWS
         df = 1 + sum(word in text for text in TEXTS)
@@ -42,7 +42,7 @@ def test_weights_average_one_over_the_training_rows(scores):
     found = inputs(FIT)
     weights = make("word_kd", FIT, scores=scores)(found) / kd(found)
     assert float(weights.mean()) == pytest.approx(1.0, rel=1e-5)
-    table = getattr(_word_scores, scores)(FIT.encoded, VOCABULARY)
+    table = getattr(word_scores, scores)(FIT.encoded, VOCABULARY)
     expected = torch.tensor([np.mean([table[w] for w in text]) for text in TEXTS])
     torch.testing.assert_close(weights, (expected / expected.mean()).float())
 

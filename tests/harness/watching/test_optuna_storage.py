@@ -85,3 +85,18 @@ def test_a_storage_that_cannot_be_written_does_not_end_the_study(
     assert "is not kept any further" in caplog.text
     storage.told("sst2/a/0", spec, told)  # nor tried again
     storage.close()
+
+
+def test_a_folder_in_the_place_of_the_file_does_not_end_the_study(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "optuna.db").mkdir()
+    plan, prepared = stand_in_plan(stand_in_study(["a"]))
+    from harness.plan.plan import trial_spec
+    from harness.plan.search import CellSearch
+
+    search = CellSearch.for_cell(plan, plan.cells[0])
+    storage = OptunaStorage(tmp_path / "optuna.db")
+    search.ask()
+    storage.told("sst2/a/0", trial_spec(plan, plan.cells[0], 0, {}, prepared), search.tell(0, 0.5))
+    storage.close()
+    assert "is not kept any further" in caplog.text
+    assert list((tmp_path / "optuna.db").iterdir()) == []
