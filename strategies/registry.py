@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from strategies.base import Needs, Normalisation, Settings, Setup, Strategy
+from strategies.code import CONTRACT, code_digest, remember_source
 
 ENTRY_POINT_GROUP = "harness.strategies"
-_CONTRACT = frozenset(f"strategies.{name}" for name in ("base", "lazy", "registry", "space"))
 _PARTS = "strategies.parts"
 """What several strategies share; no strategy itself."""
 _DECLARED = ("family", "summary", "paper", "sample_wise", "normalisation")
@@ -120,12 +120,8 @@ class Registered:
 
     @property
     def code_digest(self) -> str:
-        """Digest of the source files of the strategy and its wrappers, and of the strategies and helpers that these import.
-
-        Changed code makes new trials.
-        """
-        files = sorted(set().union(*(_source_files(c.__module__) for c in (self.strategy, *self.wrappers))))
-        return hashlib.sha256(b"\0".join(Path(f).read_bytes() for f in files)).hexdigest()[:16]
+        """Of the strategy and its wrappers (`strategies.code`)."""
+        return code_digest(c.__module__ for c in (self.strategy, *self.wrappers))
 
 
 C = TypeVar("C", bound=type[Strategy[Any]])
@@ -175,7 +171,7 @@ def _modules() -> dict[str, str]:
     package = importlib.import_module("strategies")
     found: dict[str, str] = {}
     for module in pkgutil.walk_packages(package.__path__, "strategies."):
-        if module.ispkg or module.name in _CONTRACT or module.name.startswith(_PARTS):
+        if module.ispkg or module.name in CONTRACT or module.name.startswith(_PARTS):
             continue
         name = module.name.rpartition(".")[2]
         if name in found:
@@ -228,26 +224,6 @@ def load_plugin(path: str | Path) -> None:
         raise
 
 
-def _source_files(module_name: str) -> set[str]:
-    """The module's file, and those of the strategies and helpers of this package that it imports, directly or not.
-
-    The contract itself (base, lazy, registry, space) does not count: it does not determine weights.
-    """
-    found: dict[str, str] = {}
-    waiting = [module_name]
-    while waiting:
-        name = waiting.pop()
-        if name in found:
-            continue
-        module = sys.modules[name]
-        found[name] = inspect.getsourcefile(module) or ""
-        used = {
-            value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None) for value in vars(module).values()
-        }
-        waiting += [n for n in used if isinstance(n, str) and n.startswith("strategies.") and n not in _CONTRACT]
-    return set(found.values())
-
-
 def _add(table: dict[str, Any], kind: str, cls: C) -> C:
     name = getattr(cls, "name", None)
     if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
@@ -256,6 +232,7 @@ def _add(table: dict[str, Any], kind: str, cls: C) -> C:
     if known is not None and _origin(known) != _origin(cls):
         raise ValueError(f"the {kind} name {name!r} is taken twice: by {_origin(known)} and by {_origin(cls)}")
     table[name] = cls
+    remember_source(cls.__module__)
     return cls
 
 

@@ -65,6 +65,7 @@ def _again(stored: TrialRecord, study: Study, cache: Path, tolerance: float) -> 
     from harness.teachers.prepare import prepare
     from harness.training.failures import classify, failed_record
     from harness.training.trial import train_trial
+    from strategies import resolve
 
     def stop_where_it_was_stopped(epoch: EpochRecord, _: Any) -> None:
         if epoch.epoch + 1 == stored.stopped_after_epoch:
@@ -80,6 +81,8 @@ def _again(stored: TrialRecord, study: Study, cache: Path, tolerance: float) -> 
     ):
         if now != before:
             raise StoreError(f"the {what} of {spec.task.name} are not those of the stored run: digest {now}, stored {before}")
+    # where it has changed since, the comparison says so
+    spec = spec.model_copy(update={"strategy_code": resolve(spec.strategy).code_digest})
     try:
         again = train_trial(spec, cache, on_epoch=stop_where_it_was_stopped).record
     except Exception as error:  # what was stored may be a failure, too; the comparison says it

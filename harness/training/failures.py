@@ -34,6 +34,10 @@ class TeacherError(Exception):
     """A teacher that the trial needs could not be made."""
 
 
+class ChangedCodeError(Exception):
+    """A strategy whose code is not the one that the trial was planned with: its result would carry a wrong name."""
+
+
 def classify(error: BaseException) -> ErrorRecord:
     """The record of an error raised by a trial in this process."""
     return ErrorRecord(

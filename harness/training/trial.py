@@ -30,6 +30,7 @@ from harness.models.evaluate import predict
 from harness.ranks import Ranks, Single
 from harness.records import Score, TrialRecord, TrialSpec
 from harness.study.tasks import TaskSpec, task_metrics
+from harness.training.failures import ChangedCodeError
 from harness.training.hooks import EpochHook, StoppedEarly
 from harness.training.loop import Training, steps_per_epoch
 from harness.training.majority import majority_scores
@@ -120,6 +121,12 @@ def make_training(spec: TrialSpec, cache: Path, ranks: Ranks, device: torch.devi
     for plugin in spec.plugins:
         load_plugin(plugin)
     registered = resolve(spec.strategy)
+    if registered.code_digest != spec.strategy_code:
+        raise ChangedCodeError(
+            f"the strategy {spec.strategy!r} that this process has loaded ({registered.origin}) is not the one that was "
+            f"planned: digest of its code {registered.code_digest}, planned {spec.strategy_code}. Was a file changed while the "
+            "study runs? The same command again goes on with the file as it is then"
+        )
     settings = registered.settings(spec.settings)
     needs = registered.needs(settings)
 

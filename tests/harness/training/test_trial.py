@@ -12,6 +12,7 @@ import torch
 from harness.data.encode import Encoded
 from harness.data.roles import load_report_rows, load_training_rows
 from harness.study.tasks import task_metrics
+from harness.training.failures import ChangedCodeError
 from harness.training.trial import train_trial, training_parts
 from tests.harness.tiny import default_specs, tiny_study
 
@@ -140,3 +141,10 @@ def test_in_half_precision_batches_come_in_few_widths(tmp_path: Path, monkeypatc
     train_trial(spec, tmp_path)
     uneven = {width for width, longest in seen if width % 8 and width != longest}
     assert bool(uneven) == (precision == "fp32")
+
+
+def test_a_strategy_that_is_not_the_planned_one_is_not_trained(tmp_path: Path) -> None:
+    """A file was changed after this process had loaded it, or before: the result would carry the wrong digest."""
+    (spec,) = default_specs(tiny_study(), tmp_path)
+    with pytest.raises(ChangedCodeError, match=r"'fixed_alpha' that this process has loaded .* planned 0123456789abcdef"):
+        train_trial(spec.model_copy(update={"strategy_code": "0123456789abcdef"}), tmp_path)
