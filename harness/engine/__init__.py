@@ -26,7 +26,8 @@ def engine_for(
 ) -> Iterator[Engine]:
     """The engine that the study names, ready to run; what it started is shut down at the end.
 
-    `address`: a running Ray cluster. `shared`: name -> absolute folder that all its nodes must see. Raises ClusterError.
+    `address`: a running Ray cluster. `shared`: name -> absolute folder that all its nodes must see. Raises ClusterError, also
+    where a trial of some task, and so a teacher of it, fits nowhere: Ray itself would wait for room without a word.
     """
     if plan.study.resources.engine == "inline":
         from harness.engine import inline
@@ -41,6 +42,8 @@ def engine_for(
             from harness.engine.ray_paths import require_shared
 
             require_shared(shared)
+        for cell in plan.cells:
+            cluster.require_slots(cell.task.name, cell.resources, plan.study.resources.cluster_may_grow_to)
         yield Engine(
             ray_tune.run_plan,
             lambda function, items: cluster.map_tasks(function, items, lambda job: job.cpus, lambda job: job.gpus),

@@ -9,13 +9,13 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.errors import UserError
-from harness.study.resources import TaskResources
+from harness.study.resources import NodeShape, TaskResources
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -102,37 +102,54 @@ def ray_resources(resources: TaskResources) -> dict[str, float]:
     return {name: amount for name, amount in wanted.items() if amount > 0}
 
 
-def ray_slots(resources: TaskResources) -> int:
-    """How many trials of this shape the connected cluster can run at once, if nothing else runs on it."""
+def ray_slots(resources: TaskResources, may_grow_to: Sequence[NodeShape] = ()) -> int:
+    """How many trials of this shape the connected cluster can run at once, if nothing else runs on it, as it is or as it may
+    become.
+    """
     import ray
 
+    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    kinds = [(shape.nodes, {"CPU": shape.cpus, "GPU": shape.gpus, "memory": shape.memory}) for shape in may_grow_to]
+    grown = [has for nodes, has in kinds for _ in range(nodes)]
+    return max(_slots(resources, there), _slots(resources, grown))
+
+
+def _slots(resources: TaskResources, nodes: Iterable[Mapping[str, float]]) -> int:
     ranks = []  # that each node holds
-    for node in ray.nodes():
-        if node["Alive"]:
-            has = node["Resources"]
-            fits = [math.floor(has.get(name, 0.0) / wanted + 1e-9) for name, wanted in ray_resources(resources).items()]
-            ranks.append(min(fits, default=1))
+    for has in nodes:
+        fits = [math.floor(has.get(name, 0.0) / wanted + 1e-9) for name, wanted in ray_resources(resources).items()]
+        ranks.append(min(fits, default=1))
     if resources.placement != "strict_spread":
         return sum(ranks) // resources.workers
     most = sum(ranks) // resources.workers
     return next((n for n in range(most, 0, -1) if sum(min(held, n) for held in ranks) >= n * resources.workers), 0)
 
 
-def require_slots(task: str, resources: TaskResources) -> int:
+def require_slots(task: str, resources: TaskResources, may_grow_to: Sequence[NodeShape] = ()) -> int:
     """`ray_slots`, or ClusterError where a trial of the task fits nowhere."""
     import ray
 
-    slots = ray_slots(resources)
+    slots = ray_slots(resources, may_grow_to)
     if slots == 0:
         has = {name: ray.cluster_resources().get(name, 0.0) for name in ("CPU", "GPU", "memory")}
         memory = f" and {resources.memory_per_worker / 2**30:.1f} GiB of memory" if resources.memory_per_worker else ""
+        grow = (
+            "nor would one hold it that has grown to `resources.cluster_may_grow_to`"
+            if may_grow_to
+            else "and `resources.cluster_may_grow_to` names no nodes that an autoscaler could add"
+        )
         raise ClusterError(
-            f"a trial of {task} wants {resources.workers} workers{_apart(resources)} with {resources.cpus_per_worker:g} CPUs "
-            f"and {resources.gpus_per_worker:g} GPUs{memory} each; the cluster has {len(ray.nodes())} nodes with "
-            f"{has['CPU']:g} CPUs, {has['GPU']:g} GPUs and {has['memory'] / 2**30:.1f} GiB in all, and no set of nodes holds "
-            f"such a trial. Change `resources` (or `resources.per_task.{task}`) in the study, or use a larger cluster."
+            f"a trial of {task} wants {_number(resources.workers, 'worker')}{_apart(resources)} with "
+            f"{_number(resources.cpus_per_worker, 'CPU')} and {_number(resources.gpus_per_worker, 'GPU')}{memory} each; the "
+            f"cluster has {_number(len(ray.nodes()), 'node')} with {_number(has['CPU'], 'CPU')}, {_number(has['GPU'], 'GPU')} "
+            f"and {has['memory'] / 2**30:.1f} GiB in all, which hold no such trial, {grow}. Change `resources` (or "
+            f"`resources.per_task.{task}`) in the study, or use a larger cluster."
         )
     return slots
+
+
+def _number(amount: float, name: str) -> str:
+    return f"{amount:g} {name}{'' if amount == 1 else 's'}"
 
 
 def _apart(resources: TaskResources) -> str:

@@ -50,7 +50,7 @@ def run_plan(
     shutil.rmtree(store.path / ".ray", ignore_errors=True)  # of a run that was killed
     with connect(address, store.path / "logs"):
         for cell in plan.cells:
-            require_slots(cell.task.name, cell.resources)
+            require_slots(cell.task.name, cell.resources, plan.study.resources.cluster_may_grow_to)
         with watching(plan, store) as watcher:
             for cells in _by_tuner(plan):
                 _run_cells(plan, cells, prepared, store, console, cache.resolve(), train, watcher)
@@ -88,7 +88,7 @@ def _run_cells(
 ) -> None:
     resources = plan.study.resources
     shapes = {_shape(cell) for cell in cells}
-    slots = max(ray_slots(shape) for shape in shapes)
+    slots = max(ray_slots(shape, resources.cluster_may_grow_to) for shape in shapes)
     if resources.concurrent_trials is not None:
         slots = min(slots, resources.concurrent_trials)
     in_flight = max(1, math.ceil(slots / len(cells)))

@@ -35,6 +35,17 @@ class TaskResources(Section):
         return self
 
 
+class NodeShape(Section):
+    """Nodes that an autoscaler can add."""
+
+    nodes: int = Field(ge=1)
+    """At most so many of them."""
+    cpus: float = Field(0, ge=0)
+    gpus: float = Field(0, ge=0)
+    memory: int = Field(0, ge=0)
+    """Bytes."""
+
+
 class ResourcesSpec(TaskResources):
     engine: Literal["ray", "inline"] = "ray"
     """inline: one trial after another in this process, without Ray."""
@@ -45,6 +56,9 @@ class ResourcesSpec(TaskResources):
     retries: int = Field(2, ge=0)
     """For failures that are not the method's fault: a killed worker, a lost node."""
     per_task: dict[str, TaskResources] = {}
+    cluster_may_grow_to: list[NodeShape] = []
+    """For a cluster with an autoscaler: all the nodes that it can have. What fits neither on them nor on those that
+    are there is refused; what fits is asked for, and waits for its node."""
 
     def for_task(self, task: str) -> TaskResources:
         return self.per_task.get(task, self)

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.engine import engine_for
 from harness.engine.cluster import ClusterError, _knock, _link, connect, map_tasks, ray_slots, require_slots
-from harness.study.resources import TaskResources
+from harness.plan.plan import make_plan
+from harness.study.resources import NodeShape, TaskResources
+from tests.harness.tiny import tiny_study
 
 
 class Refused(Exception):
@@ -55,7 +58,7 @@ def test_slots(cluster: None) -> None:
     assert ray_slots(TaskResources(workers=3, cpus_per_worker=1)) == 1
     assert ray_slots(TaskResources(gpus_per_worker=0.5)) == 2
     assert ray_slots(TaskResources(gpus_per_worker=2)) == 0
-    with pytest.raises(ClusterError, match=r"a trial of rte wants 1 workers with 1 CPUs and 2 GPUs each"):
+    with pytest.raises(ClusterError, match=r"a trial of rte wants 1 worker with 1 CPU and 2 GPUs each"):
         require_slots("rte", TaskResources(gpus_per_worker=2))
 
 
@@ -81,3 +84,20 @@ def test_a_folder_without_links_has_none_to_rays_logs(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Path, "symlink_to", refuse)
     _link(tmp_path / "logs" / "ray", tmp_path)
     assert list((tmp_path / "logs").iterdir()) == []
+
+
+def test_a_study_that_fits_nowhere_ends_before_its_data_and_teachers(cluster: None, tmp_path: Path) -> None:
+    plan = make_plan(tiny_study(resources={"engine": "ray", "gpus_per_worker": 4}), Path.cwd())
+    with pytest.raises(ClusterError, match=r"a trial of sst2 wants 1 worker with .* 4 GPUs .* Change `resources`"):  # noqa: SIM117
+        with engine_for(plan, tmp_path):
+            pytest.fail("an engine that cannot run the study")
+
+
+def test_what_fits_on_nodes_that_an_autoscaler_can_add_is_let_through(cluster: None) -> None:
+    wanted = TaskResources(workers=2, gpus_per_worker=2, placement="strict_spread")
+    with pytest.raises(ClusterError, match="names no nodes that an autoscaler could add"):
+        require_slots("rte", wanted)
+    with pytest.raises(ClusterError, match=r"nor would one hold it that has grown"):
+        require_slots("rte", wanted, [NodeShape(nodes=1, cpus=64, gpus=8)])
+    assert require_slots("rte", wanted, [NodeShape(nodes=2, cpus=64, gpus=8)]) == 4
+    assert require_slots("rte", TaskResources(), [NodeShape(nodes=1, cpus=1)]) == ray_slots(TaskResources())

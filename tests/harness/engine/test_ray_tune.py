@@ -131,7 +131,7 @@ def test_winners_are_run_with_every_seed_in_one_warm_process(stand_in_run: Run) 
 def test_a_trial_that_fits_nowhere_is_refused(stand_in_run: Run) -> None:
     run = stand_in_run(["plain"], resources={"per_task": {"sst2": {"workers": 3, "cpus_per_worker": 2}}})
     with pytest.raises(
-        ClusterError, match=r"sst2 wants 3 workers with 2 CPUs and 0 GPUs each; the cluster has 1 nodes with 4 CPUs"
+        ClusterError, match=r"sst2 wants 3 workers with 2 CPUs and 0 GPUs each; the cluster has 1 node with 4 CPUs"
     ):
         run()
 
