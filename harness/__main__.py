@@ -19,6 +19,8 @@ VERBS = {
     "list": "strategies, tasks, or what a study may say",
     "reproduce": "train one row of a result folder again, and say whether the number comes out the same",
     "merge": "results of one study from several machines into one folder",
+    "pack": "a finished store as a few files, which every verb reads as before",
+    "unpack": "a packed store with two files a trial again",
     "check": "the conformance tests of a strategy, also of one that you wrote",
     "prefetch": "fetch a study's data and models, for running without a network later",
     "gc": "checkpoints, leftovers and caches that nothing refers to any more",

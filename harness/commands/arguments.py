@@ -29,7 +29,7 @@ def add_results(parser: argparse.ArgumentParser) -> None:
 def results_folder(given: str) -> Path:
     """The folder, if it is one of results. Raises StoreError with the nearest one."""
     folder = Path(given)
-    if (folder / "manifest.json").is_file() or (folder / "trials").is_dir() or (folder / "events.jsonl").is_file():
+    if (folder / "manifest.json").is_file() or any((folder / name).exists() for name in ("trials", "events.jsonl", "pack")):
         return folder
     parent = folder.parent if folder.parent.is_dir() else Path()
     known = sorted(path.parent.name for path in parent.glob("*/manifest.json"))

@@ -191,7 +191,9 @@ def _current(records: list[TrialRecord], manifest: Mapping[str, Any], warnings: 
             f"and are left out."
         )
     if not kept:
-        raise StoreError("the manifest names trials, and none of them is in the store: was the store copied without `trials/`?")
+        raise StoreError(
+            "the manifest names trials, and none of them is in the store: was it copied without `trials/` or `pack/`?"
+        )
     return kept
 
 

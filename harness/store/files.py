@@ -24,26 +24,37 @@ class DamagedError(Exception):
 
 
 @dataclass(frozen=True)
-class OpenedRecord:
+class SealedRecord:
+    """A trial's record as it was written."""
+
     text: bytes
-    """JSON of a TrialRecord of the current schema."""
+    """JSON of a TrialRecord, in the schema of `version`."""
+    version: int
     predictions: dict[str, Any] | None
-    """sha256, bytes and rows of the predictions; None where the trial has none."""
+    """rows, and of a file of its own sha256 and bytes; None where the trial has none."""
+
+    def current(self) -> bytes:
+        """JSON of a TrialRecord of the current schema. Raises DamagedError where the schema is not known."""
+        if self.version == SCHEMA_VERSION:
+            return self.text
+        if not isinstance(self.version, int) or not 1 <= self.version < SCHEMA_VERSION:
+            raise DamagedError(f"it is of schema version {self.version!r}; this program reads 1 to {SCHEMA_VERSION}")
+        return json.dumps(migrate(json.loads(self.text), self.version)).encode()
 
 
-def seal_record(record_json: str, predictions: dict[str, Any] | None) -> bytes:
+def seal_record(record: bytes, predictions: dict[str, Any] | None, version: int = SCHEMA_VERSION) -> bytes:
     """JSON object of schema_version, sha256 (of the record's bytes as they stand in the file), predictions, record."""
-    record = record_json.encode()
-    head = {"schema_version": SCHEMA_VERSION, "sha256": hashlib.sha256(record).hexdigest(), "predictions": predictions}
+    head = {"schema_version": version, "sha256": hashlib.sha256(record).hexdigest(), "predictions": predictions}
     return json.dumps(head).encode()[:-1] + _RECORD + record + _END
 
 
-def open_record(path: Path) -> OpenedRecord:
-    """Read a sealed record, of this schema version or an older one.
+def seal_predictions(content: bytes, rows: int) -> dict[str, Any]:
+    """What a record says of its file of predictions."""
+    return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "rows": rows}
 
-    Raises FileNotFoundError, and DamagedError where the file is not what was written or of a schema that is not known.
-    """
-    content = path.read_bytes()
+
+def open_record(content: bytes) -> SealedRecord:
+    """Raises DamagedError where the file's content is not what was written."""
     head_text, found, rest = content.partition(_RECORD)
     if not found or not rest.endswith(_END):
         raise DamagedError(f"the file is cut off or not a trial record ({len(content)} bytes)")
@@ -55,11 +66,7 @@ def open_record(path: Path) -> OpenedRecord:
         raise DamagedError(f"the head of the file is not readable: {error!r}") from error
     if hashlib.sha256(text).hexdigest() != checksum:
         raise DamagedError("the content is not what was written (sha256 differs)")
-    if version != SCHEMA_VERSION:
-        if not isinstance(version, int) or not 1 <= version < SCHEMA_VERSION:
-            raise DamagedError(f"it is of schema version {version!r}; this program reads 1 to {SCHEMA_VERSION}")
-        text = json.dumps(migrate(json.loads(text), version)).encode()
-    return OpenedRecord(text, predictions)
+    return SealedRecord(text, version, predictions)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.digest import digest
+from harness.store.pack import BEFORE, FOLDER
 from harness.store.store import Store
 
 
@@ -29,16 +30,19 @@ class Garbage:
 
 def garbage_of_store(store: Store) -> Iterator[Garbage]:
     """Nothing of it is a result. Only right while no study is running in the store."""
-    keys = set(store.keys())
+    keys, own = set(store.keys()), store.open_keys()
     keeps = store.manifest().get("study", {}).get("keep_checkpoints", False)
     for folder in _children(store.path / "running"):
         if folder.name in keys and not keeps:
             yield Garbage(folder, "checkpoint of a trial that has ended")
     for file in sorted(store.path.glob("predictions/??/*.parquet")):
-        if file.stem not in keys:
+        if file.stem not in own:
             yield Garbage(file, "predictions without a record")
-    for file in sorted(store.path.rglob(".unfinished-*")):
-        yield Garbage(file, "a write that was cut off")
+    for path in sorted(store.path.rglob(".unfinished-*")):
+        if not path.parent.name.startswith(".unfinished-"):  # it goes with its folder
+            yield Garbage(path, "a write that was cut off")
+    if (store.path / BEFORE).exists() and (store.path / FOLDER).exists():
+        yield Garbage(store.path / BEFORE, "a pack that a newer one replaced")
     if (store.path / ".ray").exists():
         yield Garbage(store.path / ".ray", "Ray's state of a run that was killed")
 

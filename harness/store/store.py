@@ -5,6 +5,8 @@
       events.jsonl                     what happened when, one JSON object a line
       trials/<kk>/<key>.json           one record per finished trial; kk are the first two digits of its key
       predictions/<kk>/<key>.parquet   its per-example predictions (zstd; probabilities as float16)
+      pack/                            trials and events of a finished study in a few files (`harness.store.pack`); trials that
+                                       are run later lie beside it, and one of the same key counts in its stead
 
 One process writes, any number may read meanwhile: a file appears under its name only when it is complete, and a trial's record
 is written after its predictions. A record says the sha256 of its own text and of its predictions, so that damage is found and
@@ -13,17 +15,14 @@ named; a damaged trial counts as not run. Nothing is ever unpickled.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,18 @@ from pydantic import ValidationError
 
 from harness.errors import StoreError
 from harness.records import SCHEMA_VERSION, TrialRecord
-from harness.store.files import DamagedError, open_record, seal_record, write_atomically, write_error
+from harness.store.files import (
+    DamagedError,
+    SealedRecord,
+    open_record,
+    seal_predictions,
+    seal_record,
+    write_atomically,
+    write_error,
+)
+from harness.store.lock import is_locked, locked
+from harness.store.pack import LatestPack, Pack
+from harness.store.prediction_table import PREDICTION_COLUMNS, from_parquet, to_frame, to_parquet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,9 +50,6 @@ if TYPE_CHECKING:
 
 _READERS = 4
 _CHUNK = 64
-_LOOKED_AT_SECONDS = 0.2
-"""`is_held` of another process takes the lock for a moment."""
-PREDICTION_COLUMNS = ("split", "id", "label", "predicted")
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,7 @@ class Store:
         self.path = Path(path)
         self.damaged: dict[str, Damage] = {}
         """What `get`, `records` and `predictions` found so far, by trial key."""
+        self._pack = LatestPack(self.path)
 
     # Writing
 
@@ -72,31 +80,12 @@ class Store:
     def writing(self) -> Iterator[None]:
         """Hold the store for writing. Raises StoreError where another process holds it."""
         _make_folder(self.path)
-        with (self.path / ".lock").open("a") as lock:
-            deadline = time.monotonic() + _LOOKED_AT_SECONDS
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if time.monotonic() > deadline:
-                        raise StoreError(
-                            f"another process is writing to {self.path}. Wait for it to end, or give the study another `name` "
-                            f"or `results` folder: one store has one writer at a time."
-                        ) from error
-                    time.sleep(0.01)
+        with locked(self.path):
             yield
 
     def is_held(self) -> bool:
         """Whether some process holds the store for writing."""
-        try:
-            with (self.path / ".lock").open("r") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
+        return is_locked(self.path)
 
     def write(self, record: TrialRecord, predictions: pd.DataFrame | None) -> None:
         """Store a finished trial, replacing an earlier record of the same key.
@@ -108,16 +97,12 @@ class Store:
         _check_whole(record, predictions)
         sealed: dict[str, Any] | None = None
         if predictions is not None:
-            content = _to_parquet(predictions)
-            write_atomically(self._predictions_path(record.key), content)
-            sealed = {
-                "sha256": hashlib.sha256(content).hexdigest(),
-                "bytes": len(content),
-                "rows": len(predictions),
-            }
-        write_atomically(self._record_path(record.key), seal_record(record.model_dump_json(), sealed))
+            content = to_parquet(predictions)
+            write_atomically(self.predictions_path(record.key), content)
+            sealed = seal_predictions(content, len(predictions))
+        write_atomically(self.record_path(record.key), seal_record(record.model_dump_json().encode(), sealed))
         if predictions is None:
-            self._predictions_path(record.key).unlink(missing_ok=True)
+            self.predictions_path(record.key).unlink(missing_ok=True)
         self.damaged.pop(record.key, None)
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
@@ -142,21 +127,26 @@ class Store:
     # Reading
 
     def keys(self) -> list[str]:
-        """Keys of all stored records, sorted, readable or not."""
-        return sorted(path.stem for path in self.path.glob("trials/??/*.json"))
+        """Keys of all stored records, sorted, readable or not. Raises StoreError, as all reading does, for a damaged pack."""
+        pack = self.pack()
+        return sorted({*self.open_keys(), *(pack.trials() if pack is not None else ())})
+
+    def open_keys(self) -> set[str]:
+        """Keys of the trials that have files of their own."""
+        return {path.stem for path in self.path.glob("trials/??/*.json")}
 
     def get(self, key: str) -> TrialRecord | None:
         """The record of a trial; None where there is none, or where it is damaged (then `damaged` says why)."""
-        path = self._record_path(key)
+        path = self.record_path(key)
         try:
-            opened = open_record(path)
-            record = TrialRecord.model_validate_json(opened.text)
+            sealed = self.sealed(key)
+            if sealed is None:
+                return None
+            if sealed.predictions is not None and "bytes" in sealed.predictions:
+                self._check_size(key, sealed.predictions)
+            record = TrialRecord.model_validate_json(sealed.current())
             if record.key != key:
                 raise DamagedError(f"the file is named after trial {key} but holds trial {record.key}")
-            if opened.predictions is not None:
-                self._check_size(key, opened.predictions)
-        except FileNotFoundError:
-            return None
         except DamagedError as error:
             self._note(key, path, str(error))
             return None
@@ -167,9 +157,21 @@ class Store:
             return None
         return record
 
+    def sealed(self, key: str) -> SealedRecord | None:
+        """A trial's record as it was written: of its own file, else of the pack; None where there is none.
+
+        Raises DamagedError where its own file is not what was written.
+        """
+        try:
+            return open_record(self.record_path(key).read_bytes())
+        except FileNotFoundError:
+            pack = self.pack()
+            return None if pack is None else pack.record(key)
+
     def records(self) -> list[TrialRecord]:
         """All readable records, by task, label, repeat and index."""
-        keys = self.keys()
+        pack = self.pack()
+        keys = list(dict.fromkeys([*(pack.trials() if pack is not None else ()), *sorted(self.open_keys())]))
         chunks = [keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK)]  # handing over single keys costs more
         with ThreadPoolExecutor(_READERS) as pool:
             parts = pool.map(lambda chunk: [self.get(key) for key in chunk], chunks)
@@ -181,11 +183,7 @@ class Store:
 
         Raises StoreError where there are none, or where the file is not what the record says.
         """
-        import pandas as pd
-
-        frame = pd.read_parquet(BytesIO(self._sealed_predictions(key)))
-        halves = [column for column in frame.columns if column not in PREDICTION_COLUMNS]
-        return frame.astype({"split": str} | dict.fromkeys(halves, "float32"))
+        return to_frame(self.prediction_table(key))
 
     def predicted_classes(self, key: str, split: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Ids, labels and predicted classes of one split, each [rows], by id: what a report reads of many trials.
@@ -194,18 +192,26 @@ class Store:
         """
         import numpy as np
         import pyarrow.compute as pc
-        import pyarrow.parquet as pq
 
-        table = pq.ParquetFile(BytesIO(self._sealed_predictions(key))).read(columns=list(PREDICTION_COLUMNS))
+        table = self.prediction_table(key, PREDICTION_COLUMNS)
         table = table.filter(pc.equal(table["split"], split))
         ids, labels, predicted = (table[name].to_numpy().astype(np.int64) for name in PREDICTION_COLUMNS[1:])
         order = np.argsort(ids, kind="stable")
         return ids[order], labels[order], predicted[order]
 
-    def _sealed_predictions(self, key: str) -> bytes:
-        path = self._predictions_path(key)
+    def prediction_table(self, key: str, columns: tuple[str, ...] | None = None) -> Any:
+        """pyarrow.Table [rows] of a trial's predictions as stored; all columns where `columns` is None.
+
+        Raises as `predictions` does.
+        """
+        path, own = self.predictions_path(key), self.record_path(key)
         try:
-            sealed = open_record(self._record_path(key)).predictions
+            if not own.exists() and (pack := self.pack()) is not None and pack.holds(key):
+                packed = pack.predictions(key, columns)
+                if packed is None:
+                    raise DamagedError("the record says that the trial has no predictions")
+                return packed
+            sealed = open_record(own.read_bytes()).predictions
             if sealed is None:
                 raise DamagedError("the record says that the trial has no predictions")
             content = path.read_bytes()
@@ -216,7 +222,11 @@ class Store:
         except DamagedError as error:
             self._note(key, path, str(error))
             raise StoreError(f"the predictions of trial {key} in {self.path} cannot be used: {error}") from error
-        return content
+        return from_parquet(content, columns)
+
+    def pack(self) -> Pack | None:
+        """What was packed, as it is now; None where nothing was. Raises StoreError where it is damaged."""
+        return self._pack.get()
 
     def manifest(self) -> dict[str, Any]:
         """The manifest; {} where none was written. Raises StoreError where it is not readable."""
@@ -231,13 +241,23 @@ class Store:
             raise StoreError(f"the manifest {path} cannot be read: it holds {type(manifest).__name__}, not an object")
         return manifest
 
-    def events(self, last_run: bool = False) -> list[dict[str, Any]]:
-        """All complete lines of events.jsonl, or those since the last run started."""
+    def event_lines(self) -> list[str]:
+        """Lines of the event log, the packed ones first; the last may be cut off."""
         path = self.path / "events.jsonl"
-        text = path.read_text() if path.exists() else ""
-        if last_run and (at := text.rfind(', "kind": "started"')) >= 0:
-            text = text[text.rfind("\n", 0, at) + 1 :]
-        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        pack = self.pack()
+        if pack is None:
+            return lines
+        packed = set(pack.event_lines)  # times tell events apart: a line is in both where packing was cut off
+        return [*pack.event_lines, *(line for line in lines if line not in packed)]
+
+    def events(self, last_run: bool = False) -> list[dict[str, Any]]:
+        """All complete lines of the event log, or those since the last run started."""
+        lines = self.event_lines()
+        if last_run:
+            starts = (number for number in range(len(lines) - 1, -1, -1) if ', "kind": "started"' in lines[number])
+            lines = lines[next(starts, 0) :]
+        return [json.loads(line) for line in lines if line.endswith("}")]
 
     def frame(self, records: Iterable[TrialRecord] | None = None) -> pd.DataFrame:
         """One row per trial, flat. See `harness.store.frame`."""
@@ -246,9 +266,11 @@ class Store:
         return to_frame(self.records() if records is None else records)
 
     def verify(self) -> list[Damage]:
-        """Read everything, predictions with their checksums too; what is damaged."""
+        """Read everything, predictions with their checksums too; what is damaged. Raises StoreError where it is the pack."""
+        if (pack := self.pack()) is not None:
+            pack.check()
         for record in self.records():
-            if record.status == "ok" and self._predictions_path(record.key).exists():
+            if record.status == "ok" and self.predictions_path(record.key).exists():
                 try:
                     self.predictions(record.key)
                 except StoreError:
@@ -256,7 +278,7 @@ class Store:
         return sorted(self.damaged.values(), key=lambda damage: damage.path)
 
     def _check_size(self, key: str, sealed: dict[str, Any]) -> None:
-        path = self._predictions_path(key)
+        path = self.predictions_path(key)
         try:
             size = path.stat().st_size
         except FileNotFoundError:
@@ -267,22 +289,11 @@ class Store:
     def _note(self, key: str, path: Path, reason: str) -> None:
         self.damaged[key] = Damage(key, str(path.relative_to(self.path)), reason)
 
-    def _record_path(self, key: str) -> Path:
+    def record_path(self, key: str) -> Path:
         return self.path / "trials" / key[:2] / f"{key}.json"
 
-    def _predictions_path(self, key: str) -> Path:
+    def predictions_path(self, key: str) -> Path:
         return self.path / "predictions" / key[:2] / f"{key}.parquet"
-
-
-def _to_parquet(predictions: pd.DataFrame) -> bytes:
-    missing = [name for name in PREDICTION_COLUMNS if name not in predictions.columns]
-    if missing:
-        raise ValueError(f"predictions lack the columns {missing}; they have {list(predictions.columns)}")
-    probabilities = [name for name in predictions.columns if name not in PREDICTION_COLUMNS]
-    types = {"split": "category", "id": "int64", "label": "int16", "predicted": "int16"}
-    buffer = BytesIO()
-    predictions.astype(types | dict.fromkeys(probabilities, "float16")).to_parquet(buffer, compression="zstd", index=False)
-    return buffer.getvalue()
 
 
 def _make_folder(path: Path) -> None:
