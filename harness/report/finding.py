@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.report.cells import estimate, number, p_value
+from harness.report.caption import count
+from harness.report.cells import estimate, number, p_value, signed
 from harness.report.controls import AgainstControl
 from harness.report.leaderboard import STUDENT_ALONE, Leaderboard
 from harness.stats.multiple import holm
@@ -27,8 +28,8 @@ def how_to_read(board: Leaderboard) -> str:
     drawn = "bootstrap over examples, t over repeats" if board.selection.repeats > 1 else "bootstrap over examples"
     compared = int(np.isfinite(board.gain_p_holm).sum())
     return (
-        f"Differences in points, mean over {_count(len(board.selection.tasks), 'task')}, 95 % intervals (paired: {drawn}); "
-        f"p after Holm's correction for {_count(compared, 'comparison')} with plain KD."
+        f"Points, mean over {count(len(board.selection.tasks), 'task')}, with 95 % intervals (paired: {drawn}); p corrected "
+        f"for {count(compared, 'comparison')} (Holm)."
     )
 
 
@@ -46,7 +47,7 @@ def _against_baseline(board: Leaderboard) -> str:
     compared.sort(key=lambda i: -board.gain.value[i])
     shown = [i for i in compared if board.gain_p_holm[i] < LEVEL]
     better, worse = [i for i in shown if board.gain.value[i] > 0], [i for i in reversed(shown) if board.gain.value[i] < 0]
-    plain = f"plain KD (`{board.baseline_label}`) over {_count(len(board.selection.tasks), 'task')}"
+    plain = f"plain KD (`{board.baseline_label}`) over {count(len(board.selection.tasks), 'task')}"
     if better:
         said = f"Better than {plain} {'is' if len(better) == 1 else 'are'} {_some(board, better)}"
     else:
@@ -74,10 +75,11 @@ def _against_controls(board: Leaderboard) -> str:
     learned = list(dict.fromkeys(pair.label for pair in pairs))
     if beyond:
         others = len(pairs) - len(beyond)
-        return f"Against their own controls: {'; '.join(beyond)}; the other {_count(others, 'comparison')} tell nothing apart."
+        return f"Against their own controls: {'; '.join(beyond)}; the other {count(others, 'comparison')} tell nothing apart."
     said = "Nothing shows that information about single samples helps: "
     if len(learned) == 1:
-        return f"{said}{_listed([_pair(pair) for pair in pairs])}, for {_times(board, learned[0])} plain KD's passes."
+        against = _listed([f"{_size(pair)} of `{pair.control}`" for pair in pairs])
+        return f"{said}`{learned[0]}` is at {against}, for {_times(board, learned[0])} plain KD's passes."
     largest = max(pairs, key=lambda pair: abs(pair.value))
     return (
         f"{said}none of {len(learned)} learned strategies is told from itself with its weights on the wrong samples, or with "
@@ -90,8 +92,11 @@ def _times(board: Leaderboard, label: str) -> str:
 
 
 def _pair(pair: AgainstControl) -> str:
-    value, low, high = (f"{100 * end:+.1f}" for end in (pair.value, pair.low, pair.high))
-    return f"`{pair.label}` is at {value} points [{low}, {high}] of `{pair.control}`"
+    return f"`{pair.label}` is at {_size(pair)} of `{pair.control}`"
+
+
+def _size(pair: AgainstControl) -> str:
+    return f"{signed(pair.value)} [{signed(pair.low)}, {signed(pair.high)}]"
 
 
 def _order(board: Leaderboard) -> str:
@@ -101,21 +106,17 @@ def _order(board: Leaderboard) -> str:
     if board.baseline is not None and alone is not None and np.isfinite(board.gain.value[alone]):
         p = p_value(float(board.gain_p[alone]))
         gain = estimate(board.gain, alone, 100, sign=True)
-        said.append(f"labels alone (`{labels[alone]}`) are at {gain} points of plain KD (p {p}, this comparison alone)")
+        said.append(f"labels alone (`{labels[alone]}`) are at {gain} of plain KD (p {p}, this comparison alone)")
     if board.baseline is not None and np.isfinite(board.teacher).all() and np.isfinite(board.mean_score.value[board.baseline]):
         above = 100 * float(board.teacher.mean() - board.mean_score.value[board.baseline])
-        said.append(f"the best teacher is {number(abs(above))} {'above' if above >= 0 else 'below'} plain KD")
+        said.append(f"the best teacher is {number(abs(above))} {'above' if above >= 0 else 'below'} it")
     seen = board.detectable[np.isfinite(board.detectable)]
     if len(seen):
         least, most = number(100 * float(seen.min())), number(100 * float(seen.max()))
         span = least if least == most else f"{least} to {most}"
-        said.append(f"single tasks could typically have shown a difference from plain KD of {span}")
+        said.append(f"single tasks could have shown differences of {span}")
     return f"For scale: {_listed(said)}." if said else ""
 
 
 def _listed(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
-def _count(number: int, one: str) -> str:
-    return f"{number} {one if number == 1 else one + 's'}"

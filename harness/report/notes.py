@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.errors import UserError
-from harness.report.cells import estimate, number, p_value
+from harness.report.cells import estimate, number, p_value, signed
 from harness.report.compare import Side, compare_tasks
 from harness.report.leaderboard import Leaderboard
 from harness.stats.bootstrap import draws_for, interval, two_sided_p
@@ -42,7 +42,7 @@ def render_notes(board: Leaderboard, folder: Path) -> str:
 
 
 class Notes:
-    """Figures by name, as text. Points, but for every p, `passes`, `auroc` and `weight`. Raises ValueError for an unknown name."""
+    """Figures by name, as text; points, but for every p, `passes`, `auroc` and `weight`. An unknown name raises ValueError."""
 
     def __init__(self, board: Leaderboard) -> None:
         self._board = board
@@ -59,7 +59,8 @@ class Notes:
     def versus(self, first: str, second: str) -> str:
         """First minus second, mean over tasks, as `harness compare` has it."""
         drawn, mean = self._pair(first, second)
-        return f"{100 * mean:+.1f} [{', '.join(f'{100 * float(end):+.1f}' for end in interval(drawn))}]"
+        low, high = (float(end) for end in interval(drawn))
+        return f"{signed(mean)} [{signed(low)}, {signed(high)}]"
 
     def versus_p(self, first: str, second: str) -> str:
         """Of this comparison alone."""
@@ -75,7 +76,7 @@ class Notes:
     def difference(self, first: str, second: str, *tasks: str) -> str:
         """First minus second, mean over these tasks, without an interval."""
         scores = self._board.task_mean[:, [self._task(task) for task in tasks]].mean(1)
-        return f"{100 * float(scores[self._label(first)] - scores[self._label(second)]):+.1f}"
+        return signed(float(scores[self._label(first)] - scores[self._label(second)]))
 
     def teacher(self, task: str) -> str:
         return number(100 * float(self._board.teacher[self._task(task)]))

@@ -11,7 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 from harness.errors import UserError
-from harness.report.caption import caption, study_name
+from harness.report.caption import caption, count, study_name
 from harness.report.cells import overall_columns
 from harness.report.finding import finding, how_to_read
 from harness.report.leaderboard import Leaderboard
@@ -21,7 +21,7 @@ NAME = "README.md"
 PARTS = ("question", "finding", "picture", "table", "reading")
 """What a block may show: `<!-- report results/NAME: table finding -->` to `<!-- end of report -->`, paths from the README."""
 _BLOCK = re.compile(r"(<!-- report (?P<store>\S+): (?P<parts>[\w ]+) -->\n).*?(?P<end><!-- end of report -->)", re.DOTALL)
-_COLUMNS = ("Mean", "Gain", "p (", "Passes")
+_COLUMNS = ("Gain", "p (", "Passes")
 
 
 def store_readme(board: Leaderboard, folder: Path) -> str:
@@ -99,13 +99,13 @@ def _picture(board: Leaderboard, folder: Path, here: Path) -> str:
     drawn = next((file for kind in ("png", "svg") if (file := folder / "plots" / f"leaderboard.{kind}").is_file()), None)
     if drawn is None:
         return ""
-    strategies, tasks = len(board.selection.labels), len(board.selection.tasks)
+    strategies = count(len(board.selection.labels), "strategy", "strategies")
+    tasks = count(len(board.selection.tasks), "task")
     where = Path(os.path.relpath(drawn.resolve(), here.resolve())).as_posix()
-    return f"![Scores of {strategies} strategies on {tasks} tasks, with 95 % intervals]({where})"
+    return f"![Scores of {strategies} on {tasks}, with 95 % intervals]({where})"
 
 
 def _table(board: Leaderboard) -> str:
     columns = {name: cells for name, cells in overall_columns(board).items() if name.startswith(_COLUMNS)}
-    columns = {name: cells for name, cells in columns.items() if not name.startswith("Mean at")}
     rows = [[f"`{board.selection.labels[i]}`", *(cells[i] for cells in columns.values())] for i in board.order]
     return tabulate(rows, ["strategy", *columns], tablefmt="pipe", disable_numparse=True)
