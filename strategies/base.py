@@ -183,7 +183,7 @@ S = TypeVar("S", bound=Settings)
 
 
 class Strategy(ABC, Generic[S]):
-    """Base class. Register a subclass with `@strategies.register`; see README, "Write a strategy"."""
+    """Base class. Register a subclass with `@strategies.register`; see strategies/README.md."""
 
     name: ClassVar[str]
     family: ClassVar[str]

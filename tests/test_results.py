@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main
+from harness.report.finding import finding
 from harness.report.leaderboard import make_leaderboard
 from harness.report.predictions import load_predictions
+from harness.report.readme import refreshed, store_readme
 from harness.report.selection import select
 from harness.report.tables import csv_text, markdown
 from tests.conftest import PROJECT
@@ -17,6 +19,7 @@ from tests.conftest import PROJECT
 ADDED = [line.strip("!/") for line in (PROJECT / ".gitignore").read_text().splitlines() if line.startswith("!results/")]
 PUBLISHED = [folder for folder in (PROJECT / name for name in ADDED) if (folder / "manifest.json").exists()]
 """Not what a user's own runs have left beside them."""
+ON_THE_FRONT_PAGE = "glue_minilm_core"
 
 
 @pytest.mark.parametrize("store", PUBLISHED, ids=lambda path: path.name)
@@ -24,6 +27,10 @@ def test_published_tables_are_those_of_their_store(store: Path) -> None:
     board = make_leaderboard(store)
     assert markdown(board) == (store / "leaderboard.md").read_text("utf-8")
     assert csv_text(board) == (store / "leaderboard.csv").read_text("utf-8")
+    assert store_readme(board, store) == (store / "README.md").read_text("utf-8")
+    assert len(" ".join(finding(board)).split()) <= 200
+    for readme in (PROJECT / "results" / "README.md", *([PROJECT / "README.md"] if store.name == ON_THE_FRONT_PAGE else [])):
+        assert refreshed(readme, board, store) == readme.read_text("utf-8")
 
 
 def test_nothing_published_names_a_folder_of_the_machine_that_made_it() -> None:
@@ -47,7 +54,7 @@ def test_the_row_of_the_guide_comes_out_the_same(monkeypatch: pytest.MonkeyPatch
     """With the harness as it is today: a change of its numerics makes what is published irreproducible. Other processors than
     the published run's may round differently.
     """
-    row = "`python -m harness reproduce results/planted_truth sst2/rw_kd/1`"
+    row = "python -m harness reproduce results/planted_truth sst2/rw_kd/1"
     assert row in (PROJECT / "results" / "README.md").read_text("utf-8")
     monkeypatch.chdir(PROJECT)
-    assert main(row.strip("`").split()[3:]) == 0
+    assert main(row.split()[3:]) == 0

@@ -36,6 +36,7 @@ _NAMES: dict[Any, str] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=["strategies", "terms", "tasks", "study"])
     parser.add_argument("name", nargs="?", help="one strategy, with all its settings")
+    parser.add_argument("--markdown", action="store_true", help="all strategies with paper, needs and cost, for a README")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -48,7 +49,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print(arguments: argparse.Namespace) -> None:
-    if arguments.what == "tasks":
+    if arguments.markdown:
+        if arguments.what != "strategies" or arguments.name:
+            raise UserError("--markdown goes with `list strategies` alone")
+        from harness.commands.strategy_table import strategy_table
+
+        print(strategy_table())
+    elif arguments.what == "tasks":
         print(_tasks())
     elif arguments.what == "terms":
         print(_terms())

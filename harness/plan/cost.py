@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from harness.data.cached_outputs import NUMBER_OF_PARTS, teacher_passes_per_row
 from harness.loss_terms import needs_of_terms
 from harness.plan.plan import Cell, Plan
-from harness.study.schema import DataSpec, TeacherSpec
+from harness.study.schema import DataSpec, TeacherSpec, TrainingSpec
 from harness.study.tasks import TaskSpec, official_rows
-from strategies.base import Cost
+from strategies.base import Cost, Needs
 
 STUDENT_SAMPLES_PER_SECOND = 1500.0
 TEACHER_SAMPLES_PER_SECOND = 500.0
@@ -103,19 +103,23 @@ def cell_cost(plan: Plan, cell: Cell) -> CellCost | None:
 
 
 def extra_passes(cell: Cell) -> tuple[float, float]:
+    """`passes_beside_the_step` of a cell's strategy as its default trial runs."""
+    return passes_beside_the_step(cell.strategy.strategy.cost, cell.needs, cell.training)
+
+
+def passes_beside_the_step(declared: Cost, needs: Needs, training: TrainingSpec) -> tuple[float, float]:
     """Student forward and backward passes per training sample beside the plain step's own, at most, by declared cost class."""
-    declared = cell.strategy.strategy.cost
-    takes_parts = declared is Cost.PARTS or needs_of_terms(cell.needs).parts
+    takes_parts = declared is Cost.PARTS or needs_of_terms(needs).parts
     parts = NUMBER_OF_PARTS * takes_parts  # every pass over the batch takes them along
     match declared:
         case Cost.LOOK_AHEAD:
             # gradient of the weighed loss, gradient of the meta loss on its own batch, then a forward pass along it, the other
             # end of whose difference is the step's own pass; where that is, or may be, in half precision: forward mode, for two
-            meta = cell.training.meta_batch_size / cell.training.batch_size
-            forward = 2 if cell.training.precision == "fp32" else 3
+            meta = training.meta_batch_size / training.batch_size
+            forward = 2 if training.precision == "fp32" else 3
             return forward * (1 + parts) + meta + parts, 1 + parts + meta + parts
         case Cost.PER_TERM:
-            return parts, len(cell.needs.terms) * (1 + parts) + parts
+            return parts, len(needs.terms) * (1 + parts) + parts
         case Cost.REPLAY:
             return 1 + parts, parts
         case Cost.PLAIN | Cost.PARTS | Cost.LIVE_TEACHER:

@@ -23,14 +23,16 @@ class Report:
     """The leaderboard for a terminal."""
 
 
-def build_report(path: Path) -> Report:
-    """Write leaderboard.md, .csv, .tex, plots/ and index.html into the store at `path`.
+def build_report(path: Path, readme: Path | None = None) -> Report:
+    """Write leaderboard.md, .csv, .tex, plots/, index.html and README.md into the store at `path`.
 
-    The same store gives the same bytes. Raises StoreError where it holds no trial to report on, or cannot be written.
+    `readme`: another one whose blocks of this store are made anew (see `harness.report.readme`). The same store gives the same
+    bytes. Raises StoreError where it holds no trial to report on, or cannot be written; UserError for a readme without a block.
     """
     from harness.report.leaderboard import make_leaderboard
     from harness.report.page import page
     from harness.report.plots import write_plots
+    from harness.report.readme import NAME, refreshed, store_readme
     from harness.report.tables import csv_text, latex, markdown, text
 
     folder = Path(path)
@@ -40,5 +42,10 @@ def build_report(path: Path) -> Report:
         write_atomically(folder / name, content.encode())
     plots = write_plots(board, folder / "plots")
     write_atomically(folder / "index.html", page(board, plots, folder / "plots").encode())
+    write_atomically(folder / NAME, store_readme(board, folder).encode())
+    if readme is not None:
+        write_atomically(readme, refreshed(readme, board, folder).encode())
     drawn = [folder / "plots" / f"{plot.name}.{kind}" for plot in plots if not plot.omitted for kind in ("png", "svg")]
-    return Report(folder, (*(folder / name for name in tables), *drawn, folder / "index.html"), tuple(plots), text(board))
+    return Report(
+        folder, (*(folder / name for name in (*tables, NAME)), *drawn, folder / "index.html"), tuple(plots), text(board)
+    )

@@ -88,17 +88,17 @@ def _what(board: Leaderboard) -> str:
     trials = {row.planned - (1 if selection.winner else 0) for row in selection.rows.values()}
     each = f"{min(trials)}" if len(trials) == 1 else f"{min(trials)} to {max(trials)}"
     if trials == {1}:
-        how = f"default hyper-parameters, not tuned, {_count(selection.repeats, 'seed')} per cell"
+        how = f"default hyper-parameters, not tuned, {count(selection.repeats, 'seed')} per cell"
     elif selection.winner:
         how = (
-            f"best of one search of {each} trials, then {_count(selection.repeats, 'seed')} of that configuration "
+            f"best of one search of {each} trials, then {count(selection.repeats, 'seed')} of that configuration "
             "(`repeat: winner`: the spread leaves out how much a search varies)"
         )
     else:
-        how = f"{_count(selection.repeats, 'independent search', 'independent searches')} of {each} trials per cell"
+        how = f"{count(selection.repeats, 'independent search', 'independent searches')} of {each} trials per cell"
     return (
-        f"Study {study_name(board)}: {_count(len(selection.labels), 'strategy', 'strategies')} on "
-        f"{_count(len(selection.tasks), 'task')}; {how}; scores on the "
+        f"Study {study_name(board)}: {count(len(selection.labels), 'strategy', 'strategies')} on "
+        f"{count(len(selection.tasks), 'task')}; {how}; scores on the "
         f"{'official ' if _official(board) else ''}validation split, selected on a part of train."
     )
 
@@ -116,7 +116,7 @@ def _data(board: Leaderboard, data: Mapping[str, Any]) -> str:
     parts = [f"Data: {_source(board, data)}"]
     trained = [sum(sizes.get(role, 0) for role in ("fit", "meta", "select")) for _, _, sizes, _ in rows]
     reported = [sizes.get(SPLIT, 0) for _, _, sizes, _ in rows]
-    if data.get("source") == "generated":
+    if _source(board, data) == "generated text":
         parts.append(f"{_span(trained)} training and {_span(reported)} validation rows per task")
     else:
         parts.append(
@@ -173,7 +173,7 @@ def _models(models: Mapping[str, Any]) -> str:
 def _model(spec: Mapping[str, Any]) -> str:
     config = spec.get("config")
     depth = (config or {}).get("num_hidden_layers")
-    random = f"random {config.get('model_type')}" + (f" of {_count(depth, 'layer')}" if depth else "") if config else "?"
+    random = f"random {config.get('model_type')}" + (f" of {count(depth, 'layer')}" if depth else "") if config else "?"
     name = spec.get("model") or random
     layers = spec.get("layers")
     return f"{name}, layers {', '.join(map(str, layers))}" if layers else str(name)
@@ -220,7 +220,7 @@ def _slot_use(board: Leaderboard) -> str:
     if work is None or use is None:
         return ""
     return (
-        f"Slot use {use:.0%} in the last run that trained ({_count(work.finished, 'trial')}): seconds of optimisation over "
+        f"Slot use {use:.0%} in the last run that trained ({count(work.finished, 'trial')}): seconds of optimisation over "
         f"slots x wall time from the first trial's start to the last one's end."
     )
 
@@ -239,7 +239,7 @@ def _provenance(manifest: Mapping[str, Any]) -> str:
     return f"Run {when}, {commit}."
 
 
-def _count(number: int, one: str, many: str | None = None) -> str:
+def count(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 

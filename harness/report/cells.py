@@ -67,6 +67,11 @@ def estimate(found: Estimate, label: int, scale: float = 1.0, digits: int = 1, s
     return f"{shown} [{_zero(low, digits):{plus}.{digits}f}, {_zero(high, digits):{plus}.{digits}f}]"
 
 
+def signed(value: float) -> str:
+    """A fraction as points with its sign."""
+    return f"{_zero(100 * value, 1):+.1f}"
+
+
 def p_value(p: float) -> str:
     if math.isnan(p):
         return NOTHING

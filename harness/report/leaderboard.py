@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.report.controls import AgainstControl, against_controls
 from harness.report.costs import Costs, costs_of, equal_compute_scores
 from harness.report.predictions import load_predictions
 from harness.report.selection import SPLIT, Selection, select
@@ -87,6 +88,7 @@ class Leaderboard:
     """Mean over tasks of the difference to the baseline; bootstrap over examples and repeats."""
     gain_p: Array
     gain_p_holm: Array
+    controls: list[AgainstControl]
     test_draws: int
     """Draws that the tests and the intervals of scores and gains rest on."""
     normalised_scores: Array  # [labels, tasks, repeats]
@@ -181,6 +183,7 @@ def make_leaderboard(path: Path | str, draws: int | None = None) -> Leaderboard:
         gain=gain,
         gain_p=gain_p,
         gain_p_holm=holm(gain_p),
+        controls=against_controls(selection, sampled.means),
         test_draws=len(sampled.means),
         normalised_scores=normalised,
         normalised_tasks=usable,

@@ -136,5 +136,5 @@ def test_status_before_there_is_a_manifest(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_the_readme_lists_the_kinds() -> None:
-    text = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
+    text = (Path(__file__).parents[3] / "harness" / "README.md").read_text("utf-8")
     assert all(f"`{kind}`" in text for kind in KINDS)
