@@ -67,11 +67,16 @@ class TrialSpec(Section):
     @property
     def key(self) -> str:
         """Identity. Paths and the number of workers do not count: they do not determine the result."""
-        content = self.model_dump(mode="json", exclude={"study", "resources", "plugins"})
+        content = self.identity()
+        for name in ("study", "resources", "plugins"):
+            content.pop(name)
         for name in ("path", "hub_name", "teacher_rows"):  # where rows came from, and what a teacher learned, digests say
             content["data"].pop(name, None)
         for name in ("files", "rows_of"):
             content["task"].pop(name, None)
+        for teacher in content["teachers"]:  # their digests say what was in the checkpoint or the files
+            for name in ("fine_tuned", "outputs", "reference"):
+                teacher.pop(name, None)
         return digest(content)
 
 

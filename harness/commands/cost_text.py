@@ -36,7 +36,7 @@ def describe(
         return students + sum((cost.live_teacher for cost in found), Passes()).hours(teacher_per_second)
 
     def teacher_cost(task: TaskSpec, rows: RowCounts) -> Passes:
-        teachers = [(one.for_task(task.name), plan.teacher_outputs[one.name]) for one in study.models.teachers]
+        teachers = [(one.for_task(task.name), plan.teacher_outputs[one.name]) for one in plan.used_teachers]
         return sum((teacher_passes(one, rows, outputs) for one, outputs in teachers), Passes())
 
     tasks = []

@@ -6,6 +6,7 @@ import argparse
 
 from harness.commands.arguments import add_study
 from harness.plan.plan import load_plan
+from harness.study.schema import ModelSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +23,13 @@ def run(arguments: argparse.Namespace) -> int:
         data = load_task(task, plan.study.data_for(task.name), plan.base)
         splits = ", ".join(f"{split} {len(rows):,}" for split, rows in data.report.items())
         print(f"{task.name}: train {len(data.train):,}, {splits} rows from {data.origin}")
-    models = plan.study.models
-    for name, spec in (("student", models.student), *((teacher.name, teacher) for teacher in models.teachers)):
+    models: list[tuple[str, ModelSpec]] = [("student", plan.study.models.student)]
+    for teacher in plan.used_teachers:
+        if teacher.fine_tuned is not None:
+            models += [(f"{teacher.name} for {task.name}", teacher.checkpoint(task.name)) for task in plan.tasks]
+        elif teacher.outputs is None:
+            models.append((teacher.name, teacher))
+    for name, spec in models:
         print(f"{name}: {spec.model or 'random weights from its config'} (digest {model_digest(spec)})")
         if spec.tokenizer not in (None, "words"):
             model_directory(str(spec.tokenizer))

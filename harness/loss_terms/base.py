@@ -44,6 +44,8 @@ class TermNeeds:
     """A sample's value depends on other samples: the term gathers them over ranks, with their gradient."""
     stops_gradient: bool = False
     """A part of the value that depends on the student is held still for the gradient. Differences of values do not see that."""
+    logit_level: bool = False
+    """A value changes where one number is added to all logits of a teacher on a row. Probabilities do not say that number."""
     same_architecture: bool = False
     """Every teacher must be of the student's own architecture."""
 

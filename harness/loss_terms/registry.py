@@ -20,6 +20,8 @@ from strategies.base import LookAheadChoice, LookAheadEngine, Needs
 
 PLAIN = ("ce", "kd", "kd_each", "mse_logits", "tckd", "nckd", "standardised_kd")
 """The terms that are functions of logits and labels (`harness.loss_terms.logit_terms`)."""
+_OF_THE_LEVEL = {"mse_logits"}
+"""Plain terms with `TermNeeds.logit_level`."""
 _FASTEST: tuple[LookAheadEngine, LookAheadEngine] = ("fd", "jvp")
 """Look-ahead engines that `auto` chooses from, as it prefers them in full precision; in half precision the other way round."""
 _NOT_TERMS = {"base", "registry", "bound", "losses", "logit_terms", "gramian", "parts"}
@@ -95,6 +97,7 @@ def needs_of_terms(needs: Needs) -> TermNeeds:
         word_drop=max(drops, default=0.0),
         whole_batch=any(one.whole_batch for one in found),
         stops_gradient=any(one.stops_gradient for one in found),
+        logit_level=not _OF_THE_LEVEL.isdisjoint(needs.terms) or any(one.logit_level for one in found),
         same_architecture=any(one.same_architecture for one in found),
     )
 

@@ -62,8 +62,9 @@ def resolve_tasks(study: Study) -> tuple[TaskSpec, ...]:
         (("training_per_task",), study.training_per_task),
         (("resources", "per_task"), study.resources.per_task),
         *(
-            (("models", "teachers", index, "training_per_task"), teacher.training_per_task)
+            (("models", "teachers", index, section), getattr(teacher, section) or {})
             for index, teacher in enumerate(study.models.teachers)
+            for section in ("training_per_task", "fine_tuned", "outputs", "labels")
         ),
     )
     for section, names in sections:

@@ -128,8 +128,10 @@ def passes_beside_the_step(declared: Cost, needs: Needs, training: TrainingSpec)
 
 def teacher_passes(teacher: TeacherSpec, rows: RowCounts, outputs: Iterable[str] = ()) -> Passes:
     """Fine-tuning on `fit` and the teachers' own rows, selection after each epoch, then one pass over all of the student's rows
-    for the cache, and those for `outputs`.
+    for the cache, and those for `outputs`. What was trained elsewhere is not trained, and what was computed is not computed.
     """
-    epochs, fit = teacher.training.epochs, rows.fit + rows.teacher
+    if teacher.outputs is not None:
+        return Passes()
+    epochs, fit = 0 if teacher.trained_elsewhere else teacher.training.epochs, rows.fit + rows.teacher
     cached = (1 + sum(map(teacher_passes_per_row, outputs))) * rows.train
     return Passes(forward=epochs * (fit + rows.select) + cached + rows.report, backward=epochs * fit)

@@ -18,6 +18,7 @@ from harness.plan.checks import (
     shared_space,
     task_training,
 )
+from harness.plan.foreign_teachers import check_foreign_teachers
 from harness.plan.grid import grid_trials
 from harness.plan.prepared import PreparedTask
 from harness.records import Seeds, TrialSpec
@@ -82,6 +83,12 @@ class Plan:
     """What the protocol misses in this study."""
 
     @property
+    def used_teachers(self) -> tuple[TeacherSpec, ...]:
+        """Those that some strategy takes, as the study has them. No other one is made."""
+        names = {teacher.name for cell in self.cells for teacher in cell.teachers}
+        return tuple(teacher for teacher in self.study.models.teachers if teacher.name in names)
+
+    @property
     def trials(self) -> int:
         """Searches and final runs together."""
         return sum(cell.trials + cell.final_repeats for cell in self.cells)
@@ -105,6 +112,7 @@ def make_plan(study: Study, base: Path) -> Plan:
         except Exception as error:  # a plugin may raise anything
             raise StudyError(f"the plugin cannot be loaded: {type(error).__name__}: {error}", ("plugins", index)) from error
     tasks = resolve_tasks(study)
+    check_foreign_teachers(study, tasks, base)
     strategies = resolve_strategies(study)
     check_refusals(strategies, tasks)
     check_data(study)

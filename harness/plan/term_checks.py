@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from harness.errors import StudyError
 from harness.loss_terms.registry import TermError, look_ahead_refusal, needs_of_terms
+from harness.plan.foreign_teachers import outputs_refusal
 from harness.study.schema import ModelSpec, Study, TeacherSpec
 from harness.study.yaml_lines import KeyPath
 from strategies.base import Needs
@@ -24,6 +25,8 @@ def check_terms(
             raise StudyError(f"strategy {strategy!r}: {error}", where) from error
         if reason := look_ahead_refusal(wanted, one.look_ahead, workers):
             raise StudyError(f"strategy {strategy!r} with the loss terms {', '.join(one.terms)}: {reason}", where)
+        if reason := outputs_refusal(wanted, one.terms, teachers):
+            raise StudyError(f"strategy {strategy!r}: {reason}", where)
         if wanted.same_architecture:
             _check_architecture(study.models.student, strategy, one.terms, teachers, where)
         outputs |= set(wanted.teacher_outputs)

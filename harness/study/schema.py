@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from harness.study.resources import ResourcesSpec
 from harness.study.section import Section
 from harness.study.tasks import TaskSpec
+from harness.study.teacher_origin import ORIGINS, check_config, check_origin
 from strategies.space import Range
 
 PROTOCOL_VERSION = "1.1"
@@ -20,6 +21,8 @@ PROTOCOL_VERSION = "1.1"
 class GeneratedSpec(Section):
     """Size of the generated tasks (source: generated)."""
 
+    first_fields = frozenset({"train_rows", "report_rows", "flipped"})
+
     train_rows: int = Field(2000, ge=40)
     report_rows: int = Field(500, ge=20)
     flipped: float = Field(0.0, ge=0.0, lt=0.5)
@@ -27,6 +30,11 @@ class GeneratedSpec(Section):
 
 
 class DataSpec(Section):
+    first_fields = frozenset(
+        {"source", "path", "hub_name", "hub_revision", "broken_rows", "train_rows", "teacher_rows", "report_rows", "max_length"}
+        | {"select_fraction", "select_rows_at_most", "meta_fraction", "meta_rows_at_most", "label_noise", "seed", "generated"}
+    )
+
     source: Literal["hub", "directory", "generated"] = "hub"
     path: str | None = None
     """For `directory`: the folder with one folder per task (relative to the working directory)."""
@@ -55,6 +63,8 @@ class DataSpec(Section):
 
 
 class ModelSpec(Section):
+    first_fields = frozenset({"model", "revision", "config", "layers", "dropout", "tokenizer"})
+
     model: str | None = None
     """Hub name, local directory, or `package:NAME/SUBDIR` for weights that an installed Python package ships."""
     revision: str | None = None
@@ -72,13 +82,16 @@ class ModelSpec(Section):
     def _one_origin(self) -> ModelSpec:
         if (self.model is None) == (self.config is None):
             raise ValueError("give either `model` or `config`")
-        if self.config is not None and "model_type" not in self.config:
-            raise ValueError("`config` needs `model_type`, e.g. bert")
+        check_config(self.config)
         return self
 
 
 class Recipe(Section):
     """How a model is trained."""
+
+    first_fields = frozenset(
+        {"epochs", "batch_size", "learning_rate", "weight_decay", "warmup_fraction", "clip_norm", "precision", "keep"}
+    )
 
     epochs: int = Field(3, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -94,22 +107,60 @@ class Recipe(Section):
 
 
 class TrainingSpec(Recipe):
+    first_fields = Recipe.first_fields | {"temperature", "meta_batch_size"}
+
     temperature: float = Field(2.0, gt=0.0)
     """Softens both distributions in the KD terms, which carry the factor T^2."""
     meta_batch_size: int = Field(32, ge=1)
 
 
 class TeacherSpec(ModelSpec):
+    """A model that is fine-tuned here, or, with `fine_tuned` or `outputs`, a teacher that was trained elsewhere."""
+
+    first_fields = ModelSpec.first_fields | {"name", "training", "training_per_task", "seed"}
+
     name: str = Field("teacher", pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")
     training: Recipe = Recipe()
     training_per_task: dict[str, dict[str, Any]] = {}
     """Fields of the teacher's `training` that differ for a task, e.g. `rte: {epochs: 10}`."""
     seed: int = 0
+    fine_tuned: dict[str, str] | None = Field(None, min_length=1)
+    """Instead of `model`: task -> hub name or directory of a classifier that is fine-tuned on it and is used as it is. Its
+    outputs are matched with the task's classes by their names; of `training`, `precision` alone counts."""
+    outputs: dict[str, dict[str, str]] | None = Field(None, min_length=1)
+    """Instead of `model`: task -> {train: FILE, validation: FILE, ...}, outputs that were computed elsewhere, .parquet or .npy
+    (relative paths start from the study file). Report splits may be left out: the teacher has no score there then."""
+    output_kind: Literal["logits", "probabilities"] = "logits"
+    """What the files of `outputs` hold."""
+    labels: dict[str, list[str]] = {}
+    """Task -> its classes in the order of the checkpoint's outputs, where it calls them LABEL_0 and so on, or of an .npy file's
+    columns."""
+    reference: bool = True
+    """false: no score is normalised by this teacher's, e.g. because it may have seen the report rows."""
+
+    @property
+    def trained_elsewhere(self) -> bool:
+        return self.fine_tuned is not None or self.outputs is not None
 
     def for_task(self, task: str) -> TeacherSpec:
-        """With the task's own training, and no other's."""
+        """With the task's own training, checkpoint, files and labels, and no other's."""
         training = Recipe.model_validate({**self.training.model_dump(), **self.training_per_task.get(task, {})})
-        return self.model_copy(update={"training": training, "training_per_task": {}})
+        own: dict[str, Any] = {"training": training, "training_per_task": {}}
+        for name in ("fine_tuned", "outputs", "labels"):
+            if given := getattr(self, name):
+                own[name] = {key: value for key, value in given.items() if key == task}
+        return self.model_copy(update=own)
+
+    def checkpoint(self, task: str) -> ModelSpec:
+        """The model that is loaded or made for a task; not for a teacher of stored outputs."""
+        if self.fine_tuned is None:
+            return self
+        return ModelSpec(model=self.fine_tuned[task], revision=self.revision, tokenizer=self.tokenizer)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> TeacherSpec:
+        check_origin(self)
+        return self
 
 
 class ModelsSpec(Section):
@@ -137,8 +188,10 @@ def _as_student(teacher: Any, student: Any) -> Any:
     if not isinstance(teacher, dict) or "architecture" not in teacher:
         return teacher
     own = {name: value for name, value in teacher.items() if name != "architecture"}
-    if teacher["architecture"] != "student" or {"model", "config", "layers"} & set(own):
-        raise ValueError("a teacher's `architecture` can only be `student`, without `model`, `config` and `layers` of its own")
+    if teacher["architecture"] != "student" or {*ORIGINS, "layers"} & set(own):
+        raise ValueError(
+            "a teacher's `architecture` can only be `student`, without `layers` and an origin of its own (`model`, ...)"
+        )
     found = student.model_dump(exclude_defaults=True) if isinstance(student, ModelSpec) else student
     return {**found, **own} if isinstance(found, dict) else own
 

@@ -15,6 +15,8 @@ from harness.study.section import Section
 class TaskSpec(Section):
     """A text-classification task. GLUE's seven are built in (`harness.study.tasks`); a study may define its own."""
 
+    first_fields = frozenset({"name", "text", "label", "labels", "metrics", "headline", "files", "rows_of"})
+
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     text: list[str] = Field(min_length=1, max_length=2)
     """One or two text columns."""

@@ -1,4 +1,5 @@
-"""Teachers: fine-tuned once per (task rows, model, recipe, seed), and their outputs on every row, in the cache.
+"""Teachers: fine-tuned once per (task rows, model, recipe, seed), or taken as they are, and their outputs on every row, in the
+cache.
 
 A teacher trains on `fit`, and on rows of its own where the study gives it some (`data.teacher_rows`), and is selected on
 `select`, so that `meta` stays held out for both teacher and student.
@@ -21,8 +22,9 @@ from harness.data.roles import load_report_rows, load_teacher_rows, load_trainin
 from harness.data.rows import Rows
 from harness.data.teacher_outputs import teacher_folder
 from harness.digest import digest
-from harness.models.build import build_model, count_parameters, hidden_size, load_tokenizer, tokenizer_digest
-from harness.models.evaluate import predict
+from harness.models.build import count_parameters, hidden_size, load_tokenizer, tokenizer_digest
+from harness.models.evaluate import predict, resolve_precision
+from harness.models.own_head import build_classifier, fine_tuned_labels
 from harness.ranks import Single
 from harness.records import Score, Seeds
 from harness.seeds import derive_seed
@@ -51,15 +53,21 @@ class TeacherJob(Section):
 
     @property
     def digest(self) -> str:
-        content = self.model_dump(mode="json", exclude={"outputs", "cpus", "gpus"})
+        content = self.identity()
+        for name in ("outputs", "cpus", "gpus"):
+            content.pop(name)
         content["task"].pop("files", None)
-        for name in ("name", "model"):  # what it is called and where it lies is not what it is
-            content["teacher"].pop(name)
+        # what it is called, where it lies and what its scores are used for is not what it is
+        for name in ("name", "model", "fine_tuned", "outputs", "reference"):
+            content["teacher"].pop(name, None)
+        for name in ("fine_tuned", "outputs"):
+            if getattr(self.teacher, name) is not None:
+                content["teacher"]["trained_elsewhere"] = name
         return digest(content)
 
 
 def make_teacher(job: TeacherJob, cache: Path) -> str:
-    """Fine-tune the teacher and cache its outputs, unless that is done; returns its digest.
+    """Fine-tune the teacher, unless it is fine-tuned already, and cache its outputs, unless that is done; returns its digest.
 
     Safe under races: a folder appears whole or not at all, and the first one wins.
     """
@@ -89,16 +97,21 @@ def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> 
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(job.cpus)))
     rows = load_training_rows(cache, job.data_digest)
-    tokenizer = load_tokenizer(job.teacher, rows.texts(), cache)
+    source = job.teacher.checkpoint(job.task.name)
+    tokenizer = load_tokenizer(source, rows.texts(), cache)
     name = tokenizer_digest(tokenizer)
 
     def encoded(part: Rows, role: str | None = None) -> Encoded:
         return encode(part, tokenizer, job.max_length, cache, name, job.data_digest, role or type(part).role)
 
-    classes = len(job.task.labels)
     seed = derive_seed(job.teacher.seed, job.task.name, "teacher")
-    model = build_model(job.teacher, classes, seed, len(tokenizer)).to(device)
-    if finished is None:
+    labels = None
+    if job.teacher.fine_tuned is not None:
+        labels = fine_tuned_labels(source, job.task.labels, job.teacher.labels.get(job.task.name))
+    model = build_classifier(source, job.task.labels, seed, len(tokenizer), labels).to(device)
+    if finished is None and labels is not None:
+        precision, epochs = resolve_precision(job.teacher.training.precision, device), []
+    elif finished is None:
         training = _training(job, model, encoded(load_teacher_rows(cache, job.data_digest)), encoded(rows.select), seed)
         training.run()
         precision = training.precision
@@ -119,10 +132,10 @@ def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> 
     np.save(target / "train_ids.npy", ids[order])
     logits = [predict(model, part, np.arange(len(part.ids)), precision).logits.numpy() for part in parts]
     np.save(target / "train_logits.npy", np.concatenate(logits)[order])
-    report = {}
+    report = {part.role: score_logits(job.task, part, own) for part, own in zip(roles, logits, strict=True)}
     for split, part in load_report_rows(cache, job.data_digest).items():
-        predicted = predict(model, encoded(part, split), np.arange(len(part.ids)), precision).logits.argmax(-1).numpy()
-        report[split] = Score(rows=len(predicted), metrics=task_metrics(job.task, part.labels, predicted))
+        own = predict(model, encoded(part, split), np.arange(len(part.ids)), precision).logits.numpy()
+        report[split] = score_logits(job.task, part, own)
     _write_parameters(model, target)
     about = {
         "job": job.model_dump(mode="json"),
@@ -137,6 +150,11 @@ def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> 
     file.write_text(json.dumps(about, indent=1), "utf-8")
     with file.open() as handle:
         os.fsync(handle.fileno())
+
+
+def score_logits(task: TaskSpec, rows: Rows, logits: np.ndarray) -> Score:
+    """The task's metrics of logits [rows, classes]."""
+    return Score(rows=len(rows), metrics=task_metrics(task, rows.labels, logits.argmax(-1)))
 
 
 def _training(job: TeacherJob, model: nn.Module, fit: Encoded, select: Encoded, seed: int) -> Training:

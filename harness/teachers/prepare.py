@@ -13,6 +13,7 @@ from harness.data.roles import Roles, cut_roles, save_roles
 from harness.data.rows import Rows, rows_in_common
 from harness.data.source import load_task
 from harness.errors import StudyError
+from harness.models.own_head import classifier_digest, fine_tuned_labels
 from harness.models.sources import model_digest
 from harness.plan.batch_checks import check_smallest_batch
 from harness.plan.checks import task_training
@@ -20,9 +21,11 @@ from harness.plan.plan import Plan
 from harness.plan.prepared import PreparedTask
 from harness.plan.teacher_checks import teacher_refusal
 from harness.records import ErrorRecord
-from harness.study.schema import Study
+from harness.study.schema import TeacherSpec
 from harness.study.tasks import TaskSpec
 from harness.teachers.fine_tuning import TeacherJob, is_made, make_teacher
+from harness.teachers.notes import doubtful_teachers, head_notes
+from harness.teachers.stored_outputs import outputs_digest, store_outputs
 from harness.training.failures import classify
 from harness.training.majority import majority_scores
 from harness.watching import Watcher
@@ -59,10 +62,10 @@ def prepare(
     """
     study = plan.study
     console.stage("reading the data")
-    tasks = plan.tasks
     roles: dict[str, Roles] = {}
     origins: dict[str, str] = {}
-    for task in tasks:
+    jobs: list[TeacherJob] = []
+    for task in plan.tasks:
         spec = study.data_for(task.name)
         data = load_task(task, spec, plan.base)
         roles[task.name] = cut_roles(data, spec, len(task.labels))
@@ -76,11 +79,23 @@ def prepare(
         sizes = {role: len(rows) for role, rows in roles[task.name].for_training.items()}
         check_smallest_batch(study, task.name, task_training(study, task), sizes)
         save_roles(roles[task.name], cache)
-    student_digest = model_digest(study.models.student)
-    jobs = [job for task in tasks for job in _teacher_jobs(plan, task, roles[task.name].digest)]
+        own = _teacher_jobs(plan, task, roles[task.name].digest)
+        for job in own:
+            if job.teacher.outputs is not None:
+                store_outputs(job, data, roles[task.name], cache, plan.base)
+        jobs += own
+    students = {task.name: classifier_digest(study.models.student, task.labels) for task in plan.tasks}
     _check_teacher_sizes(plan)
+    for note in head_notes(plan):
+        console.note(f"note: {note}")
     errors = _make_teachers(jobs, cache, console, map_function, watcher or Watcher())
-    return {task.name: _prepared(task, roles[task.name], origins[task.name], student_digest, jobs, errors) for task in tasks}
+    made = {
+        task.name: _prepared(task, roles[task.name], origins[task.name], students[task.name], jobs, errors)
+        for task in plan.tasks
+    }
+    for note in doubtful_teachers(plan, made, cache):
+        console.note(f"note: {note}")
+    return made
 
 
 def _check_teacher_sizes(plan: Plan) -> None:
@@ -89,29 +104,43 @@ def _check_teacher_sizes(plan: Plan) -> None:
         return  # nobody looks at vectors
     from harness.models.build import declared_hidden_size
 
-    sizes = {teacher.name: declared_hidden_size(teacher) for teacher in plan.study.models.teachers}
     for cell in plan.cells:
-        own = {teacher.name: sizes[teacher.name] for teacher in cell.teachers}
+        own = {
+            teacher.name: declared_hidden_size(teacher.checkpoint(cell.task.name)) if teacher.outputs is None else None
+            for teacher in cell.teachers
+        }
         if reason := teacher_refusal(cell.strategy, cell.settings, cell.space, own):
             raise StudyError(reason)
 
 
 def _teacher_jobs(plan: Plan, task: TaskSpec, data_digest: str) -> list[TeacherJob]:
-    study: Study = plan.study
-    resources = study.resources.for_task(task.name)
+    """Of the teachers that some strategy uses."""
+    resources = plan.study.resources.for_task(task.name)
     return [
         TeacherJob(
             task=task,
-            teacher=teacher.for_task(task.name),
+            teacher=teacher,
             data_digest=data_digest,
-            source_digest=model_digest(teacher),
-            max_length=study.data_for(task.name).max_length,
+            source_digest=_source_digest(teacher, task, plan.base),
+            max_length=plan.study.data_for(task.name).max_length,
             outputs=plan.teacher_outputs[teacher.name],
             cpus=resources.cpus_per_worker,
             gpus=resources.gpus_per_worker,
         )
-        for teacher in study.models.teachers
+        for teacher in (one.for_task(task.name) for one in plan.used_teachers)
     ]
+
+
+def _source_digest(teacher: TeacherSpec, task: TaskSpec, base: Path) -> str:
+    """Of the weights or files that the teacher comes from, which are checked. Raises ModelError, DataError."""
+    if teacher.outputs is not None:
+        return outputs_digest(teacher, task, base)
+    source = teacher.checkpoint(task.name)
+    if teacher.fine_tuned is None:
+        return classifier_digest(source, task.labels)
+    found = model_digest(source)
+    fine_tuned_labels(source, task.labels, teacher.labels.get(task.name))
+    return found
 
 
 def _make_teachers(

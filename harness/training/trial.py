@@ -25,8 +25,9 @@ from harness.data.word_drop import WordDrop
 from harness.loss_terms.base import TermNeeds, TermSetup
 from harness.loss_terms.bound import LossTerms
 from harness.loss_terms.registry import needs_of_terms
-from harness.models.build import build_model, count_parameters, hidden_size, load_tokenizer, tokenizer_digest
+from harness.models.build import count_parameters, hidden_size, load_tokenizer, tokenizer_digest
 from harness.models.evaluate import predict
+from harness.models.own_head import build_classifier
 from harness.ranks import Ranks, Single
 from harness.records import Score, TrialRecord, TrialSpec
 from harness.study.tasks import TaskSpec, task_metrics
@@ -141,7 +142,7 @@ def make_training(spec: TrialSpec, cache: Path, ranks: Ranks, device: torch.devi
     meta = None if meta_rows is None else _labelled(meta_rows, encoder, teachers, wanted)
 
     classes = len(spec.task.labels)
-    model = build_model(spec.student, classes, spec.seeds.student, encoder.vocabulary).to(device)
+    model = build_classifier(spec.student, spec.task.labels, spec.seeds.student, encoder.vocabulary).to(device)
     parameters = count_parameters(model)
     setup = Setup(
         classes=classes,
