@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from harness.errors import UserError
 
@@ -22,6 +23,7 @@ VERBS = {
     "pack": "a finished store as a few files, which every verb reads as before",
     "unpack": "a packed store with two files a trial again",
     "check": "the conformance tests of a strategy, also of one that you wrote",
+    "teacher-outputs": "a study's teachers' outputs as files, which another study takes as a teacher",
     "prefetch": "fetch a study's data and models, for running without a network later",
     "gc": "checkpoints, leftovers and caches that nothing refers to any more",
     "doctor": "versions, accelerators, disk, sizes of cache and results",
@@ -42,10 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for verb, help_text in VERBS.items():
         child = verbs.add_parser(verb, help=help_text, description=help_text, epilog=EXIT_CODES)
         if verb == chosen:
-            importlib.import_module(f"harness.commands.{verb}").add_arguments(child)
+            _module(verb).add_arguments(child)
     parsed = parser.parse_args(given)
     try:
-        code = int(importlib.import_module(f"harness.commands.{parsed.verb}").run(parsed))
+        code = int(_module(parsed.verb).run(parsed))
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -58,6 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code
+
+
+def _module(verb: str) -> Any:
+    return importlib.import_module(f"harness.commands.{verb.replace('-', '_')}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,18 +50,27 @@ def run(arguments: argparse.Namespace) -> int:
     data = spec.data.model_copy(update={"path": arguments.data}) if arguments.data else spec.data
     study = Study.model_validate(manifest["study"])
     resources = study.resources.model_copy(update={"per_task": {}})
+    models = study.models.model_copy(update={"teachers": [one.for_task(spec.task.name) for one in study.models.teachers]})
     own = {"data": data, "data_per_task": {}, "tasks": [spec.task], "training_per_task": {}, "resources": resources}
+    own["models"] = models
     study = study.model_copy(update=own)
     cache = cache_folder()
     with cache_in_use(cache):
-        found = _again(stored, study, cache, arguments.tolerance)
+        found = _again(stored, study, _base(manifest), cache, arguments.tolerance)
     print(found.text)
     if not found.same:
         print(f"The harness may have changed since, which was commit {commit}, or the processor.")
     return 0 if found.same else DIFFERENT
 
 
-def _again(stored: TrialRecord, study: Study, cache: Path, tolerance: float) -> Reproduced:
+def _base(manifest: Mapping[str, Any]) -> Path:
+    """Where the study's relative paths start: the folder of its file, if the command that is stored still finds it there."""
+    command = manifest.get("command", [])  # python -m harness.run STUDY ...
+    file = Path(command[3] if len(command) > 3 else "")
+    return file.resolve().parent if file.is_file() else Path.cwd()
+
+
+def _again(stored: TrialRecord, study: Study, base: Path, cache: Path, tolerance: float) -> Reproduced:
     from harness.report.rows import compare_runs
     from harness.teachers.prepare import prepare
     from harness.training.failures import classify, failed_record
@@ -72,7 +82,7 @@ def _again(stored: TrialRecord, study: Study, cache: Path, tolerance: float) -> 
             raise StoppedEarly
 
     spec = stored.spec
-    ready = prepare(make_plan(study, Path.cwd()), cache, Console())[spec.task.name]
+    ready = prepare(make_plan(study, base), cache, Console())[spec.task.name]
     teachers = [ready.teacher_digests[teacher.name] for teacher in spec.teachers]
     for what, now, before in (
         ("rows", ready.data_digest, spec.data_digest),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.report.foreign_teachers import trained_elsewhere
 from harness.report.leaderboard import Leaderboard
 from harness.report.selection import SPLIT
 
@@ -19,6 +20,7 @@ def caption(board: Leaderboard) -> list[str]:
         _what(board),
         _data(board, study.get("data", {})),
         _models(study.get("models", {})),
+        trained_elsewhere(selection),
         _protocol(board, study),
         _early_stopping(board),
         _micro_batches(board),
@@ -175,6 +177,10 @@ def _model(spec: Mapping[str, Any]) -> str:
     depth = (config or {}).get("num_hidden_layers")
     random = f"random {config.get('model_type')}" + (f" of {count(depth, 'layer')}" if depth else "") if config else "?"
     name = spec.get("model") or random
+    if checkpoints := spec.get("fine_tuned"):
+        name = f"{spec.get('name')} (fine-tuned: {', '.join(f'{task} {model}' for task, model in checkpoints.items())})"
+    elif spec.get("outputs"):
+        name = f"{spec.get('name')} (stored {spec.get('output_kind', 'logits')})"
     layers = spec.get("layers")
     return f"{name}, layers {', '.join(map(str, layers))}" if layers else str(name)
 

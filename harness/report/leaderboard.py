@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from harness.report.controls import AgainstControl, against_controls
 from harness.report.costs import Costs, costs_of, equal_compute_scores
+from harness.report.foreign_teachers import no_references
 from harness.report.predictions import load_predictions
 from harness.report.selection import SPLIT, Selection, select
 from harness.stats.aggregate import (
@@ -258,10 +259,12 @@ def _find(selection: Selection, strategy: str) -> int | None:
 
 def _teacher_scores(selection: Selection) -> Array:
     best = dict.fromkeys(selection.tasks, float("nan"))
+    left_out = no_references(selection)
     for record in selection.records:
         task = record.spec.task
-        for scores in record.teacher_report:
-            if SPLIT in scores and task.name in best:
+        # a trial that failed has no teachers' scores
+        for teacher, scores in zip(record.spec.teachers, record.teacher_report, strict=False):
+            if SPLIT in scores and task.name in best and teacher.name not in left_out:
                 best[task.name] = float(np.fmax(best[task.name], scores[SPLIT].metrics[task.headline_metric]))
     return np.array([best[task] for task in selection.tasks])
 
@@ -279,6 +282,12 @@ def _note_references(
         notes.append(f"No {BASELINE} was run: nothing is compared with plain KD.")
     if alone is None:
         notes.append(f"No {STUDENT_ALONE} was run: there is no normalised score.")
+    if left_out := no_references(selection):
+        notes.append(
+            f"By the study's choice (reference: false), {', '.join(left_out)} "
+            f"{'is' if len(left_out) == 1 else 'are'} no reference"
+            + ("." if np.isfinite(teacher).any() else ", and there is no other teacher's score: there is no normalised score.")
+        )
     close = [
         task for task, good, gap in zip(selection.tasks, usable, teacher - student, strict=True) if not good and gap < 0.01
     ]

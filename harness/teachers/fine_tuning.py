@@ -117,7 +117,7 @@ def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> 
         precision = training.precision
         epochs = [record.model_dump() for record in training.progress.records]
     else:  # fine-tuned before, for a study that wanted less of it
-        model.load_state_dict(_read_parameters(finished))
+        model.load_state_dict(read_parameters(finished))
         precision = json.loads((finished / "teacher.json").read_text("utf-8"))["precision"]
 
     roles = (rows.fit, rows.meta, rows.select)
@@ -215,7 +215,8 @@ def _write_parameters(model: nn.Module, folder: Path) -> None:
     )
 
 
-def _read_parameters(folder: Path) -> dict[str, torch.Tensor]:
+def read_parameters(folder: Path) -> dict[str, torch.Tensor]:
+    """The state of the teacher's model, by name; `folder` is the teacher's own in the cache."""
     from safetensors.torch import load_file
 
     return load_file(folder / "model.safetensors")
