@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from harness.study.resources import ResourcesSpec
 from harness.study.section import Section
@@ -15,6 +15,9 @@ from harness.study.tasks import TaskSpec
 from strategies.space import Range
 
 PROTOCOL_VERSION = "1.1"
+LATER_FIELDS = frozenset({"pooling"})
+"""Fields of models that came after results were stored. At their default they stay out of what is written and digested, so that
+keys of what was trained before stand."""
 
 
 class GeneratedSpec(Section):
@@ -67,6 +70,15 @@ class ModelSpec(Section):
     tokenizer: str | None = None
     """As `model`, or `words`: a word-level tokenizer made from the task's training text. Default: the model's own, or `words`
     for a model from a config."""
+    pooling: Literal["own", "mean"] = "own"
+    """What the classifier reads. own: what the family's does, e.g. the first token, or a causal model's last. mean: the mean
+    over the tokens' last hidden states, for checkpoints that were trained with it."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_fields(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        content: dict[str, Any] = serialise(self)
+        return {k: v for k, v in content.items() if k not in LATER_FIELDS or getattr(self, k) != fields[k].default}
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelSpec:

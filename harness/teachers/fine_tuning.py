@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_model, save_model
 from torch import nn
 
 from harness.data.encode import Encoded, encode
@@ -97,14 +98,14 @@ def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> 
 
     classes = len(job.task.labels)
     seed = derive_seed(job.teacher.seed, job.task.name, "teacher")
-    model = build_model(job.teacher, classes, seed, len(tokenizer)).to(device)
+    model = build_model(job.teacher, classes, seed, len(tokenizer), tokenizer=tokenizer).to(device)
     if finished is None:
         training = _training(job, model, encoded(load_teacher_rows(cache, job.data_digest)), encoded(rows.select), seed)
         training.run()
         precision = training.precision
         epochs = [record.model_dump() for record in training.progress.records]
     else:  # fine-tuned before, for a study that wanted less of it
-        model.load_state_dict(_read_parameters(finished))
+        load_model(model, finished / "model.safetensors")
         precision = json.loads((finished / "teacher.json").read_text("utf-8"))["precision"]
 
     roles = (rows.fit, rows.meta, rows.select)
@@ -123,7 +124,7 @@ def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> 
     for split, part in load_report_rows(cache, job.data_digest).items():
         predicted = predict(model, encoded(part, split), np.arange(len(part.ids)), precision).logits.argmax(-1).numpy()
         report[split] = Score(rows=len(predicted), metrics=task_metrics(job.task, part.labels, predicted))
-    _write_parameters(model, target)
+    save_model(model, str(target / "model.safetensors"))  # a tensor that modules share is written once
     about = {
         "job": job.model_dump(mode="json"),
         "report": {split: score.model_dump() for split, score in report.items()},
@@ -187,17 +188,3 @@ class _LabelsOnly(Strategy[Settings]):
 
     def weights(self, context: Context) -> Weights:
         return {"ce": 1.0}
-
-
-def _write_parameters(model: nn.Module, folder: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors"
-    )
-
-
-def _read_parameters(folder: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(folder / "model.safetensors")

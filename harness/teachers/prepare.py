@@ -21,6 +21,7 @@ from harness.records import ErrorRecord
 from harness.study.schema import Study
 from harness.study.tasks import TaskSpec
 from harness.teachers.fine_tuning import TeacherJob, is_made, make_teacher
+from harness.teachers.model_checks import check_models
 from harness.training.failures import classify
 from harness.training.majority import majority_scores
 from harness.watching import Watcher
@@ -68,6 +69,7 @@ def prepare(
         save_roles(roles[task.name], cache)
     student_digest = model_digest(study.models.student)
     jobs = [job for task in tasks for job in _teacher_jobs(plan, task, roles[task.name].digest)]
+    check_models(plan, roles, jobs, cache, console)
     _check_teacher_sizes(plan)
     errors = _make_teachers(jobs, cache, console, map_function, watcher or Watcher())
     return {task.name: _prepared(task, roles[task.name], origins[task.name], student_digest, jobs, errors) for task in tasks}

@@ -25,7 +25,14 @@ from harness.data.word_drop import WordDrop
 from harness.loss_terms.base import TermNeeds, TermSetup
 from harness.loss_terms.bound import LossTerms
 from harness.loss_terms.registry import needs_of_terms
-from harness.models.build import build_model, count_parameters, hidden_size, load_tokenizer, tokenizer_digest
+from harness.models.build import (
+    build_model,
+    count_parameters,
+    hidden_size,
+    load_tokenizer,
+    number_of_layers,
+    tokenizer_digest,
+)
 from harness.models.evaluate import predict
 from harness.ranks import Ranks, Single
 from harness.records import Score, TrialRecord, TrialSpec
@@ -134,7 +141,7 @@ def make_training(spec: TrialSpec, cache: Path, ranks: Ranks, device: torch.devi
     meta = None if meta_rows is None else _labelled(meta_rows, encoder, teachers, wanted)
 
     classes = len(spec.task.labels)
-    model = build_model(spec.student, classes, spec.seeds.student, encoder.vocabulary).to(device)
+    model = build_model(spec.student, classes, spec.seeds.student, encoder.vocabulary, tokenizer=encoder.tokenizer).to(device)
     parameters = count_parameters(model)
     setup = Setup(
         classes=classes,
@@ -168,7 +175,7 @@ def make_training(spec: TrialSpec, cache: Path, ranks: Ranks, device: torch.devi
             needs,
             TermSetup(
                 classes=classes,
-                student_layers=int(model.config.num_hidden_layers),
+                student_layers=number_of_layers(model),
                 student_hidden_size=hidden_size(model),
                 vocabulary=int(model.get_input_embeddings().num_embeddings),
                 fit=fit,
@@ -232,20 +239,18 @@ class _Encoder:
     """Tokenises the task's rows with the student's tokenizer, through the cache."""
 
     def __init__(self, spec: TrialSpec, cache: Path, training: TrainingRows) -> None:
-        self._tokenizer = load_tokenizer(spec.student, training.texts(), cache)
-        self._digest = tokenizer_digest(self._tokenizer)
+        self.tokenizer = load_tokenizer(spec.student, training.texts(), cache)
+        self._digest = tokenizer_digest(self.tokenizer)
         self._spec = spec
         self._cache = cache
 
     @property
     def vocabulary(self) -> int:
-        return len(self._tokenizer)
+        return len(self.tokenizer)
 
     def __call__(self, rows: Rows, role: str | None = None) -> Encoded:
         name = role or type(rows).role
-        return encode(
-            rows, self._tokenizer, self._spec.data.max_length, self._cache, self._digest, self._spec.data_digest, name
-        )
+        return encode(rows, self.tokenizer, self._spec.data.max_length, self._cache, self._digest, self._spec.data_digest, name)
 
 
 def _labelled(rows: Rows, encoder: _Encoder, teachers: Sequence[TeacherOutputs], wanted: TermNeeds) -> LabelledRows:
