@@ -105,9 +105,11 @@ def _write(rows: Rows, tokenizer: Any, max_length: int, folder: Path, data_diges
     for start in range(0, len(rows), TOKENISED_AT_ONCE):
         columns = [column[start : start + TOKENISED_AT_ONCE] for column in rows.texts]
         found = tokenizer(*columns, truncation="longest_first", max_length=max_length, padding=False)
-        lengths += [len(row) for row in found["input_ids"]]
-        tokens += [np.asarray(row, np.int32) for row in found["input_ids"]]
-        segments += [np.asarray(row, np.int8) for row in found.get("token_type_ids", [])]
+        # an empty text, and a tokenizer that puts nothing around texts: no model takes no token
+        ids = [row or [tokenizer.pad_token_id] for row in found["input_ids"]]
+        lengths += [len(row) for row in ids]
+        tokens += [np.asarray(row, np.int32) for row in ids]
+        segments += [np.asarray(row or [0], np.int8) for row in found.get("token_type_ids", [])]
     with whole_folder(folder) as unfinished:
         np.save(unfinished / "tokens.npy", np.concatenate(tokens))
         np.save(unfinished / "lengths.npy", np.asarray(lengths, np.int32))

@@ -26,6 +26,7 @@ from harness.loss_terms.losses import cross_entropy
 from harness.models.build import Outputs, encoder_layers
 from harness.models.evaluate import autocast
 from harness.models.forward_trace import ForwardTrace
+from harness.models.layers import above_layers
 from harness.models.student_pass import StudentPass, in_micro_batches, passes_forward
 from strategies.base import LookAheadEngine
 
@@ -310,7 +311,7 @@ def _moved_names(model: nn.Module, layers: int | None) -> set[str]:
     encoder = encoder_layers(model)
     if not 1 <= layers <= len(encoder):
         raise ValueError(f"the look-ahead shall move the last {layers} layers of a model that has {len(encoder)}")
-    below: set[int] = {id(p) for layer in encoder[: len(encoder) - layers] for p in layer.parameters()}
     base: Any = model.base_model
-    below |= {id(p) for p in base.embeddings.parameters()}
+    below = {id(p) for p in base.parameters()} - {id(p) for p in above_layers(base)}
+    below -= {id(p) for layer in encoder[len(encoder) - layers :] for p in layer.parameters()}
     return {name for name, parameter in model.named_parameters() if id(parameter) not in below}

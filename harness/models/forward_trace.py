@@ -9,22 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.models.build import encoder_layers
+from harness.models.layers import encoder_layers
+from harness.models.run import in_one_pass
 
 
 class ForwardTrace:
     """One pass of a model on one batch.
 
     layers   only the last so many encoder layers and the head differ between passes: the passes after the first start at the
-             first's hidden states below them
+             first's hidden states below them. Where a batch is several passes, they start from the beginning all the same
     """
 
     def __init__(self, model: nn.Module, layers: int | None = None) -> None:
         self._model = model
-        self._layers = layers
+        self._layers = layers if in_one_pass(model) else None
         self._modes: list[tuple[nn.Module, bool]] = []
         self._generators: list[Tensor] = []
         self._hidden: Tensor | None = None
+        self._below: dict[nn.Module, Any] = {}
+        """Module below the layers that move -> what it returned."""
 
     @contextmanager
     def record(self) -> Iterator[None]:
@@ -34,12 +37,17 @@ class ForwardTrace:
             self._generators = self._states()
             yield
             return
-        lowest = encoder_layers(self._model)[-self._layers]
-        hook = lowest.register_forward_pre_hook(self._note_hidden)
+        base: Any = self._model.base_model
+        *below, lowest = encoder_layers(self._model)[: 1 - self._layers or None]
+        if hasattr(base, "embeddings"):
+            below.insert(0, base.embeddings)
+        hooks = [module.register_forward_hook(self._note_output) for module in below]
+        hooks.append(lowest.register_forward_pre_hook(self._note_hidden))
         try:
             yield
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
 
     @contextmanager
     def modes(self) -> Iterator[None]:
@@ -68,6 +76,9 @@ class ForwardTrace:
                 stack.enter_context(self._from_hidden(self._hidden))
             yield
 
+    def _note_output(self, module: nn.Module, _: tuple[Any, ...], output: Any) -> None:
+        self._below[module] = tuple(_detached(one) for one in output) if isinstance(output, tuple) else _detached(output)
+
     def _note_hidden(self, _: nn.Module, given: tuple[Any, ...]) -> None:
         self._hidden = given[0].detach()
         self._generators = self._states()
@@ -81,28 +92,43 @@ class ForwardTrace:
     def _same_masks(self) -> Iterator[None]:
         device = self._device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.set_rng_state(self._generators[0])
-            if device.type == "cuda":
-                torch.cuda.set_rng_state(self._generators[1], device)
+            self._set_states()
             yield
+
+    def _set_states(self) -> None:
+        torch.set_rng_state(self._generators[0])
+        if len(self._generators) > 1:
+            torch.cuda.set_rng_state(self._generators[1], self._device)
 
     @contextmanager
     def _from_hidden(self, hidden: Tensor) -> Iterator[None]:
-        """Embeddings and lower layers hand `hidden` on; masks and the rest of the model's own code stay as they are."""
+        """Embeddings and lower layers hand on what they did, and the lowest layer that moves gets `hidden`, and the generators
+        as they were there, whatever the model's own code does in between.
+        """
         assert self._layers is not None
-        base: Any = self._model.base_model
-        below: list[nn.Module] = [base.embeddings, *encoder_layers(self._model)[: -self._layers]]
-        for module in below:
-            module.forward = lambda *_, **__: hidden
+
+        def start(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+            if self._model.training:
+                self._set_states()
+            return (hidden, *given[1:])
+
+        hook = encoder_layers(self._model)[-self._layers].register_forward_pre_hook(start)
+        for module, output in self._below.items():
+            module.forward = lambda *_, found=output, **__: found
         try:
             yield
         finally:
-            for module in below:
+            hook.remove()
+            for module in self._below:
                 del module.forward
 
     @property
     def _device(self) -> torch.device:
         return next(self._model.parameters()).device
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 def _set_modes(modes: list[tuple[nn.Module, bool]]) -> None:

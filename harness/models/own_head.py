@@ -23,17 +23,22 @@ from harness.study.class_names import match_classes
 from harness.study.schema import ModelSpec
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
 def build_classifier(
-    spec: ModelSpec, classes: Sequence[str], seed: int, vocabulary: int, labels: Sequence[str] | None = None
+    spec: ModelSpec,
+    classes: Sequence[str],
+    seed: int,
+    vocabulary: int,
+    labels: Sequence[str] | None = None,
+    tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> PreTrainedModel:
     """`build_model` for a task, its outputs in the order of the task's `classes`.
 
     A checkpoint's own head is put into that order where its outputs have the classes' names, or where `labels` names them.
     """
-    model = build_model(spec, len(classes), seed, vocabulary)
+    model = build_model(spec, len(classes), seed, vocabulary, tokenizer=tokenizer)
     order = _matching_order(spec, classes) if labels is None else match_classes(classes, labels)
     if order is not None:
         _reorder(model, order)

@@ -12,6 +12,7 @@ import importlib.resources
 import json
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from harness.digest import digest
 from harness.errors import ModelError
@@ -85,6 +86,19 @@ def check_weights(directory: Path, model: str) -> None:
             f"model {model!r} has {found}; weights are read from model.safetensors alone, because unpickling can run code. "
             "Convert it once with transformers' `save_pretrained`."
         )
+
+
+def known_configuration(spec: ModelSpec) -> dict[str, Any]:
+    """What is known of a model's configuration without a download: nothing of a hub model, or of one that cannot be read."""
+    if spec.config is not None:  # the word-level tokenizer pads with token 0; of another one nothing is known yet
+        return {"pad_token_id": 0 if spec.tokenizer in (None, "words") else 1, **spec.config}
+    assert spec.model is not None
+    try:
+        path = Path(resolve_model_path(spec.model))
+        content = json.loads((path / "config.json").read_text("utf-8")) if path.is_absolute() else {}
+    except (ModelError, OSError, ValueError):
+        return {}  # said when the model is wanted
+    return content if isinstance(content, dict) else {}
 
 
 def model_digest(spec: ModelSpec) -> str:

@@ -72,6 +72,8 @@ def _pretrained(source: str, revision: str | None) -> PreTrainedTokenizerFast:
         ) from error
     if not tokenizer.is_fast:
         raise ModelError(f"model {source!r} has only a slow tokenizer; give a `tokenizer:` that has a tokenizer.json")
+    if tokenizer.pad_token is None:  # as in decoders; masked, so any token does
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
 
 

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import StudyError
+from harness.models.families import positions_refusal
+from harness.models.sources import known_configuration
 from harness.plan.teacher_checks import sizes_in_the_study, teacher_refusal
 from harness.plan.term_checks import check_range, check_terms
 from harness.study.schema import DataSpec, ModelSpec, Recipe, StrategyEntry, Study, TeacherSpec, TrainingSpec
@@ -116,8 +118,8 @@ def check_refusals(strategies: Iterable[ResolvedStrategy], tasks: Iterable[TaskS
 
 
 def check_data(study: Study) -> None:
-    """Raises StudyError for a task's data that are not valid, and for a model from a config that has no positions for the
-    longest sequence.
+    """Raises StudyError for a task's data that are not valid, and for a model that has no positions for the longest sequence,
+    as far as its configuration is at hand.
     """
     for task, changed in study.data_per_task.items():
         _validated(DataSpec, study.data.model_dump(), changed, ("data_per_task", task))
@@ -125,12 +127,9 @@ def check_data(study: Study) -> None:
     models: list[tuple[KeyPath, ModelSpec]] = [(("models", "student"), study.models.student)]
     models += [(("models", "teachers", index), teacher) for index, teacher in enumerate(study.models.teachers)]
     for where, model in models:
-        positions = (model.config or {}).get("max_position_embeddings")
-        if positions is not None and positions < longest:
-            raise StudyError(
-                f"the model has {positions} positions, but data.max_length is {longest}",
-                (*where, "config", "max_position_embeddings"),
-            )
+        if reason := positions_refusal(known_configuration(model), longest):
+            given = ("config", "max_position_embeddings") if model.config is not None else ("model",)
+            raise StudyError(reason, (*where, *given))
 
 
 def shared_space(study: Study, training: Mapping[str, TrainingSpec]) -> dict[str, Range]:

@@ -77,6 +77,9 @@ class ModelSpec(Section):
     tokenizer: str | None = None
     """As `model`, or `words`: a word-level tokenizer made from the task's training text. Default: the model's own, or `words`
     for a model from a config."""
+    pooling: Literal["own", "mean"] = "own"
+    """What the classifier reads. own: what the family's does, e.g. the first token, or a causal model's last. mean: the mean
+    over the tokens' last hidden states, for checkpoints that were trained with it."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelSpec:
@@ -155,7 +158,7 @@ class TeacherSpec(ModelSpec):
         """The model that is loaded or made for a task; not for a teacher of stored outputs."""
         if self.fine_tuned is None:
             return self
-        return ModelSpec(model=self.fine_tuned[task], revision=self.revision, tokenizer=self.tokenizer)
+        return ModelSpec(model=self.fine_tuned[task], revision=self.revision, tokenizer=self.tokenizer, pooling=self.pooling)
 
     @model_validator(mode="after")
     def _one_origin(self) -> TeacherSpec:

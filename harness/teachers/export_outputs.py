@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_model
 
 from harness.data.encode import encode
 from harness.data.output_files import write_outputs
@@ -21,7 +22,6 @@ from harness.plan.plan import Plan
 from harness.plan.prepared import PreparedTask
 from harness.study.schema import TeacherSpec
 from harness.study.tasks import TaskSpec
-from harness.teachers.fine_tuning import read_parameters
 
 Files = dict[str, dict[str, dict[str, str]]]
 """Teacher -> task -> split -> file, as a study's `outputs` name them."""
@@ -68,8 +68,8 @@ def _report_logits(
     """Report split -> ids and logits, as the teacher was scored on; the cache holds those of the training rows alone."""
     source = teacher.checkpoint(task.name)
     tokenizer = load_tokenizer(source, load_training_rows(cache, data_digest).texts(), cache)
-    model = build_classifier(source, task.labels, 0, len(tokenizer))
-    model.load_state_dict(read_parameters(made))
+    model = build_classifier(source, task.labels, 0, len(tokenizer), tokenizer=tokenizer)
+    load_model(model, made / "model.safetensors")
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     precision = json.loads((made / "teacher.json").read_text("utf-8"))["precision"]
     found = {}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_model, save_model
 from torch import nn
 
 from harness.data.encode import Encoded, encode
@@ -108,7 +109,7 @@ def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> 
     labels = None
     if job.teacher.fine_tuned is not None:
         labels = fine_tuned_labels(source, job.task.labels, job.teacher.labels.get(job.task.name))
-    model = build_classifier(source, job.task.labels, seed, len(tokenizer), labels).to(device)
+    model = build_classifier(source, job.task.labels, seed, len(tokenizer), labels, tokenizer).to(device)
     if finished is None and labels is not None:
         precision, epochs = resolve_precision(job.teacher.training.precision, device), []
     elif finished is None:
@@ -117,7 +118,7 @@ def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> 
         precision = training.precision
         epochs = [record.model_dump() for record in training.progress.records]
     else:  # fine-tuned before, for a study that wanted less of it
-        model.load_state_dict(read_parameters(finished))
+        load_model(model, finished / "model.safetensors")
         precision = json.loads((finished / "teacher.json").read_text("utf-8"))["precision"]
 
     roles = (rows.fit, rows.meta, rows.select)
@@ -136,7 +137,7 @@ def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> 
     for split, part in load_report_rows(cache, job.data_digest).items():
         own = predict(model, encoded(part, split), np.arange(len(part.ids)), precision).logits.numpy()
         report[split] = score_logits(job.task, part, own)
-    _write_parameters(model, target)
+    save_model(model, str(target / "model.safetensors"))  # a tensor that modules share is written once
     about = {
         "job": job.model_dump(mode="json"),
         "report": {split: score.model_dump() for split, score in report.items()},
@@ -205,18 +206,3 @@ class _LabelsOnly(Strategy[Settings]):
 
     def weights(self, context: Context) -> Weights:
         return {"ce": 1.0}
-
-
-def _write_parameters(model: nn.Module, folder: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors"
-    )
-
-
-def read_parameters(folder: Path) -> dict[str, torch.Tensor]:
-    """The state of the teacher's model, by name; `folder` is the teacher's own in the cache."""
-    from safetensors.torch import load_file
-
-    return load_file(folder / "model.safetensors")

@@ -24,6 +24,7 @@ from harness.records import ErrorRecord
 from harness.study.schema import TeacherSpec
 from harness.study.tasks import TaskSpec
 from harness.teachers.fine_tuning import TeacherJob, is_made, make_teacher
+from harness.teachers.model_checks import check_models
 from harness.teachers.notes import doubtful_teachers, head_notes
 from harness.teachers.stored_outputs import outputs_digest, store_outputs
 from harness.training.failures import classify
@@ -85,6 +86,7 @@ def prepare(
                 store_outputs(job, data, roles[task.name], cache, plan.base)
         jobs += own
     students = {task.name: classifier_digest(study.models.student, task.labels) for task in plan.tasks}
+    check_models(plan, roles, jobs, cache, console)
     _check_teacher_sizes(plan)
     for note in head_notes(plan):
         console.note(f"note: {note}")

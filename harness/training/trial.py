@@ -25,7 +25,13 @@ from harness.data.word_drop import WordDrop
 from harness.loss_terms.base import TermNeeds, TermSetup
 from harness.loss_terms.bound import LossTerms
 from harness.loss_terms.registry import needs_of_terms
-from harness.models.build import count_parameters, hidden_size, load_tokenizer, tokenizer_digest
+from harness.models.build import (
+    count_parameters,
+    hidden_size,
+    load_tokenizer,
+    number_of_layers,
+    tokenizer_digest,
+)
 from harness.models.evaluate import predict
 from harness.models.own_head import build_classifier
 from harness.ranks import Ranks, Single
@@ -142,7 +148,9 @@ def make_training(spec: TrialSpec, cache: Path, ranks: Ranks, device: torch.devi
     meta = None if meta_rows is None else _labelled(meta_rows, encoder, teachers, wanted)
 
     classes = len(spec.task.labels)
-    model = build_classifier(spec.student, spec.task.labels, spec.seeds.student, encoder.vocabulary).to(device)
+    model = build_classifier(
+        spec.student, spec.task.labels, spec.seeds.student, encoder.vocabulary, tokenizer=encoder.tokenizer
+    ).to(device)
     parameters = count_parameters(model)
     setup = Setup(
         classes=classes,
@@ -176,7 +184,7 @@ def make_training(spec: TrialSpec, cache: Path, ranks: Ranks, device: torch.devi
             needs,
             TermSetup(
                 classes=classes,
-                student_layers=int(model.config.num_hidden_layers),
+                student_layers=number_of_layers(model),
                 student_hidden_size=hidden_size(model),
                 vocabulary=int(model.get_input_embeddings().num_embeddings),
                 fit=fit,
@@ -240,20 +248,18 @@ class _Encoder:
     """Tokenises the task's rows with the student's tokenizer, through the cache."""
 
     def __init__(self, spec: TrialSpec, cache: Path, training: TrainingRows) -> None:
-        self._tokenizer = load_tokenizer(spec.student, training.texts(), cache)
-        self._digest = tokenizer_digest(self._tokenizer)
+        self.tokenizer = load_tokenizer(spec.student, training.texts(), cache)
+        self._digest = tokenizer_digest(self.tokenizer)
         self._spec = spec
         self._cache = cache
 
     @property
     def vocabulary(self) -> int:
-        return len(self._tokenizer)
+        return len(self.tokenizer)
 
     def __call__(self, rows: Rows, role: str | None = None) -> Encoded:
         name = role or type(rows).role
-        return encode(
-            rows, self._tokenizer, self._spec.data.max_length, self._cache, self._digest, self._spec.data_digest, name
-        )
+        return encode(rows, self.tokenizer, self._spec.data.max_length, self._cache, self._digest, self._spec.data_digest, name)
 
 
 def _labelled(rows: Rows, encoder: _Encoder, teachers: Sequence[TeacherOutputs], wanted: TermNeeds) -> LabelledRows:

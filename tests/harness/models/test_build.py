@@ -134,7 +134,7 @@ def test_layers_that_cannot_be_chosen(layers):
 
 def test_layers_of_another_kind_of_model():
     config = {"model_type": "albert", **SMALL, "embedding_size": 8}
-    with pytest.raises(ModelError, match="AlbertForSequenceClassification has no list of encoder layers"):
+    with pytest.raises(ModelError, match="AlbertForSequenceClassification has no single list of layers"):
         build_model(ModelSpec(config=config, layers=[0]), 2, 0, VOCABULARY)
 
 
