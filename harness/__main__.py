@@ -18,6 +18,7 @@ VERBS = {
     "compare": "two strategies of a study, or two studies, pair by pair",
     "list": "strategies, tasks, or what a study may say",
     "reproduce": "train one row of a result folder again, and say whether the number comes out the same",
+    "export": "the student of a row as a Hugging Face directory",
     "merge": "results of one study from several machines into one folder",
     "check": "the conformance tests of a strategy, also of one that you wrote",
     "prefetch": "fetch a study's data and models, for running without a network later",

@@ -81,7 +81,9 @@ def git_state() -> dict[str, Any] | None:
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "harness/manifest.py")  # not some repository that an environment happens to lie in
+        git(
+            "ls-files", "--error-unmatch", str(Path(__file__).resolve().relative_to(root))
+        )  # not some repository that an environment happens to lie in
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", *_CODE))}
     except (OSError, subprocess.CalledProcessError):
         return None

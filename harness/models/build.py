@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import ModelError
+from harness.models.quiet import quiet_transformers
 from harness.models.sources import check_weights, model_digest, model_directory, resolve_model_path
 from harness.models.tokenizing import PAD_ID, load_tokenizer, tokenizer_digest
 from harness.study.schema import ModelSpec
@@ -65,7 +66,7 @@ def build_model(
     number of tokens that the tokenizer knows. A checkpoint's own head is kept where it has `classes` outputs.
     Raises ModelError.
     """
-    with _quiet(), _seeded(seed):
+    with quiet_transformers(), _seeded(seed):
         if spec.model is not None:
             model = _load(spec.model, model_directory(spec.model, spec.revision), spec, classes, attention)
         else:
@@ -273,20 +274,3 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' load report and progress bars off the console; its settings are put back."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    if bars:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
