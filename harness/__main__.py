@@ -19,6 +19,7 @@ VERBS = {
     "compare": "two strategies of a study, or two studies, pair by pair",
     "list": "strategies, tasks, or what a study may say",
     "reproduce": "train one row of a result folder again, and say whether the number comes out the same",
+    "export": "the student of a row as a Hugging Face directory",
     "merge": "results of one study from several machines into one folder",
     "pack": "a finished store as a few files, which every verb reads as before",
     "unpack": "a packed store with two files a trial again",

@@ -82,7 +82,7 @@ def git_state() -> dict[str, Any] | None:
 
     try:
         git(
-            "ls-files", "--error-unmatch", str(Path(__file__).resolve())
+            "ls-files", "--error-unmatch", str(Path(__file__).resolve().relative_to(root))
         )  # not some repository that an environment happens to lie in
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", *_CODE))}
     except (OSError, subprocess.CalledProcessError):

@@ -56,8 +56,10 @@ def _train(train: TrainFunction, spec: TrialSpec, cache: Path, checkpoint: Path,
         if router.epoch(spec.key, record):
             raise StoppedEarly
 
+    folder = router.student_folder(spec)
+    keep: dict[str, Path] = {} if folder is None else {"student_folder": folder}
     try:
-        return train(spec, cache, on_epoch=on_epoch, resume_from=existing_checkpoint(checkpoint))
+        return train(spec, cache, on_epoch=on_epoch, resume_from=existing_checkpoint(checkpoint), **keep)
     except CheckpointError as error:
         router.happened("checkpoint_damaged", spec.key, str(error))
-        return train(spec, cache, on_epoch=on_epoch, resume_from=None)
+        return train(spec, cache, on_epoch=on_epoch, resume_from=None, **keep)

@@ -21,6 +21,8 @@ class Order:
     resume: bool = False
     micro_batches: int = 1
     """In so many parts a rank is to pass its batches (`harness.training.out_of_memory`)."""
+    student_folder: str | None = None
+    """Where rank 0 is to leave the student."""
 
 
 @dataclass(frozen=True)

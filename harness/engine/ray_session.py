@@ -77,9 +77,11 @@ class RouterSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
             if spec is None:
                 return str(Searcher.FINISHED) if session.router.finished else None
             session.keys[trial_id] = spec.key
+            student = session.router.student_folder(spec)
             return {
                 "spec": spec.model_dump_json(),
                 "checkpoint": str(session.store.path.resolve() / "running" / spec.key),
+                "student_folder": None if student is None else str(student),
                 "CPU": spec.resources.cpus_per_worker,
                 "GPU": spec.resources.gpus_per_worker,
                 "memory": spec.resources.memory_per_worker,

@@ -60,10 +60,12 @@ class RankGroup:
         self.error: Exception | None = None
         self._thread.start()
 
-    def start(self, spec: TrialSpec, checkpoint: Path, micro_batches: int = 1) -> None:
+    def start(self, spec: TrialSpec, checkpoint: Path, micro_batches: int = 1, student_folder: str | None = None) -> None:
         self._number += 1
         resume = existing_checkpoint(checkpoint) is not None  # asked once, for all ranks
-        ray.get(self._mailbox.give.remote(Order(self._number, spec.model_dump_json(), str(checkpoint), resume, micro_batches)))
+        content = spec.model_dump_json()
+        order = Order(self._number, content, str(checkpoint), resume, micro_batches, student_folder)
+        ray.get(self._mailbox.give.remote(order))
 
     def read(self) -> News:
         """The next news of the current trial. Blocks."""
@@ -160,10 +162,12 @@ def serve_trials(mailbox: Any, train: TrainFunction | None, cache: Path, decisio
                 tell("epoch", epoch_metrics(spec, record) | {"epoch_record": record.model_dump_json()})
             go_on_or_stop(decisions, spec.key, record.epoch)
 
-        split = {"micro_batches": order.micro_batches} if order.micro_batches > 1 else {}
+        further: dict[str, Any] = {"micro_batches": order.micro_batches} if order.micro_batches > 1 else {}
+        if order.student_folder is not None:
+            further["student_folder"] = Path(order.student_folder)
         resume_from = Path(order.checkpoint) if order.resume else None
         try:
-            outcome = train(spec, cache, ranks=ranks, on_epoch=on_epoch, resume_from=resume_from, **split)
+            outcome = train(spec, cache, ranks=ranks, on_epoch=on_epoch, resume_from=resume_from, **further)
         except Exception as error:
             tell("failed", _Failure(classify(error), _is_collateral(error)))
             raise  # the other ranks may be waiting for this one: Train ends them
@@ -182,22 +186,24 @@ class Supervisor:
         self._spec: TrialSpec
         self._micro_batches = 1
         self._checkpoint = Path()
+        self._student_folder: str | None = None
         self._failure: _Failure | None = None
         self._outcome: Payload | None = None
         self._unfinished = 0
         """Ranks that are still at the trial."""
 
-    def start(self, spec: TrialSpec, checkpoint: Path, micro_batches: int = 1) -> None:
+    def start(self, spec: TrialSpec, checkpoint: Path, micro_batches: int = 1, student_folder: str | None = None) -> None:
         if self._group is not None and spec.resources != self._shape:
             self.close()
         if self._group is None:
             self._group = RankGroup(spec.resources, self._train, self._cache, self._storage, self._decisions)
             self._shape = spec.resources
         self._spec, self._checkpoint, self._micro_batches = spec, checkpoint, micro_batches
+        self._student_folder = student_folder
         self._failure = None
         self._outcome = None
         self._unfinished = spec.resources.workers
-        self._group.start(spec, checkpoint, micro_batches)
+        self._group.start(spec, checkpoint, micro_batches, student_folder)
 
     def wait(self) -> dict[str, Any]:
         """An epoch's metrics, `checkpoint_damaged`, `out_of_memory`, or the trial's end: `outcome` or `error`, and done.
@@ -213,7 +219,7 @@ class Supervisor:
                 error = self._own_error()
                 if error.type == CheckpointError.__name__:
                     (self._checkpoint / FILE).unlink(missing_ok=True)
-                    self.start(self._spec, self._checkpoint, self._micro_batches)
+                    self.start(self._spec, self._checkpoint, self._micro_batches, self._student_folder)
                     return {"checkpoint_damaged": error.message}
                 if self._in_smaller_parts(error):
                     return {"out_of_memory": error.message}
@@ -231,7 +237,7 @@ class Supervisor:
         rows = math.ceil(self._spec.training.batch_size / self._spec.resources.workers)
         if error.kind != "out_of_memory" or self._micro_batches >= rows:
             return False
-        self.start(self._spec, self._checkpoint, min(2 * self._micro_batches, rows))
+        self.start(self._spec, self._checkpoint, min(2 * self._micro_batches, rows), self._student_folder)
         return True
 
     def close(self) -> None:
@@ -268,7 +274,8 @@ class DistributedTrial(tune.Trainable):  # type: ignore[misc]  # ray is untyped
 
     def step(self) -> dict[str, Any]:
         if not self.started:
-            self.supervisor.start(TrialSpec.model_validate_json(self.config["spec"]), Path(self.config["checkpoint"]))
+            spec, checkpoint = TrialSpec.model_validate_json(self.config["spec"]), Path(self.config["checkpoint"])
+            self.supervisor.start(spec, checkpoint, student_folder=self.config["student_folder"])
             self.started = True
         return self.supervisor.wait()
 

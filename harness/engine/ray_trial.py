@@ -41,6 +41,7 @@ def run_trial(config: dict[str, Any], train: TrainFunction | None, cache: Path, 
     _share_gpu(spec.resources.gpus_per_worker)
     train = train or default_train()
     state = TrialCheckpoint(checkpoint, spec.resources.checkpoint_seconds)
+    keep = {"student_folder": Path(config["student_folder"])} if config["student_folder"] else {}
 
     def on_epoch(record: EpochRecord, write: Callable[[Path], None]) -> None:
         state.after_epoch(write)
@@ -49,10 +50,10 @@ def run_trial(config: dict[str, Any], train: TrainFunction | None, cache: Path, 
 
     try:
         try:
-            outcome = train(spec, cache, on_epoch=on_epoch, resume_from=existing_checkpoint(checkpoint))
+            outcome = train(spec, cache, on_epoch=on_epoch, resume_from=existing_checkpoint(checkpoint), **keep)
         except CheckpointError as error:
             tune.report({"checkpoint_damaged": str(error)})
-            outcome = train(spec, cache, on_epoch=on_epoch, resume_from=None)
+            outcome = train(spec, cache, on_epoch=on_epoch, resume_from=None, **keep)
     except Exception as error:
         record = classify(error)
         if is_retried(record):

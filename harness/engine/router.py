@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.engine.students import KeptStudents
 from harness.errors import StoreError
 from harness.plan.early_stopping import grace_epochs
 from harness.plan.plan import Cell, Plan, final_specs, trial_spec
@@ -102,6 +104,7 @@ class Router:
         self._console = console
         self._in_flight = in_flight
         self._watcher = watcher or Watcher()
+        self._students = KeptStudents(plan.study, store)
         self._runner: dict[str, _CellTrials] = {}
         """Key of a running trial -> its cell."""
         for cell in self._cells:
@@ -167,8 +170,13 @@ class Router:
     def running(self, key: str) -> TrialSpec:
         return self._runner[key].running[key]
 
+    def student_folder(self, spec: TrialSpec) -> Path | None:
+        """Where a trial that starts now is to leave its student (`Study.keep_students`); None: nowhere."""
+        return self._students.folder(spec)
+
     def _tell(self, cell: _CellTrials, spec: TrialSpec, record: TrialRecord) -> None:
         trial = cell.tell(record)
+        self._students.ended(record)
         if trial is not None:
             self._watcher.told(cell.cell.id, spec, trial)
 

@@ -17,6 +17,7 @@ from torch import nn
 from harness.errors import ModelError
 from harness.models.layers import compute_first_token_only, encoder_layers, keep_layers, number_of_layers
 from harness.models.pooling import is_causal, read_the_mean
+from harness.models.quiet import quiet_transformers
 from harness.models.run import Outputs, run_batch, run_model
 from harness.models.sources import check_weights, model_digest, model_directory, resolve_model_path
 from harness.models.tokenizing import PAD_ID, load_tokenizer, tokenizer_digest
@@ -57,7 +58,7 @@ def build_model(
     eager, whatever is asked for, in families that have no other. `tokenizer` tells the padding token to causal models, and the
     end token to encoder-decoders from a config that names none. Raises ModelError.
     """
-    with _quiet(), _seeded(seed):
+    with quiet_transformers(), _seeded(seed):
         if spec.model is not None:
             model = _load(spec.model, model_directory(spec.model, spec.revision), spec, classes, attention)
         else:
@@ -220,20 +221,3 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' load report and progress bars off the console; its settings are put back."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    if bars:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -1,14 +1,21 @@
-"""Finding a row of a store by what a person calls it: for `harness reproduce`."""
+"""Finding a row of a store by what a person calls it, and comparing it with a second run: for `reproduce` and `export`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from harness.errors import StoreError, UserError
 from harness.records import TrialRecord, TrialSpec
-from harness.report.selection import select
+from harness.report.selection import Selection, select
 from harness.store.store import Store
+from harness.study.schema_errors import nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,8 @@ class Reproduced:
 
 def find_record(results: Path, row: str) -> TrialRecord:
     """`row` is a key or its unique beginning, `task/label` or `task/label/repeat` (the chosen trial of that cell; repeat 0
-    where not given), or `task/label/repeat/index` (any trial of the search).
+    where not given), `task/label/best` (of the repeats' chosen trials the one that is best on `select`; report scores choose
+    nothing), or `task/label/repeat/index` (any trial of the search).
 
     Raises UserError where nothing or more than one thing is meant.
     """
@@ -30,15 +38,14 @@ def find_record(results: Path, row: str) -> TrialRecord:
         return _by_key(Store(results), row)
     selection = select(results)
     task, label, *rest = parts
+    if rest == ["best"]:
+        return _best_repeat(selection, task, label)
     if len(rest) > 2 or not all(part.isdigit() for part in rest):
-        raise UserError(f"{row!r} is no row; give a trial's key, TASK/STRATEGY/REPEAT or TASK/STRATEGY/REPEAT/TRIAL")
+        raise UserError(f"{row!r} is no row; give a trial's key, TASK/STRATEGY/REPEAT, .../REPEAT/TRIAL or .../best")
     repeat = int(rest[0]) if rest else 0
     chosen = selection.rows.get((task, label, repeat))
     if chosen is None:
-        raise UserError(
-            f"{results} has no row {row!r}. Tasks: {', '.join(selection.tasks)}; strategies: {', '.join(selection.labels)}; "
-            f"repeats: 0 to {selection.repeats - 1}"
-        )
+        raise _no_row(selection, row)
     if len(rest) < 2:
         if chosen.record is None:
             raise UserError(f"{row!r} was not run ({chosen.done} of {chosen.planned} trials are there)")
@@ -93,6 +100,40 @@ def compare_runs(stored: TrialRecord, again: TrialRecord, tolerance: float = 0.0
         lines.append("changed since: " + "; ".join(changed))
     lines.append("The number came out the same." if same else "The number did not come out the same.")
     return Reproduced(same, "\n".join(lines))
+
+
+def compare_predictions(stored: pd.DataFrame, again: pd.DataFrame) -> tuple[int, int, float]:
+    """Rows, rows with another class, and the largest difference of a probability, both rounded to what a store keeps.
+
+    Raises StoreError where the two are of different rows.
+    """
+    merged = stored.merge(again, on=["split", "id"], suffixes=("", "_again"), validate="one_to_one")
+    if not len(merged) == len(stored) == len(again):
+        raise StoreError(
+            f"the two runs predict different rows: {len(stored)} stored, {len(again)} now, {len(merged)} in common"
+        )
+    names = [name for name in stored.columns if name.startswith("p") and name[1:].isdigit()]
+    before, now = (merged[[n + end for n in names]].to_numpy(np.float16).astype(np.float32) for end in ("", "_again"))
+    return len(merged), int((merged["predicted"] != merged["predicted_again"]).sum()), float(abs(before - now).max())
+
+
+def _best_repeat(selection: Selection, task: str, label: str) -> TrialRecord:
+    rows = [row for (t, s, _), row in selection.rows.items() if (t, s) == (task, label)]
+    if not rows:
+        raise _no_row(selection, f"{task}/{label}/best")
+    good = [row.record for row in rows if row.record is not None and row.record.status == "ok"]
+    if not good:
+        raise UserError(f"no repeat of {task}/{label} has a result")
+    return min(good, key=lambda record: (-(record.objective or 0.0), record.spec.repeat))
+
+
+def _no_row(selection: Selection, row: str) -> UserError:
+    task, label = row.split("/")[:2]
+    near = nearest(task, selection.tasks) if task not in selection.tasks else nearest(label, selection.labels)
+    return UserError(
+        f"{selection.path} has no row {row!r}.{near} Tasks: {', '.join(selection.tasks)}; strategies: "
+        f"{', '.join(selection.labels)}; repeats: 0 to {selection.repeats - 1}"
+    )
 
 
 def _by_key(store: Store, start: str) -> TrialRecord:

@@ -35,6 +35,9 @@ def garbage_of_store(store: Store) -> Iterator[Garbage]:
     for folder in _children(store.path / "running"):
         if folder.name in keys and not keeps:
             yield Garbage(folder, "checkpoint of a trial that has ended")
+    for folder in _children(store.path / "students"):
+        if folder.name not in keys:
+            yield Garbage(folder, _unfinished(folder) or "a student without a record")
     for file in sorted(store.path.glob("predictions/??/*.parquet")):
         if file.stem not in own:
             yield Garbage(file, "predictions without a record")

@@ -7,6 +7,7 @@
       predictions/<kk>/<key>.parquet   its per-example predictions (zstd; probabilities as float16)
       pack/                            trials and events of a finished study in a few files (`harness.store.pack`); trials that
                                        are run later lie beside it, and one of the same key counts in its stead
+      students/<key>/                  its student, where the study keeps students
 
 One process writes, any number may read meanwhile: a file appears under its name only when it is complete, and a trial's record
 is written after its predictions. A record says the sha256 of its own text and of its predictions, so that damage is found and
@@ -288,6 +289,10 @@ class Store:
 
     def _note(self, key: str, path: Path, reason: str) -> None:
         self.damaged[key] = Damage(key, str(path.relative_to(self.path)), reason)
+
+    def student_folder(self, key: str) -> Path:
+        """Where the student of a trial is kept, if a study says so (`keep_students`)."""
+        return self.path / "students" / key
 
     def record_path(self, key: str) -> Path:
         return self.path / "trials" / key[:2] / f"{key}.json"

@@ -281,6 +281,9 @@ class Study(Section):
     """The store is `<results>/<name>`."""
     keep_checkpoints: bool = False
     """Write one after every epoch, and leave a trial's last in `<store>/running/<key>`; otherwise it goes with the trial."""
+    keep_students: Literal["chosen"] | None = None
+    """chosen: leave each cell's chosen student (of every repeat) in `<store>/students/<key>`, from where `harness export` takes
+    it; otherwise `export` trains it again."""
     tensorboard: bool = False
     """Write loss, terms, selection scores and mean weights of every epoch for TensorBoard, into `<store>/tensorboard`."""
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,6 +36,7 @@ from harness.models.build import (
 )
 from harness.models.evaluate import predict
 from harness.models.own_head import build_classifier
+from harness.models.save import save_classifier
 from harness.ranks import Ranks, Single
 from harness.records import Score, TrialRecord, TrialSpec
 from harness.study.tasks import TaskSpec, task_metrics
@@ -42,6 +45,7 @@ from harness.training.hooks import EpochHook, StoppedEarly
 from harness.training.loop import Training, steps_per_epoch
 from harness.training.majority import majority_scores
 from harness.training.peak_memory import peak_bytes, reset_peak
+from harness.whole_folder import whole_folder
 from strategies import load_plugin, resolve
 from strategies.base import RoleView, Setup
 
@@ -72,11 +76,13 @@ def train_trial(
     on_epoch: EpochHook | None = None,
     resume_from: Path | None = None,
     micro_batches: int = 1,
+    student_folder: Path | None = None,
 ) -> TrialOutcome:
     """Train, select and score one student. `harness.teachers.prepare` has put its rows and teacher outputs into `cache`.
 
     Every rank calls this; all get the same record. `on_epoch` may raise StoppedEarly, on all ranks; the record says so then.
-    `micro_batches`: see `Training`. Raises DivergedError, OutOfMemoryError, CheckpointError where `resume_from` is damaged, or
+    `micro_batches`: see `Training`. `student_folder`: where rank 0 leaves the trained student (`harness.models.save`), whole or
+    not at all. Raises DivergedError, OutOfMemoryError, CheckpointError where `resume_from` is damaged, or
     whatever a strategy raises.
     """
     started = time.perf_counter()
@@ -101,6 +107,10 @@ def train_trial(
         ],
         ignore_index=True,
     )
+    if student_folder is not None and ranks.rank == 0:
+        shutil.rmtree(student_folder, ignore_errors=True)  # of an earlier try
+        with whole_folder(student_folder) as unfinished:
+            made.encoder.save_with(training.model, unfinished)
     cost = progress.cost
     cost.peak_memory_bytes = peak_bytes(device)
     cost.total_seconds = time.perf_counter() - started
@@ -256,6 +266,10 @@ class _Encoder:
     @property
     def vocabulary(self) -> int:
         return len(self.tokenizer)
+
+    def save_with(self, model: Any, folder: Path) -> None:
+        """Write the student and this tokenizer."""
+        save_classifier(model, self.tokenizer, self._spec.task.labels, self._spec.data.max_length, folder)
 
     def __call__(self, rows: Rows, role: str | None = None) -> Encoded:
         name = role or type(rows).role
