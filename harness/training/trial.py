@@ -30,6 +30,7 @@ from harness.models.evaluate import predict
 from harness.ranks import Ranks, Single
 from harness.records import Score, TrialRecord, TrialSpec
 from harness.study.tasks import TaskSpec, task_metrics
+from harness.training.device import device_for
 from harness.training.hooks import EpochHook, StoppedEarly
 from harness.training.loop import Training, steps_per_epoch
 from harness.training.majority import majority_scores
@@ -73,7 +74,7 @@ def train_trial(
     """
     started = time.perf_counter()
     ranks = ranks or Single()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_for(spec.resources.gpus_per_worker)
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(spec.resources.cpus_per_worker)))
     reset_peak(device)
@@ -110,7 +111,7 @@ def train_trial(
         student_parameters=made.student_parameters,
         teacher_parameters=[outputs.parameters for outputs in teachers],
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        environment=environment(),
+        environment=environment(training.device),
     )
     return TrialOutcome(record, predictions)
 
@@ -196,7 +197,7 @@ def _stopped(spec: TrialSpec, made: MadeTraining, seconds: float) -> TrialOutcom
         student_parameters=made.student_parameters,
         stopped_after_epoch=progress.epoch,
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        environment=environment(),
+        environment=environment(training.device),
     )
     return TrialOutcome(record, None)
 
@@ -221,10 +222,10 @@ def score_predictions(predictions: pd.DataFrame, task: TaskSpec) -> dict[str, Sc
     }
 
 
-def environment() -> dict[str, str]:
+def environment(device: torch.device) -> dict[str, str]:
     """Versions of what determines numbers."""
     versions = {name: importlib.metadata.version(name) for name in DETERMINING_PACKAGES}
-    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
     return {"python": platform.python_version(), **versions, "machine": platform.machine(), "accelerator": accelerator}
 
 

@@ -5,6 +5,7 @@ Each check is a process of its own: the device must be there before torch is imp
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -127,9 +128,15 @@ with torch.autocast("cuda", dtype=torch.bfloat16):
 """)
 
 
-def test_strategies_train_and_resume_on_it() -> None:
-    said = _python("-m", "tests.benchmarks.gpu.device_audit", "strategies", "fixed_alpha", "rw_kd", "--precisions", "auto")
+def test_strategies_train_and_resume_on_it(tmp_path: Path) -> None:
+    chosen = ["strategies", "fixed_alpha", "rw_kd", "--precisions", "auto", "--out", str(tmp_path)]
+    said = _python("-m", "tests.benchmarks.gpu.device_audit", *chosen)
     assert said.count("resumed alike") == 2
+    for entry in json.loads((tmp_path / "strategies.json").read_text("utf-8")):
+        assert "H100" in entry["device"]
+        assert entry["precision"] == "bf16"
+        assert entry["attention"]
+        assert not [backend for backend in entry["attention"] if backend.startswith("cudnn")]
 
 
 @pytest.mark.slow

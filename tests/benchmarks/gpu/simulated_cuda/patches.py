@@ -63,6 +63,7 @@ def install() -> Simulation:
         "max_memory_reserved": lambda device=None: 3 * 10**8,
         "reset_peak_memory_stats": lambda device=None: None,
         "empty_cache": lambda: None,
+        "set_per_process_memory_fraction": lambda fraction, device=None: None,
         "synchronize": lambda device=None: None,
         "is_initialized": lambda: True,
         "_lazy_init": lambda: None,

@@ -21,7 +21,7 @@ NAME = "gpu_study"
 
 
 def run(found: Found, bench: Bench) -> None:
-    run_study(found, bench, "study", "inline", {})
+    run_study(found, bench, "study", "inline", {"resources.gpus_per_worker": int(bench.cuda)})
 
 
 def study_content(bench: Bench, results: Path) -> dict[str, Any]:
