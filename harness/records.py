@@ -136,7 +136,7 @@ class CostRecord(BaseModel):
 
 class ErrorRecord(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    kind: Literal["out_of_memory", "infrastructure", "diverged", "bug", "teacher"]
+    kind: Literal["out_of_memory", "infrastructure", "device", "diverged", "bug", "teacher"]
     type: str
     message: str
     traceback: str = ""

@@ -134,13 +134,14 @@ def measured_need(job: ProbeJob, cache: Path) -> str:
     import torch
 
     from harness.store.files import write_atomically
+    from harness.training.device import device_for
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_for(job.gpus)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     file = cache / "memory" / f"{digest({'need': job.need_digest, 'device': name})}.json"
     if file.exists():
         return file.read_text("utf-8")
-    found = _measure(job.spec, cache, device, name).model_copy(update={"of": _kind(job.spec)}).model_dump_json()
+    found = _measure(job.spec, cache, device, name).model_dump_json()
     write_atomically(file, found.encode())
     return found
 
@@ -169,14 +170,15 @@ def _measure(spec: TrialSpec, cache: Path, device: Any, name: str) -> Need:
         peak, total = peak_bytes(device), psutil.virtual_memory().total
     else:
         peak, total = torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
-    return Need(peak_bytes=peak, growth_bytes=max(0, peak - before), total_bytes=total, device=name)
+    growth = max(0, peak - before)
+    return Need(peak_bytes=peak, growth_bytes=growth, total_bytes=total, device=name, of=_kind(spec, training.precision))
 
 
-def _kind(spec: TrialSpec) -> str:
+def _kind(spec: TrialSpec, precision: str) -> str:
     model = spec.student.model or (spec.student.config or {}).get("model_type")
     shared = f" over {spec.resources.workers} workers" if spec.resources.workers > 1 else ""
     training = spec.training
-    return f"{model}, {spec.strategy} on {spec.task.name}, batch {training.batch_size}{shared}, {training.precision}"
+    return f"{model}, {spec.strategy} on {spec.task.name}, batch {training.batch_size}{shared}, {precision}"
 
 
 def _teachers_are_there(cell: Cell, prepared: Mapping[str, PreparedTask]) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from harness.engine.router import Router
+from harness.errors import UserError
 from harness.plan.plan import Plan
 from harness.plan.prepared import PreparedTask
 from harness.records import EpochRecord, TrialSpec
@@ -17,6 +18,11 @@ from harness.training.hooks import StoppedEarly
 from harness.training.trial import TrialOutcome, train_trial
 from harness.watching import watching
 from harness.watching.console import Console
+
+
+class LostDeviceError(UserError):
+    """A CUDA error: all later trials of this process would meet it."""
+
 
 TrainFunction = Callable[..., TrialOutcome]
 
@@ -38,7 +44,14 @@ def run_plan(
             try:
                 outcome = _train(train, spec, cache, checkpoint, router)
             except Exception as error:  # the study goes on; the record says what happened
-                router.fail(spec, classify(error))
+                record = classify(error)
+                router.fail(spec, record)
+                if record.kind == "device":
+                    raise LostDeviceError(
+                        f"the GPU failed in trial {spec.cell_id}/{spec.index}, and this process cannot use it any more: "
+                        f"{record.message}. The same command tries this trial again and goes on from there; under Ray "
+                        f"(`--engine ray`) another process would have."
+                    ) from error
             else:
                 router.finish(outcome.record, outcome.predictions)
             if not plan.study.keep_checkpoints:

@@ -34,6 +34,8 @@ class RouterSession:
         self.decisions = decisions
         self.keys: dict[str, str] = {}
         """Tune's name of a running trial -> its key."""
+        self.lost_devices: set[str] = set()
+        """Keys of trials that have met a CUDA error."""
         self.interrupted = False
         self.error: Exception | None = None
 
@@ -122,7 +124,7 @@ class StoreCallback(TrialProgressCallback):  # type: ignore[misc]  # ray is unty
                 stop = session.router.epoch(key, epoch)
                 if session.decisions is not None:
                     ray.get(session.decisions.decide.remote(key, epoch.epoch, stop))
-            for kind in ("checkpoint_damaged", "out_of_memory"):
+            for kind in ("checkpoint_damaged", "out_of_memory", "trial_retried"):
                 if (said := result.pop(kind, None)) is not None:
                     session.router.happened(kind, key, said)
             if (outcome := result.pop("outcome", None)) is not None:
@@ -131,6 +133,19 @@ class StoreCallback(TrialProgressCallback):  # type: ignore[misc]  # ray is unty
             elif (error := result.pop("error", None)) is not None:
                 key = self._close(trial)
                 session.router.fail(session.router.running(key), ErrorRecord.model_validate_json(error))
+            elif (error := result.pop("device_error", None)) is not None:
+                self._device_error(trial, ErrorRecord.model_validate_json(error))
+
+    def _device_error(self, trial: Any, error: ErrorRecord) -> None:
+        """The trial raises it next. Whatever its retries, it has one more try, in another process; then it has failed."""
+        session = self._session
+        key = session.keys[trial.trial_id]
+        if key not in session.lost_devices:
+            session.lost_devices.add(key)
+            trial.max_failures = max(trial.max_failures, trial.num_failures + 1)
+        else:
+            trial.max_failures = 0
+            session.router.fail(session.router.running(self._close(trial)), error)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         pass
@@ -147,7 +162,7 @@ class StoreCallback(TrialProgressCallback):  # type: ignore[misc]  # ray is unty
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Out of retries."""
         self._sweep.begin()
-        if trial.trial_id not in self._session.keys:
+        if trial.trial_id not in self._session.keys:  # its outcome had come, or it was its second CUDA error
             return
         with self._session.guard():
             key = self._close(trial)

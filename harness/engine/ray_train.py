@@ -28,7 +28,7 @@ from harness.engine.ray_trial import TrainFunction, default_train, epoch_metrics
 from harness.records import EpochRecord, ErrorRecord, TrialSpec
 from harness.study.resources import TaskResources
 from harness.training.checkpoint import FILE, CheckpointError, TrialCheckpoint, existing_checkpoint
-from harness.training.failures import classify, is_retried
+from harness.training.failures import classify, is_out_of_memory, is_retried
 
 _CLOSING_SECONDS = 20
 
@@ -191,6 +191,8 @@ class Supervisor:
         self._outcome: Payload | None = None
         self._unfinished = 0
         """Ranks that are still at the trial."""
+        self._lost_device = ""
+        """Key of the trial that met a CUDA error."""
 
     def start(self, spec: TrialSpec, checkpoint: Path, micro_batches: int = 1, student_folder: str | None = None) -> None:
         if self._group is not None and spec.resources != self._shape:
@@ -206,7 +208,8 @@ class Supervisor:
         self._group.start(spec, checkpoint, micro_batches, student_folder)
 
     def wait(self) -> dict[str, Any]:
-        """An epoch's metrics, `checkpoint_damaged`, `out_of_memory`, or the trial's end: `outcome` or `error`, and done.
+        """An epoch's metrics, `checkpoint_damaged`, `out_of_memory`, `trial_retried`, or the trial's end: `outcome` or `error`,
+        and done.
 
         Raises GroupLostError.
         """
@@ -223,6 +226,10 @@ class Supervisor:
                     return {"checkpoint_damaged": error.message}
                 if self._in_smaller_parts(error):
                     return {"out_of_memory": error.message}
+                if error.kind == "device" and self._lost_device != self._spec.key:  # new processes, once
+                    self._lost_device = self._spec.key
+                    self.start(self._spec, self._checkpoint, self._micro_batches)
+                    return {"trial_retried": error.message}
                 return {"error": error.model_dump_json(), "done": True}
             if news.kind == "finished":
                 self._outcome = news.content or self._outcome
@@ -286,8 +293,10 @@ class DistributedTrial(tune.Trainable):  # type: ignore[misc]  # ray is untyped
 def _is_collateral(error: Exception) -> bool:
     """Whether this only says that the connection to another rank broke.
 
-    gloo raises plain RuntimeErrors, with its source path in the text.
+    gloo raises plain RuntimeErrors, with its source path in the text. NCCL says in one of its own that memory ran out.
     """
     import torch.distributed as dist
 
+    if is_out_of_memory(error):
+        return False
     return isinstance(error, dist.DistError) or "gloo/transport" in str(error)

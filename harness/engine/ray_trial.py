@@ -33,12 +33,11 @@ def trial_resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
 def run_trial(config: dict[str, Any], train: TrainFunction | None, cache: Path, decisions: Any = None) -> None:
     """Train, and report each epoch (`epoch_record`) and then the outcome (`outcome`) or what stopped it (`error`) to Tune.
 
-    `decisions`: of a study with early stopping (`ray_decisions`). Raises only what a retry may mend: the retry goes on from the
-    checkpoint.
+    `decisions`: of a study with early stopping (`ray_decisions`). Raises only what a retry may mend, for Tune to give up this
+    process: the retry goes on from the checkpoint. A CUDA error is reported before (`device_error`).
     """
     spec = TrialSpec.model_validate_json(config["spec"])
     checkpoint = Path(config["checkpoint"])
-    _share_gpu(spec.resources.gpus_per_worker)
     train = train or default_train()
     state = TrialCheckpoint(checkpoint, spec.resources.checkpoint_seconds)
     keep = {"student_folder": Path(config["student_folder"])} if config["student_folder"] else {}
@@ -48,6 +47,7 @@ def run_trial(config: dict[str, Any], train: TrainFunction | None, cache: Path, 
         tune.report(epoch_metrics(spec, record) | {"epoch_record": record.model_dump_json()})
         go_on_or_stop(decisions, spec.key, record.epoch)
 
+    lost = False
     try:
         try:
             outcome = train(spec, cache, on_epoch=on_epoch, resume_from=existing_checkpoint(checkpoint), **keep)
@@ -56,13 +56,16 @@ def run_trial(config: dict[str, Any], train: TrainFunction | None, cache: Path, 
             outcome = train(spec, cache, on_epoch=on_epoch, resume_from=None, **keep)
     except Exception as error:
         record = classify(error)
-        if is_retried(record):
+        if lost := record.kind == "device":
+            tune.report({"device_error": record.model_dump_json()})
+        if lost or is_retried(record):
             raise
         tune.report({"error": record.model_dump_json()})
     else:
         tune.report({"outcome": pack(outcome)})
     finally:
-        release_memory()
+        if not lost:  # CUDA would raise the same error once more
+            release_memory()
 
 
 def default_train() -> TrainFunction:
@@ -88,12 +91,3 @@ def release_memory() -> None:
 def _leave_libraries_out() -> None:
     """Of later collections: what the first trial has imported stays, and takes 0.3 s to look through, after every trial."""
     gc.freeze()
-
-
-def _share_gpu(share: float) -> None:
-    """A fraction of a GPU is only a number to Ray; this holds the process to it."""
-    if 0 < share < 1:
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.set_per_process_memory_fraction(share)

@@ -146,7 +146,8 @@ class LookAhead:
         terms, after one SGD step with `learning_rate` on the loss that they weigh (the network form).
 
         train_gradient   gradient of the weighted loss at theta where it is known (of all ranks): saves its passes
-        base_terms       the terms at theta where they are known to full precision: saves `fd` a pass
+        base_terms       the terms at theta where they are known to full precision: saves `fd` a pass. Not used where PyTorch is
+                         set to multiply float32 matrices in less (`torch.set_float32_matmul_precision`)
         trace            of a pass on `batch` at theta in the terms' precision, such as the training step's: its dropout masks
                          are used, and, with `layers`, its hidden states below them. `train_gradient` and `base_terms` must be
                          of that pass, or, without a trace, of one without dropout
@@ -156,6 +157,8 @@ class LookAhead:
         """
         if weights is not None and largest is None:
             largest = largest_weight(weights)
+        if torch.get_float32_matmul_precision() != "highest":
+            base_terms = None  # of a pass that was rounded otherwise than those here
         theta = self._theta
         with self._as_in_evaluation():
             trace = trace or self.new_trace()
@@ -233,8 +236,7 @@ class LookAhead:
             self.student_forward += batch.samples
         else:
             radius = self.radius or (CENTRAL_RADIUS if base_terms is None else FORWARD_RADIUS)
-            with _full_precision():
-                found = along_difference(terms_at, theta, direction, radius, base_terms)
+            found = along_difference(terms_at, theta, direction, radius, base_terms)
         return {name: value.detach() for name, value in found.items()}
 
     def _terms_at(self, batch: Batch, trace: ForwardTrace) -> TermsAt:
@@ -271,11 +273,11 @@ class LookAhead:
 
     @contextmanager
     def _as_in_evaluation(self) -> Iterator[None]:
-        """Dropout and autocast off."""
+        """Dropout and autocast off, matrix products in full precision."""
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
-            with torch.autocast(self.device.type, enabled=False), torch.enable_grad():
+            with torch.autocast(self.device.type, enabled=False), torch.enable_grad(), _full_precision():
                 yield
         finally:
             for module, mode in modes:
@@ -284,7 +286,7 @@ class LookAhead:
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """No TF32: the difference of two passes would drown in its rounding."""
+    """No TF32 (nor bf16, its like on CPUs): the difference of two passes would drown in its rounding."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -14,7 +14,8 @@ class TaskResources(Section):
     """Ranks of one trial; 2 or more train through Ray Train."""
     cpus_per_worker: float = Field(1, ge=0)
     gpus_per_worker: float = Field(0, ge=0)
-    """Fractions pack several one-worker trials on a GPU."""
+    """0: the CPU, whatever the machine has. Fractions pack several one-worker trials on a GPU, each held to its share of the
+    memory."""
     memory_per_worker: int = Field(0, ge=0)
     """Bytes of the machine's memory that Ray reserves for a worker; 0: none."""
     packing: Literal["given", "measured"] = "given"
@@ -54,7 +55,7 @@ class ResourcesSpec(TaskResources):
     concurrent_trials: int | None = Field(None, ge=1)
     """At most so many trials at once; as many as the cluster holds where not given."""
     retries: int = Field(2, ge=0)
-    """For failures that are not the method's fault: a killed worker, a lost node."""
+    """For failures that are not the method's fault: a killed worker, a lost node. After a CUDA error there is always one."""
     per_task: dict[str, TaskResources] = {}
     cluster_may_grow_to: list[NodeShape] = []
     """For a cluster with an autoscaler: all the nodes that it can have. What fits neither on them nor on those that

@@ -33,6 +33,7 @@ from harness.study.schema import TeacherSpec
 from harness.study.section import Section
 from harness.study.tasks import TaskSpec, task_metrics
 from harness.teachers.layer_outputs import cached_output
+from harness.training.device import device_for
 from harness.training.loop import Training, steps_per_epoch
 from harness.whole_folder import scratch_beside, whole_folder
 from strategies.base import Context, Needs, Normalisation, RoleView, Settings, Setup, Strategy, Weights
@@ -94,7 +95,7 @@ def is_made(job: TeacherJob, cache: Path) -> bool:
 
 def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> None:
     started = time.perf_counter()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_for(job.gpus)
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(job.cpus)))
     rows = load_training_rows(cache, job.data_digest)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.records import CostRecord, EpochRecord
+from harness.training.failures import is_device_error, is_out_of_memory
 
 if TYPE_CHECKING:  # who watches over ranks asks for checkpoints, too, and does without torch
     import torch
@@ -113,6 +114,8 @@ def load_checkpoint(
                 raise ValueError(f"the checksum of {damaged} is wrong")
         state = torch.load(file, map_location=next(model.parameters()).device, weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
+        if is_device_error(error) or is_out_of_memory(error):
+            raise
         raise CheckpointError(f"the checkpoint {file} cannot be read: {error}") from error
     try:
         model.load_state_dict(state["model"])

@@ -30,7 +30,7 @@ from harness.records import EpochRecord, Seeds
 from harness.seeds import derive_seed
 from harness.study.schema import Recipe
 from harness.study.tasks import compute_metrics
-from harness.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from harness.training.checkpoint import CheckpointError, Progress, load_checkpoint, save_checkpoint
 from harness.training.failures import DivergedError
 from harness.training.hooks import EpochHook
 from harness.training.out_of_memory import MicroBatching
@@ -110,7 +110,8 @@ class Training:
     def run(self, on_epoch: EpochHook | None = None, resume_from: Path | None = None) -> Progress:
         """Train to the end, from the checkpoint in `resume_from` where there is one.
 
-        Raises DivergedError for a loss, weight or score that is not finite.
+        Raises DivergedError for a loss, weight or score that is not finite, and CheckpointError for a checkpoint that cannot be
+        read, or was written in another precision: `auto` means another one on another device.
         """
         if resume_from is not None:
             self._load(resume_from)
@@ -262,6 +263,11 @@ class Training:
 
     def _load(self, directory: Path) -> None:
         self.progress = load_checkpoint(directory, self.model, self.optimizer, self.strategy, self.terms, self.generator)
+        before = self.progress.cost.precision or self.precision
+        if before != self.precision:
+            raise CheckpointError(
+                f"the checkpoint in {directory} was trained in {before}, and here it would go on in {self.precision}"
+            )
         known = self.progress.records[-1].micro_batches if self.progress.records else 1
         self.micro_batching.count = max(known, self.micro_batching.count)
 

@@ -40,6 +40,7 @@ from harness.models.save import save_classifier
 from harness.ranks import Ranks, Single
 from harness.records import Score, TrialRecord, TrialSpec
 from harness.study.tasks import TaskSpec, task_metrics
+from harness.training.device import device_for
 from harness.training.failures import ChangedCodeError
 from harness.training.hooks import EpochHook, StoppedEarly
 from harness.training.loop import Training, steps_per_epoch
@@ -87,7 +88,7 @@ def train_trial(
     """
     started = time.perf_counter()
     ranks = ranks or Single()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_for(spec.resources.gpus_per_worker)
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(spec.resources.cpus_per_worker)))
     reset_peak(device)
@@ -128,7 +129,7 @@ def train_trial(
         student_parameters=made.student_parameters,
         teacher_parameters=[outputs.parameters for outputs in teachers],
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        environment=environment(),
+        environment=environment(training.device),
     )
     return TrialOutcome(record, predictions)
 
@@ -222,7 +223,7 @@ def _stopped(spec: TrialSpec, made: MadeTraining, seconds: float) -> TrialOutcom
         student_parameters=made.student_parameters,
         stopped_after_epoch=progress.epoch,
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        environment=environment(),
+        environment=environment(training.device),
     )
     return TrialOutcome(record, None)
 
@@ -247,10 +248,10 @@ def score_predictions(predictions: pd.DataFrame, task: TaskSpec) -> dict[str, Sc
     }
 
 
-def environment() -> dict[str, str]:
+def environment(device: torch.device) -> dict[str, str]:
     """Versions of what determines numbers."""
     versions = {name: importlib.metadata.version(name) for name in DETERMINING_PACKAGES}
-    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
     return {"python": platform.python_version(), **versions, "machine": platform.machine(), "accelerator": accelerator}
 
 

@@ -21,7 +21,7 @@ KINDS = {
     "trial_stopped": "a search stopped a trial early: cell, key, purpose, trial, epoch (its last one, from 1), train_seconds, "
     "total_seconds",
     "trial_failed": "a trial has failed for good: cell, key, purpose, trial, error_kind, error",
-    "trial_retried": "a trial lost its process or node and starts again from its checkpoint: cell, key, error",
+    "trial_retried": "a trial lost its process, node or GPU and starts again from its checkpoint: cell, key, error",
     "checkpoint_damaged": "a checkpoint cannot be read, its trial starts from its beginning: cell, key, error",
     "out_of_memory": "a rank ran out of memory, its trial goes on from its last epoch in smaller parts: cell, key, error",
     "damaged": "a record or its predictions are not what was written, the trial counts as not run: path, reason",

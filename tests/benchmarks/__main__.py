@@ -23,7 +23,7 @@ BENCHMARKS = {
     "study": "60 trials under Ray against the same trainings back to back",
     "distillers": "an epoch of distillation against TextBrewer and torchdistill",
     "growth": "step, study and report against their sizes; with plots",
-    "gpu": "throughput and utilisation of a GPU, where there is one",
+    "gpu": "what only a GPU can say, where there is one (tests/benchmarks/gpu/README.md)",
 }
 
 

@@ -15,7 +15,7 @@ from harness.data.roles import Roles, cut_roles
 from harness.data.source import load_task
 from harness.models.build import build_model, hidden_size
 from harness.models.tokenizing import load_tokenizer, tokenizer_digest
-from harness.ranks import Single
+from harness.ranks import Ranks, Single
 from harness.records import Seeds
 from harness.study.schema import DataSpec, ModelSpec, Recipe
 from harness.study.tasks import GLUE
@@ -78,6 +78,7 @@ def make_training(
     learning_rate: float = 2e-4,
     model: Any = None,
     seed: int = 0,
+    ranks: Ranks | None = None,
 ) -> Training:
     """A student of three of MiniLM's layers, or `model`, ready to train with a strategy."""
     registered = resolve(strategy)
@@ -113,7 +114,7 @@ def make_training(
         Seeds(student=1, order=2 + 10 * seed, dropout=3 + 10 * seed, strategy=4),
         ["accuracy"],
         "accuracy",
-        Single(),
+        ranks or Single(),
         temperature=TEMPERATURE,
         meta_batch_size=batch_size,
     )

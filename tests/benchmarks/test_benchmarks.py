@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.study.schema import ModelSpec
 from tests.benchmarks import data_path, gpu, packed, start, teacher_outputs
 from tests.benchmarks.measure import in_turns, median_ratio
 from tests.benchmarks.outcome import Options, Outcome, Target, summary, write
@@ -69,20 +68,3 @@ def test_gpu_part_says_that_there_is_none(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
     assert gpu.run(Options(None, tmp_path, tmp_path)).rows == [{"GPU": "none"}]
-
-
-def test_gpu_part_counts_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = gpu.STUDENTS["DistilRoBERTa's shape, random weights"].config
-    assert shape is not None
-    cut = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 1}
-    tiny = ModelSpec(config=shape | cut, tokenizer="words")
-    monkeypatch.setitem(gpu.STUDENTS, "tiny", tiny)
-    monkeypatch.setattr(gpu, "BATCH", 4)
-    assert gpu.throughput("tiny", compiled=False, device="cpu", steps=2) > 0
-
-
-def test_flops_of_a_dense_encoder() -> None:
-    """Six FLOPs a parameter and token, and less than that for the last layer."""
-    found = gpu.flops_a_sample("DistilRoBERTa's shape, random weights")
-    whole = 6 * 6 * 7.09e6 * gpu.LENGTH
-    assert 5 / 6 * whole < found < whole

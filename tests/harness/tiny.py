@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from harness.plan.plan import Plan, make_plan, trial_spec
 from harness.plan.prepared import PreparedTask
 from harness.records import TrialSpec
@@ -20,7 +22,7 @@ VARIED = {"initializer_range": 0.3}
 
 
 def tiny_study(**changes: Any) -> Study:
-    """Generated SST-2, a two-layer teacher, a one-layer student without dropout, two short epochs."""
+    """Generated SST-2, a two-layer teacher, a one-layer student without dropout, two short epochs; on a GPU if there is one."""
     content: dict[str, Any] = {
         "name": "tiny",
         "tasks": ["sst2"],
@@ -33,7 +35,8 @@ def tiny_study(**changes: Any) -> Study:
         "training": {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3, "meta_batch_size": 8},
         "search": {"trials": 1, "repeats": 1},
     }
-    resources = {"checkpoint_seconds": 0, **changes.pop("resources", {"engine": "inline"})}
+    inline = {"engine": "inline", "gpus_per_worker": int(torch.cuda.is_available())}
+    resources = {"checkpoint_seconds": 0, **changes.pop("resources", inline)}
     return Study.model_validate({**content, "resources": resources, **changes})
 
 

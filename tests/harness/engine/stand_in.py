@@ -1,8 +1,9 @@
 """A study without data or models, and a training that only pretends: what an engine does around trials, tested fast.
 
 A strategy's label says how its trials behave: `plain`, `raises`, `diverges`, `nan`, `killed` (the process of its first trial
-dies once, after the first epoch), `killed_rank` (rank 1 does), `slow` (0.4 s an epoch), `always_killed`. Any other label:
-nothing happens.
+dies once, after the first epoch), `killed_rank` (rank 1 does), `slow` (0.4 s an epoch), `always_killed`, `lost_device` (its
+first trial meets a CUDA error once, after the first epoch), `always_lost_device`. Any other label: nothing happens. In a
+process that has met a CUDA error every trial meets it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ from harness.study.schema import Study
 from harness.training.checkpoint import FILE, CheckpointError
 from harness.training.failures import DivergedError
 from harness.training.hooks import StoppedEarly
+
+CUDA_ERROR = "CUDA error: device-side assert triggered"
+_lost_devices: list[str] = []
+"""Of this process."""
 
 SPACE = {"temperature": {"type": "float", "low": 1.0, "high": 8.0}}
 
@@ -130,6 +135,11 @@ def _behave(spec: TrialSpec, cache: Path, rank: int, epoch: int) -> None:
         raise KeyError("a mistake in a strategy")
     if spec.label == "diverges" and epoch == 1:
         raise DivergedError("the loss is nan")
+    first_time = spec.index == 0 and _starts(cache, spec, rank) == 1
+    if epoch == 1 and (spec.label == "always_lost_device" or (spec.label == "lost_device" and first_time)):
+        _lost_devices.append(spec.key)
+    if _lost_devices:
+        raise RuntimeError(CUDA_ERROR)
     dies_once = spec.label == f"killed{'_rank' if rank else ''}" and spec.index == 0
     if epoch == 1 and (spec.label == "always_killed" or (dies_once and _starts(cache, spec, rank) == 1)):
         os.kill(os.getpid(), signal.SIGKILL)

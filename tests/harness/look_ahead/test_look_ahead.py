@@ -232,3 +232,30 @@ def test_mistakes_are_named():
         LookAhead(model, TERMS, "newton")
     with pytest.raises(ValueError, match="radius"):
         LookAhead(model, TERMS, "fd", radius=0.0)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_products_are_in_full_precision_whatever_the_training_s(engine):
+    """A GPU's TF32 has 10 bits: `fd` would see its rounding, in its own passes or in terms that it is given."""
+    model = student()
+    batch, meta = make_batch(2, 16, 1), make_batch(2, 12, 2)
+    seen = []
+    model.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    look_ahead = LookAhead(model, TERMS, engine)
+    expected = look_ahead.influence(batch, meta, 0.1, some_weights(16))
+    model.eval()
+    with torch.no_grad():
+        exact = TERMS(run_model(model, batch.inputs), batch)
+    rounded = {name: values * (1 + 2**-11) for name, values in exact.items()}
+    seen.clear()
+    torch.set_float32_matmul_precision("high")
+    try:
+        found = look_ahead.influence(batch, meta, 0.1, some_weights(16), base_terms=rounded)
+        direction = look_ahead.meta_gradient_here(meta)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert set(seen) == {"highest"}
+    assert len(direction) == len(look_ahead.parameters)
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values)

@@ -10,9 +10,11 @@ import pytest
 from harness.engine import inline
 from harness.plan.plan import make_plan
 from harness.store.store import Store
-from harness.training.checkpoint import TrialCheckpoint
+from harness.training.checkpoint import CheckpointError, TrialCheckpoint
+from harness.training.trial import train_trial
 from harness.watching.console import Console
 from tests.harness.engine.stand_in import stand_in_plan, stand_in_study, stand_in_train
+from tests.harness.tiny import default_specs, tiny_study
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,13 @@ def test_checkpoints_to_be_kept_are_written_after_every_epoch() -> None:
         study = stand_in_study(["plain"], keep_checkpoints=keep, resources={"checkpoint_seconds": 30})
         (cell,) = make_plan(study, Path.cwd()).cells
         assert cell.resources.checkpoint_seconds == expected
+
+
+def test_a_checkpoint_of_another_precision_is_not_gone_on_from(tmp_path: Path) -> None:
+    """`auto` is bf16 on a GPU and fp32 on a CPU: a trial that moved between them would be half of each."""
+    (spec,) = default_specs(tiny_study(training={"epochs": 2, "batch_size": 32, "precision": "bf16"}), tmp_path)
+    bf16 = train_trial(spec, tmp_path, on_epoch=lambda record, write: write(tmp_path / "checkpoint")).record
+    assert bf16.cost.precision == "bf16"
+    other = spec.model_copy(update={"training": spec.training.model_copy(update={"precision": "fp32"})})
+    with pytest.raises(CheckpointError, match="was trained in bf16, and here it would go on in fp32"):
+        train_trial(other, tmp_path, resume_from=tmp_path / "checkpoint")

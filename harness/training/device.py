@@ -1,0 +1,24 @@
+"""The device that a training's resources give it."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+
+def device_for(gpus: float) -> torch.device:
+    """The CPU for `gpus` 0, whatever the machine has: a GPU that nobody reserved is another trial's. Else the current GPU.
+
+    The process is held to the share that `gpus` < 1 says: to Ray it is only a number. Attention of cuDNN, which plans anew for
+    every shape of a batch and in every thread, is off: batches have the width of their longest row, and Tune trains each trial
+    in a thread of its own.
+    """
+    if gpus == 0:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        logging.getLogger("harness").warning("gpus_per_worker is %g, and PyTorch finds no GPU: training on the CPU", gpus)
+        return torch.device("cpu")
+    torch.cuda.set_per_process_memory_fraction(min(1.0, gpus))
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    return torch.device("cuda")

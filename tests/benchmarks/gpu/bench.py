@@ -1,0 +1,89 @@
+"""What the stages measure on: students of usual shapes with random weights, made-up rows, and the harness's training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.data.encode import Encoded
+from harness.data.labelled_rows import LabelledRows
+from harness.models.build import build_model
+from harness.study.schema import ModelSpec
+from harness.training.loop import Training
+from tests.benchmarks.setting import Rows, make_training
+
+SHAPES = {"minilm3": (384, 3, 12), "distil6": (768, 6, 12), "base12": (768, 12, 12)}
+"""Name -> hidden size, layers, heads: three of MiniLM's layers, DistilRoBERTa's shape, a BERT-base."""
+
+
+class Bench:
+    """Sizes for a GPU; tiny ones without CUDA or with `small`, which show that a stage runs and mean nothing."""
+
+    def __init__(self, small: bool, glue: Path) -> None:
+        self.cuda = torch.cuda.is_available()
+        self.device = torch.device("cuda" if self.cuda else "cpu")
+        self.small = small or not self.cuda
+        self.precision = "bf16" if self.cuda else "fp32"
+        self.glue = glue
+        if self.small:
+            torch.set_num_threads(1)
+
+    def synchronize(self) -> None:
+        if self.cuda:
+            torch.cuda.synchronize()
+
+    def seconds(self, work: Callable[[], Any]) -> float:
+        self.synchronize()
+        began = time.perf_counter()
+        work()
+        self.synchronize()
+        return time.perf_counter() - began
+
+    def config(self, name: str) -> dict[str, Any]:
+        hidden, layers, heads = (16, 2, 2) if self.small else SHAPES[name]
+        return {
+            "model_type": "bert",
+            "hidden_size": hidden,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "intermediate_size": 4 * hidden,
+            "vocab_size": 500 if self.small else 30522,
+        }
+
+    def model(self, name: str, dropout: float | None = None, seed: int = 0) -> Any:
+        config = self.config(name)
+        return build_model(ModelSpec(config=config, dropout=dropout), 2, seed, config["vocab_size"])
+
+    def rows(self, count: int, longest: int = 64, seed: int = 0) -> LabelledRows:
+        """Rows with lengths like GLUE's single sentences and pairs, and teacher logits."""
+        generator = np.random.default_rng(seed)
+        lengths = np.clip(generator.gamma(6, longest / 14, count), 4, longest).astype(np.int32)
+        encoded = Encoded(
+            ids=np.arange(count),
+            labels=generator.integers(0, 2, count),
+            flipped=None,
+            lengths=lengths,
+            tokens=generator.integers(4, 400 if self.small else 8000, int(lengths.sum())).astype(np.int32),
+            segments=None,
+            starts=np.concatenate([[0], np.cumsum(lengths)[:-1]]),
+            pad_token=0,
+        )
+        return LabelledRows(encoded, generator.normal(size=(1, count, 2)).astype(np.float32))
+
+    def task(self, count: int = 2048, longest: int = 64) -> Rows:
+        count = 200 if self.small else count
+        fit, meta = self.rows(count, longest), self.rows(max(64, count // 8), longest, 1)
+        return Rows(None, fit, meta, meta.encoded, meta.encoded, self.config("minilm3")["vocab_size"])
+
+    def training(
+        self, task: Rows, student: str, strategy: str, settings: dict[str, Any], precision: str, batch: int = 32, **options: Any
+    ) -> Training:
+        model = self.model(student)
+        return make_training(
+            task, strategy, settings, precision=precision, model=model, batch_size=batch, learning_rate=2e-4, **options
+        )
