@@ -15,11 +15,12 @@ from harness.data.teacher_outputs import TeacherOutputs, teacher_folder
 from harness.models.build import build_model, load_tokenizer
 from harness.plan.plan import Plan, make_plan, trial_spec
 from harness.plan.prepared import PreparedTask
-from harness.study.schema import Study
+from harness.study.schema import ModelSpec, Study
 from harness.teachers.fine_tuning import read_parameters
 from harness.teachers.prepare import prepare
 from harness.training.trial import train_trial
 from harness.watching.console import Console
+from tests.harness.tiny import TEACHER
 
 TASK = "relation"
 WORDS = {"entailment": "therefore", "neutral": "perhaps", "contradiction": "never"}
@@ -32,8 +33,8 @@ def easy_task(folder: Path) -> dict[str, Any]:
     """Three classes that one word of a text tells apart: a small teacher learns them."""
     for split, rows in (("train", 160), ("validation", 40)):
         labels = [LABELS[k % 3] for k in range(rows)]
-        texts = [f"the {'cat dog tree'.split()[k % 2]} {WORDS[label]} ran {k % 7}" for k, label in enumerate(labels)]
-        pd.DataFrame({"text": texts, "label": labels}).to_csv(folder / f"{split}.csv", index=False)
+        texts = [f"the {['cat', 'dog', 'tree'][k % 2]} {WORDS[label]} ran {k % 7}" for k, label in enumerate(labels)]
+        pd.DataFrame({"text": texts, "label": labels}).to_csv(folder / f"{split}.csv", index_label="idx")
     files = {split: str(folder / f"{split}.csv") for split in ("train", "validation")}
     return {"name": TASK, "text": ["text"], "labels": LABELS, "files": files}
 
@@ -56,7 +57,9 @@ def save_checkpoint(
     return folder
 
 
-def save_outputs(plan: Plan, prepared: Mapping[str, PreparedTask], cache: Path, file: Path, probabilities: bool = False) -> Path:
+def save_outputs(
+    plan: Plan, prepared: Mapping[str, PreparedTask], cache: Path, file: Path, probabilities: bool = False
+) -> Path:
     """The same teacher's outputs on the training rows in use: rows and columns in another order than the study's."""
     outputs = TeacherOutputs.load(cache, prepared[TASK].teacher_digests["teacher"])
     values = torch.from_numpy(np.array(outputs.all_logits)).double()
@@ -92,3 +95,15 @@ def largest_difference(ours: list[Any], theirs: list[Any]) -> float:
         float(np.abs(a.filter(regex=r"^p\d") - b.filter(regex=r"^p\d")).to_numpy().max())
         for (_, _, a), (_, _, b) in zip(ours, theirs, strict=True)
     )
+
+
+def save_random_checkpoint(folder: Path, names: Sequence[str]) -> Path:
+    """A classifier from random weights whose outputs are called so."""
+    spec = ModelSpec(config=TEACHER)
+    tokenizer = load_tokenizer(spec, ["the cat ran", *WORDS.values()], folder.parent)
+    model: Any = build_model(spec, len(names), 0, len(tokenizer))
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: k for k, name in enumerate(names)}
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
