@@ -118,7 +118,8 @@ def _rows_of(file: Path, ids: np.ndarray | None, count: int, split: Rows, used: 
     strange = ids[~np.isin(ids, split.ids)]
     if len(strange):
         raise DataError(
-            f"{file}: {ID_COLUMN} {int(strange[0])} is no row of the split ({len(strange)} such ids): is it another split's?"
+            f"{file}: {ID_COLUMN} {int(strange[0])} is no row of the split, whose ids go from {int(split.ids.min())} to "
+            f"{int(split.ids.max())} ({len(strange)} such ids): is it another split's file?"
         )
     lacking = used[~np.isin(used, ids)]
     if len(lacking):

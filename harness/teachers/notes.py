@@ -36,7 +36,7 @@ def doubtful_teachers(plan: Plan, prepared: Mapping[str, PreparedTask], cache: P
             score = outputs.report["fit"].metrics[task.headline_metric]
             if score <= always:
                 found.append(
-                    f"teacher {teacher.name!r} of {task.name} has a {task.headline_metric} of {score:.3f} on the training "
+                    f"teacher {teacher.name!r} of {task.name} has {score:.3f} ({task.headline_metric}) on the training "
                     f"rows, where always saying the most frequent class has {always:.3f}: are its classes or rows mixed up?"
                 )
     return found
