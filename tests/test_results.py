@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main
+from harness.models.own_head import classifier_digest
 from harness.report.finding import finding
 from harness.report.leaderboard import make_leaderboard
 from harness.report.predictions import load_predictions
 from harness.report.readme import refreshed, store_readme
 from harness.report.selection import select
 from harness.report.tables import csv_text, markdown
+from harness.store.store import Store
+from harness.teachers.fine_tuning import TeacherJob
 from tests.conftest import PROJECT
 
 ADDED = [line.strip("!/") for line in (PROJECT / ".gitignore").read_text().splitlines() if line.startswith("!results/")]
@@ -58,3 +61,20 @@ def test_the_row_of_the_guide_comes_out_the_same(monkeypatch: pytest.MonkeyPatch
     assert row in (PROJECT / "results" / "README.md").read_text("utf-8")
     monkeypatch.chdir(PROJECT)
     assert main(row.split()[3:]) == 0
+
+
+@pytest.mark.parametrize("store", PUBLISHED, ids=lambda path: path.name)
+def test_what_was_trained_keeps_its_key(store: Path) -> None:
+    """Also when specifications get further fields: a study goes on from its store, and teachers are found in the cache."""
+    for record in Store(store).records():
+        spec = record.spec
+        assert spec.key == record.key
+        for teacher, digest in zip(spec.teachers, spec.teacher_digests, strict=True):
+            job = TeacherJob(
+                task=spec.task,
+                teacher=teacher,
+                data_digest=spec.data_digest,
+                source_digest=classifier_digest(teacher, spec.task.labels),
+                max_length=spec.data.max_length,
+            )
+            assert job.digest == digest

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from harness.loss_terms import losses
 from harness.loss_terms.logit_terms import TERMS, TermInputs, compute_terms
-from strategies.base import TermShape
+from harness.loss_terms.registry import needs_of_terms
+from strategies.base import Needs, TermShape
 
 
 def inputs(teachers=2, shape=None):
@@ -75,3 +78,12 @@ def test_a_term_of_ones_own_gets_its_options(monkeypatch):
     given = inputs()
     found = compute_terms(["ce", "scaled"], given, {"scaled": {"factor": 3.0}})
     torch.testing.assert_close(found["scaled"], 3.0 * given.student_logits[:, 0])
+
+
+@pytest.mark.parametrize("name", sorted(TERMS))
+def test_terms_that_read_the_level_of_a_teacher_s_logits_say_so(name):
+    """Stored probabilities leave it open, and are refused for such terms."""
+    given = inputs()
+    raised = replace(given, teacher_logits=given.teacher_logits + torch.arange(10.0).reshape(2, 5, 1))
+    same = torch.allclose(compute_terms([name], given)[name], compute_terms([name], raised)[name], atol=1e-4)
+    assert needs_of_terms(Needs(terms=(name,))).logit_level == (not same)
