@@ -25,6 +25,9 @@ class ForwardTrace:
         self._layers = layers if in_one_pass(model) else None
         self._modes: list[tuple[nn.Module, bool]] = []
         self._generators: list[Tensor] = []
+        """As they were at the start of the first pass."""
+        self._generators_there: list[Tensor] = []
+        """As they were where its hidden states are those below the layers that move."""
         self._hidden: Tensor | None = None
         self._below: dict[nn.Module, Any] = {}
         """Module below the layers that move -> what it returned."""
@@ -33,8 +36,8 @@ class ForwardTrace:
     def record(self) -> Iterator[None]:
         """The next pass within is the first one."""
         self._modes = [(module, module.training) for module in self._model.modules()]
+        self._generators = self._states()
         if self._layers is None:
-            self._generators = self._states()
             yield
             return
         base: Any = self._model.base_model
@@ -81,7 +84,7 @@ class ForwardTrace:
 
     def _note_hidden(self, _: nn.Module, given: tuple[Any, ...]) -> None:
         self._hidden = given[0].detach()
-        self._generators = self._states()
+        self._generators_there = self._states()
 
     def _states(self) -> list[Tensor]:
         """Of the CPU's generator and, on a GPU, of its own."""
@@ -92,13 +95,13 @@ class ForwardTrace:
     def _same_masks(self) -> Iterator[None]:
         device = self._device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            self._set_states()
+            self._set_states(self._generators)
             yield
 
-    def _set_states(self) -> None:
-        torch.set_rng_state(self._generators[0])
-        if len(self._generators) > 1:
-            torch.cuda.set_rng_state(self._generators[1], self._device)
+    def _set_states(self, states: list[Tensor]) -> None:
+        torch.set_rng_state(states[0])
+        if len(states) > 1:
+            torch.cuda.set_rng_state(states[1], self._device)
 
     @contextmanager
     def _from_hidden(self, hidden: Tensor) -> Iterator[None]:
@@ -109,7 +112,7 @@ class ForwardTrace:
 
         def start(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
             if self._model.training:
-                self._set_states()
+                self._set_states(self._generators_there)
             return (hidden, *given[1:])
 
         hook = encoder_layers(self._model)[-self._layers].register_forward_pre_hook(start)

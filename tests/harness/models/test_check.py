@@ -1,0 +1,44 @@
+import pytest
+
+from harness.errors import ModelError
+from harness.models.check import check_model
+from harness.models.tokenizing import load_tokenizer
+from harness.study.schema import ModelSpec
+from tests.harness.models.families import ALL
+
+TEXTS = [["a b c d e f", "a b"]]
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    return load_tokenizer(ModelSpec(config=ALL["bert"]), TEXTS[0], tmp_path)
+
+
+def check(config, tokenizer, max_length=32, moved=None, **spec):
+    return check_model(ModelSpec(config=config, **spec), 2, tokenizer, TEXTS, max_length, moved)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_every_family_passes_and_eager_attention_is_said(kind, tokenizer):
+    notes = check(ALL[kind], tokenizer)
+    with_sdpa = {"bert", "roberta", "electra", "albert", "modernbert", "gpt2", "llama", "qwen2", "bart", "t5"}
+    assert notes == ([] if kind in with_sdpa else [f"attention is eager: transformers has no SDPA for {kind}"])
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        ({**ALL["mpnet"], "hidden_size": 15}, {}, "15"),
+        (ALL["mpnet"], {"layers": [5]}, "has the layers 0 to 1"),
+        (ALL["t5"], {"layers": [0]}, "has no single list of layers"),
+        (ALL["bart"], {"pooling": "mean"}, "pooling: mean` is not there"),
+        ({**ALL["bart"], "eos_token_id": 9}, {}, "cannot be run on rows of this task: .*<eos>"),
+        (ALL["bert"], {"max_length": 513}, "has 512 positions, but data.max_length is 513"),
+        (ALL["bert"], {"moved": 3}, "move its last 3 layers, and it has 2"),
+        (ALL["albert"], {"moved": 1}, "has no single list of layers"),
+        ({**ALL["xlnet"], "summary_type": "mean"}, {}, "depends on how far the row is padded"),
+    ],
+)
+def test_a_model_that_cannot_be_used(config, changes, message, tokenizer):
+    with pytest.raises(ModelError, match=message):
+        check(config, tokenizer, **changes)
