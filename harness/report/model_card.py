@@ -34,7 +34,7 @@ def model_card(record: TrialRecord, commit: str, origin: str) -> str:
             "",
             f"# {task.name}: a student distilled with {spec.label}",
             "",
-            f"A {_source(spec.student.model, spec.student.config)} that tells {' from '.join(task.labels)}.",
+            f"{_source(spec.student.model, spec.student.config)}, with the classes {', '.join(task.labels)}.",
             "",
             _USE.replace("{example}", example),
             "",
