@@ -7,7 +7,8 @@ import numpy as np
 from harness.report.caption import count
 from harness.report.cells import estimate, number, p_value, signed
 from harness.report.controls import AgainstControl
-from harness.report.leaderboard import STUDENT_ALONE, Leaderboard
+from harness.report.leaderboard import Leaderboard
+from harness.report.references import STUDENT_ALONE
 from harness.stats.multiple import holm
 
 NAMED = 4

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from harness.report.controls import AgainstControl, against_controls
 from harness.report.costs import Costs, costs_of, equal_compute_scores
-from harness.report.foreign_teachers import no_references
 from harness.report.predictions import load_predictions
-from harness.report.selection import SPLIT, Selection, select
+from harness.report.references import BASELINE, STUDENT_ALONE, find_strategy, reference_notes, teacher_scores
+from harness.report.selection import Selection, select
 from harness.stats.aggregate import (
     interquartile_mean,
     mean,
@@ -28,12 +28,9 @@ from harness.stats.multiple import holm
 from harness.stats.paired import sample_task
 from harness.stats.power import minimum_detectable_effect
 from harness.stats.ranks import Ranking, rank_strategies
-from harness.study.protocol import REFERENCES
 
 REPEAT_DRAWS = 4000
 """For intervals that come from the repeats alone; no test rests on them."""
-BASELINE = "fixed_alpha"
-STUDENT_ALONE = "ce_only"
 
 
 @dataclass(frozen=True)
@@ -125,15 +122,15 @@ def make_leaderboard(path: Path | str, draws: int | None = None) -> Leaderboard:
     notes: list[str] = []
     labels, tasks = selection.labels, selection.tasks
     scores = selection.scores
-    baseline = _find(selection, BASELINE)
-    alone = _find(selection, STUDENT_ALONE)
+    baseline = find_strategy(selection, BASELINE)
+    alone = find_strategy(selection, STUDENT_ALONE)
     student = scores[alone].mean(-1) if alone is not None else np.full(len(tasks), np.nan)
-    teacher = _teacher_scores(selection)
+    teacher = teacher_scores(selection)
     sampled = _Sampled(selection, baseline, draws or draws_for(len(labels) - 1))
     repeat_draws = draws or REPEAT_DRAWS
     normalised = normalise(scores, student, teacher)
     usable = np.isfinite(teacher - student) & (teacher - student >= 0.01)
-    _note_references(notes, selection, baseline, alone, usable, teacher, student)
+    notes += reference_notes(selection, baseline, alone, usable, teacher, student)
     mean_score = Estimate.of(mean(scores), sampled.means)
     chosen = normalised[:, usable]
     empty = Estimate.none(len(labels))
@@ -248,62 +245,3 @@ def _mean_of_shown(selection: Selection) -> Array:
     shown = selection.shown_scores
     count = np.isfinite(shown).sum(-1)
     return np.where(count > 0, np.nansum(shown, -1) / np.maximum(count, 1), np.nan)
-
-
-def _find(selection: Selection, strategy: str) -> int | None:
-    """The label that is the strategy's own name, else the first label of that strategy."""
-    if strategy in selection.labels and selection.strategies[strategy] == strategy:
-        return selection.labels.index(strategy)
-    return next((i for i, label in enumerate(selection.labels) if selection.strategies[label] == strategy), None)
-
-
-def _teacher_scores(selection: Selection) -> Array:
-    best = dict.fromkeys(selection.tasks, float("nan"))
-    left_out = no_references(selection)
-    for record in selection.records:
-        task = record.spec.task
-        # a trial that failed has no teachers' scores
-        for teacher, scores in zip(record.spec.teachers, record.teacher_report, strict=False):
-            if SPLIT in scores and task.name in best and teacher.name not in left_out:
-                best[task.name] = float(np.fmax(best[task.name], scores[SPLIT].metrics[task.headline_metric]))
-    return np.array([best[task] for task in selection.tasks])
-
-
-def _note_references(
-    notes: list[str],
-    selection: Selection,
-    baseline: int | None,
-    alone: int | None,
-    usable: NDArray[np.bool_],
-    teacher: Array,
-    student: Array,
-) -> None:
-    if baseline is None:
-        notes.append(f"No {BASELINE} was run: nothing is compared with plain KD.")
-    if alone is None:
-        notes.append(f"No {STUDENT_ALONE} was run: there is no normalised score.")
-    if left_out := no_references(selection):
-        notes.append(
-            f"By the study's choice (reference: false), {', '.join(left_out)} "
-            f"{'is' if len(left_out) == 1 else 'are'} no reference"
-            + ("." if np.isfinite(teacher).any() else ", and there is no other teacher's score: there is no normalised score.")
-        )
-    close = [
-        task for task, good, gap in zip(selection.tasks, usable, teacher - student, strict=True) if not good and gap < 0.01
-    ]
-    if close:
-        notes.append(
-            f"The teacher is less than a point above the student alone on {', '.join(close)}: "
-            f"{'it does' if len(close) == 1 else 'they do'} not enter normalised scores."
-        )
-    if selection.manifest.get("protocol_warnings"):
-        notes += [_sentence(warning) for warning in selection.manifest["protocol_warnings"]]
-        return
-    run = set(selection.strategies.values())
-    if missing := [name for name in REFERENCES if name not in run]:
-        notes.append(f"The protocol's references are not all run, the table is incomplete: {', '.join(missing)}.")
-
-
-def _sentence(text: str) -> str:
-    text = text.replace("so the table will be marked incomplete", "so this table is incomplete")
-    return text[:1].upper() + text[1:].rstrip(".") + "."

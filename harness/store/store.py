@@ -18,12 +18,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +29,7 @@ from pydantic import ValidationError
 
 from harness.errors import StoreError
 from harness.records import SCHEMA_VERSION, TrialRecord
+from harness.store.events import append_event, event_lines, parse_events
 from harness.store.files import (
     DamagedError,
     SealedRecord,
@@ -113,15 +112,10 @@ class Store:
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append to events.jsonl: {"time": ..., "kind": kind, **fields}."""
-        line = json.dumps({"time": datetime.now(UTC).isoformat(), "kind": kind, **fields}, default=str) + "\n"
-        _make_folder(self.path)
         path = self.path / "events.jsonl"
+        _make_folder(self.path)
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            try:
-                os.write(descriptor, line.encode())  # one write: lines of two processes do not mix
-            finally:
-                os.close(descriptor)
+            append_event(path, kind, fields)
         except OSError as error:
             raise write_error(path, error) from error
 
@@ -244,8 +238,7 @@ class Store:
 
     def event_lines(self) -> list[str]:
         """Lines of the event log, the packed ones first; the last may be cut off."""
-        path = self.path / "events.jsonl"
-        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        lines = event_lines(self.path / "events.jsonl")
         pack = self.pack()
         if pack is None:
             return lines
@@ -253,12 +246,12 @@ class Store:
         return [*pack.event_lines, *(line for line in lines if line not in packed)]
 
     def events(self, last_run: bool = False) -> list[dict[str, Any]]:
-        """All complete lines of the event log, or those since the last run started."""
+        """The event log, or what it holds since the last run started."""
         lines = self.event_lines()
         if last_run:
             starts = (number for number in range(len(lines) - 1, -1, -1) if ', "kind": "started"' in lines[number])
             lines = lines[next(starts, 0) :]
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        return parse_events(lines)
 
     def frame(self, records: Iterable[TrialRecord] | None = None) -> pd.DataFrame:
         """One row per trial, flat. See `harness.store.frame`."""

@@ -6,37 +6,30 @@ import importlib.metadata
 import platform
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from harness.data.cached_outputs import FEATURES
-from harness.data.encode import Encoded, encode
-from harness.data.labelled_rows import LabelledRows
-from harness.data.parts import split_parts
+from harness.data.encode import Encoded
 from harness.data.roles import load_report_rows, load_training_rows
-from harness.data.rows import FitAndMetaRows, FitRows, MetaRows, Rows, TrainingRows, join_rows
+from harness.data.rows import TrainingRows
 from harness.data.teacher_outputs import TeacherOutputs
 from harness.data.word_drop import WordDrop
-from harness.loss_terms.base import TermNeeds, TermSetup
+from harness.loss_terms.base import TermSetup
 from harness.loss_terms.bound import LossTerms
 from harness.loss_terms.registry import needs_of_terms
 from harness.models.build import (
     count_parameters,
     hidden_size,
-    load_tokenizer,
     number_of_layers,
-    tokenizer_digest,
 )
 from harness.models.evaluate import predict
 from harness.models.own_head import build_classifier
-from harness.models.save import save_classifier
 from harness.ranks import Ranks, Single
 from harness.records import Score, TrialRecord, TrialSpec
 from harness.study.tasks import TaskSpec, task_metrics
@@ -46,9 +39,10 @@ from harness.training.hooks import EpochHook, StoppedEarly
 from harness.training.loop import Training, steps_per_epoch
 from harness.training.majority import majority_scores
 from harness.training.peak_memory import peak_bytes, reset_peak
+from harness.training.trial_rows import RowEncoder, labelled_rows, role_view, training_parts
 from harness.whole_folder import whole_folder
 from strategies import load_plugin, resolve
-from strategies.base import RoleView, Setup
+from strategies.base import Setup
 
 DETERMINING_PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
 
@@ -65,7 +59,7 @@ class TrialOutcome:
 class MadeTraining:
     training: Training
     student_parameters: int
-    encoder: _Encoder
+    encoder: RowEncoder
     rows: TrainingRows
     teachers: list[TeacherOutputs]
 
@@ -150,13 +144,13 @@ def make_training(spec: TrialSpec, cache: Path, ranks: Ranks, device: torch.devi
 
     training_rows = load_training_rows(cache, spec.data_digest)
     fit_rows, meta_rows = training_parts(training_rows, needs.needs_meta_set, spec.label_budget)
-    encoder = _Encoder(spec, cache, training_rows)
+    encoder = RowEncoder(spec, cache, training_rows)
     wanted = needs_of_terms(needs)
     teachers = [TeacherOutputs.load(cache, digest, wanted.teacher_outputs) for digest in spec.teacher_digests]
-    fit = _labelled(fit_rows, encoder, teachers, wanted)
+    fit = labelled_rows(fit_rows, encoder, teachers, wanted)
     if wanted.word_drop:
         fit = replace(fit, word_drop=WordDrop(fit.encoded, wanted.word_drop, spec.seeds.dropout))
-    meta = None if meta_rows is None else _labelled(meta_rows, encoder, teachers, wanted)
+    meta = None if meta_rows is None else labelled_rows(meta_rows, encoder, teachers, wanted)
 
     classes = len(spec.task.labels)
     model = build_classifier(
@@ -169,8 +163,8 @@ def make_training(spec: TrialSpec, cache: Path, ranks: Ranks, device: torch.devi
         epochs=spec.training.epochs,
         steps_per_epoch=steps_per_epoch(len(fit), spec.training.batch_size),
         temperature=spec.training.temperature,
-        fit=_role_view(fit),
-        meta=None if meta is None else _role_view(meta),
+        fit=role_view(fit),
+        meta=None if meta is None else role_view(meta),
         student_hidden_size=hidden_size(model),
         teacher_hidden_sizes=tuple(outputs.hidden_size for outputs in teachers),
         seed=spec.seeds.strategy,
@@ -228,18 +222,6 @@ def _stopped(spec: TrialSpec, made: MadeTraining, seconds: float) -> TrialOutcom
     return TrialOutcome(record, None)
 
 
-def training_parts(rows: TrainingRows, uses_meta: bool, label_budget: str) -> tuple[FitRows, MetaRows | None]:
-    """The rows a strategy trains on, and its meta set, by the protocol's label budget.
-
-    equal_labels: who needs no meta set trains on fit + meta. equal_fit: nobody trains on meta.
-    """
-    if uses_meta:
-        return rows.fit, rows.meta
-    if label_budget == "equal_labels":
-        return join_rows(FitAndMetaRows, rows.fit, rows.meta), None
-    return rows.fit, None
-
-
 def score_predictions(predictions: pd.DataFrame, task: TaskSpec) -> dict[str, Score]:
     """Report split -> score."""
     return {
@@ -253,53 +235,6 @@ def environment(device: torch.device) -> dict[str, str]:
     versions = {name: importlib.metadata.version(name) for name in DETERMINING_PACKAGES}
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
     return {"python": platform.python_version(), **versions, "machine": platform.machine(), "accelerator": accelerator}
-
-
-class _Encoder:
-    """Tokenises the task's rows with the student's tokenizer, through the cache."""
-
-    def __init__(self, spec: TrialSpec, cache: Path, training: TrainingRows) -> None:
-        self.tokenizer = load_tokenizer(spec.student, training.texts(), cache)
-        self._digest = tokenizer_digest(self.tokenizer)
-        self._spec = spec
-        self._cache = cache
-
-    @property
-    def vocabulary(self) -> int:
-        return len(self.tokenizer)
-
-    def save_with(self, model: Any, folder: Path) -> None:
-        """Write the student and this tokenizer."""
-        save_classifier(model, self.tokenizer, self._spec.task.labels, self._spec.data.max_length, folder)
-
-    def __call__(self, rows: Rows, role: str | None = None) -> Encoded:
-        name = role or type(rows).role
-        return encode(rows, self.tokenizer, self._spec.data.max_length, self._cache, self._digest, self._spec.data_digest, name)
-
-
-def _labelled(rows: Rows, encoder: _Encoder, teachers: Sequence[TeacherOutputs], wanted: TermNeeds) -> LabelledRows:
-    encoded = encoder(rows)
-    role = type(rows).role
-    has_features = FEATURES in wanted.teacher_outputs
-    return LabelledRows(
-        encoded,
-        np.stack([teacher.logits(encoded.ids) for teacher in teachers]),
-        tuple(teacher.features(encoded.ids) for teacher in teachers) if has_features else None,
-        {
-            name: tuple(teacher.cached(name, encoded.ids) for teacher in teachers)
-            for name in wanted.teacher_outputs
-            if name != FEATURES
-        },
-        tuple(encoder(part, f"{role}.part{k}") for k, part in enumerate(split_parts(rows))) if wanted.parts else (),
-    )
-
-
-def _role_view(rows: LabelledRows) -> RoleView:
-    return RoleView(
-        ids=torch.from_numpy(np.asarray(rows.encoded.ids)),
-        labels=torch.from_numpy(np.asarray(rows.encoded.labels)),
-        teacher_logits=torch.from_numpy(rows.teacher_logits),
-    )
 
 
 def _predictions(split: str, encoded: Encoded, model: torch.nn.Module, precision: str) -> pd.DataFrame:

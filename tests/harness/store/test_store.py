@@ -198,6 +198,11 @@ def test_manifest_and_events(tmp_path: Path) -> None:
     with (tmp_path / "events.jsonl").open("a") as file:
         file.write('{"time": "cut o')
     assert [event["kind"] for event in store.events()] == ["started", "finished"]
+    store.event("ended")
+    with (tmp_path / "events.jsonl").open("ab") as file:
+        file.write(b'[1]\n"text"\n{"kind": "no time"}\n\xff\xfe\n\n')
+    store.event("started", cells=4)
+    assert [event["kind"] for event in store.events()] == ["started", "finished", "ended", "started"]
     (tmp_path / "manifest.json").write_text("[")
     with pytest.raises(StoreError, match="manifest"):
         store.manifest()

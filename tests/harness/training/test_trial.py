@@ -13,7 +13,8 @@ from harness.data.encode import Encoded
 from harness.data.roles import load_report_rows, load_training_rows
 from harness.study.tasks import task_metrics
 from harness.training.failures import ChangedCodeError
-from harness.training.trial import train_trial, training_parts
+from harness.training.trial import train_trial
+from harness.training.trial_rows import training_parts
 from tests.harness.tiny import default_specs, tiny_study
 
 

@@ -1,0 +1,77 @@
+"""What a table's references are, and what it says where they are missing or too close to tell."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.report.foreign_teachers import no_references
+from harness.report.selection import SPLIT, Selection
+from harness.stats.metrics import Array
+from harness.study.protocol import REFERENCES
+
+BASELINE = "fixed_alpha"
+STUDENT_ALONE = "ce_only"
+
+
+def find_strategy(selection: Selection, strategy: str) -> int | None:
+    """The label that is the strategy's own name, else the first label of that strategy."""
+    if strategy in selection.labels and selection.strategies[strategy] == strategy:
+        return selection.labels.index(strategy)
+    return next((i for i, label in enumerate(selection.labels) if selection.strategies[label] == strategy), None)
+
+
+def teacher_scores(selection: Selection) -> Array:
+    """[tasks], the headline score of the best teacher; NaN where there is none."""
+    best = dict.fromkeys(selection.tasks, float("nan"))
+    left_out = no_references(selection)
+    for record in selection.records:
+        task = record.spec.task
+        # a trial that failed has no teachers' scores
+        for teacher, scores in zip(record.spec.teachers, record.teacher_report, strict=False):
+            if SPLIT in scores and task.name in best and teacher.name not in left_out:
+                best[task.name] = float(np.fmax(best[task.name], scores[SPLIT].metrics[task.headline_metric]))
+    return np.array([best[task] for task in selection.tasks])
+
+
+def reference_notes(
+    selection: Selection,
+    baseline: int | None,
+    alone: int | None,
+    usable: NDArray[np.bool_],
+    teacher: Array,
+    student: Array,
+) -> list[str]:
+    """`usable`: tasks on which scores can be normalised; `teacher` and `student`: [tasks], the best teacher's score and that of
+    the student alone.
+    """
+    notes = []
+    if baseline is None:
+        notes.append(f"No {BASELINE} was run: nothing is compared with plain KD.")
+    if alone is None:
+        notes.append(f"No {STUDENT_ALONE} was run: there is no normalised score.")
+    if left_out := no_references(selection):
+        notes.append(
+            f"By the study's choice (reference: false), {', '.join(left_out)} "
+            f"{'is' if len(left_out) == 1 else 'are'} no reference"
+            + ("." if np.isfinite(teacher).any() else ", and there is no other teacher's score: there is no normalised score.")
+        )
+    close = [
+        task for task, good, gap in zip(selection.tasks, usable, teacher - student, strict=True) if not good and gap < 0.01
+    ]
+    if close:
+        notes.append(
+            f"The teacher is less than a point above the student alone on {', '.join(close)}: "
+            f"{'it does' if len(close) == 1 else 'they do'} not enter normalised scores."
+        )
+    if selection.manifest.get("protocol_warnings"):
+        return notes + [_sentence(warning) for warning in selection.manifest["protocol_warnings"]]
+    run = set(selection.strategies.values())
+    if missing := [name for name in REFERENCES if name not in run]:
+        notes.append(f"The protocol's references are not all run, the table is incomplete: {', '.join(missing)}.")
+    return notes
+
+
+def _sentence(text: str) -> str:
+    text = text.replace("so the table will be marked incomplete", "so this table is incomplete")
+    return text[:1].upper() + text[1:].rstrip(".") + "."
