@@ -25,11 +25,11 @@ from tests.harness.tiny import STUDENT, TEACHER, VARIED, default_specs, tiny_stu
 Step = dict[str, Any]
 
 
-def spec_of(strategy: str, cache: Path, teachers: int = 1, epochs: int = 2) -> TrialSpec:
-    """A few short epochs of a one-layer student with dropout."""
+def spec_of(strategy: str, cache: Path, teachers: int = 1, epochs: int = 2, dropout: float = 0.1) -> TrialSpec:
+    """A few short epochs of a one-layer student."""
     recipe = {"epochs": 1, "learning_rate": 1e-3}
     models = {
-        "student": {"config": {**STUDENT, **VARIED}, "dropout": 0.1},
+        "student": {"config": {**STUDENT, **VARIED}, "dropout": dropout},
         "teachers": [{"name": f"t{k}", "config": TEACHER, "seed": k, "training": recipe} for k in range(teachers)],
     }
     training = {"epochs": epochs, "batch_size": 16, "learning_rate": 1e-3, "meta_batch_size": 8}

@@ -76,14 +76,8 @@ def test_logits_alone_will_do_where_the_strategy_wants_no_more(tmp_path: Path) -
 
 
 def test_micro_batches_change_no_number(tmp_path: Path) -> None:
-    whole, parts = make(tmp_path, "l2rw"), make(tmp_path, "l2rw")
-    for beside in (whole, parts):
-        for module in beside.model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-        beside.model.config.attention_probs_dropout_prob = 0.0
-        for layer in beside.model.bert.encoder.layer:
-            layer.attention.self.dropout.p = 0.0
+    spec = spec_of("l2rw", tmp_path, dropout=0.0)
+    whole, parts = Beside(spec, tmp_path), Beside(spec, tmp_path)
     steps = whole.by_hand(whole.loss(), last=3), parts.by_hand(parts.loss(micro_batches=4), last=3)
     assert_same(*steps, of_weights=2e-3)  # a finite difference magnifies rounding
 
