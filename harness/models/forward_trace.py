@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.models.build import encoder_layers
+from harness.models.dropout_masks import DropoutMasks
 
 
 class ForwardTrace:
@@ -17,11 +18,14 @@ class ForwardTrace:
 
     layers   only the last so many encoder layers and the head differ between passes: the passes after the first start at the
              first's hidden states below them
+    own_masks   on a GPU, draw the masks of dropout here and use them in all passes: for passes by other kernels than the first
+             one's (`harness.models.dropout_masks`). Not for micro-batches, whose way back repeats passes of its own
     """
 
-    def __init__(self, model: nn.Module, layers: int | None = None) -> None:
+    def __init__(self, model: nn.Module, layers: int | None = None, own_masks: bool = False) -> None:
         self._model = model
         self._layers = layers
+        self._masks = DropoutMasks(self._device) if own_masks and self._device.type == "cuda" else None
         self._modes: list[tuple[nn.Module, bool]] = []
         self._generators: list[Tensor] = []
         self._hidden: Tensor | None = None
@@ -30,16 +34,15 @@ class ForwardTrace:
     def record(self) -> Iterator[None]:
         """The next pass within is the first one."""
         self._modes = [(module, module.training) for module in self._model.modules()]
-        if self._layers is None:
-            self._generators = self._states()
+        with ExitStack() as stack:
+            if self._masks is not None:
+                stack.enter_context(self._masks.drawn())
+            if self._layers is None:
+                self._generators = self._states()
+            else:
+                lowest = encoder_layers(self._model)[-self._layers]
+                stack.callback(lowest.register_forward_pre_hook(self._note_hidden).remove)
             yield
-            return
-        lowest = encoder_layers(self._model)[-self._layers]
-        hook = lowest.register_forward_pre_hook(self._note_hidden)
-        try:
-            yield
-        finally:
-            hook.remove()
 
     @contextmanager
     def modes(self) -> Iterator[None]:
@@ -64,6 +67,8 @@ class ForwardTrace:
         with ExitStack() as stack:
             if self._model.training:
                 stack.enter_context(self._same_masks())
+                if self._masks is not None:
+                    stack.enter_context(self._masks.again())
             if self._hidden is not None:
                 stack.enter_context(self._from_hidden(self._hidden))
             yield
@@ -71,6 +76,8 @@ class ForwardTrace:
     def _note_hidden(self, _: nn.Module, given: tuple[Any, ...]) -> None:
         self._hidden = given[0].detach()
         self._generators = self._states()
+        if self._masks is not None:
+            self._masks.forget()
 
     def _states(self) -> list[Tensor]:
         """Of the CPU's generator and, on a GPU, of its own."""
