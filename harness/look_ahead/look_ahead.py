@@ -116,7 +116,9 @@ class LookAhead:
 
     def new_trace(self) -> ForwardTrace:
         """For the training step's pass, before it. No layer is passed over where terms use all, or a batch is not one pass."""
-        return ForwardTrace(self.model, None if self.layer_features or self.micro_batches > 1 else self.layers)
+        whole = self.micro_batches == 1
+        layers = self.layers if whole and not self.layer_features else None
+        return ForwardTrace(self.model, layers, own_masks=whole and self.engine != "fd")  # whose passes are the step's kernels'
 
     def takes_step(self, learning_rate: float, largest: float | None) -> bool:
         """Whether `influence` takes the step that weights of at most `largest` make; None: without weights."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.models.dropout_masks import DropoutMasks
 from harness.models.layers import encoder_layers
 from harness.models.run import in_one_pass
 
@@ -18,11 +19,14 @@ class ForwardTrace:
 
     layers   only the last so many encoder layers and the head differ between passes: the passes after the first start at the
              first's hidden states below them. Where a batch is several passes, they start from the beginning all the same
+    own_masks   on a GPU, draw the masks of dropout here and use them in all passes: for passes by other kernels than the first
+             one's (`harness.models.dropout_masks`). Not for micro-batches, whose way back repeats passes of its own
     """
 
-    def __init__(self, model: nn.Module, layers: int | None = None) -> None:
+    def __init__(self, model: nn.Module, layers: int | None = None, own_masks: bool = False) -> None:
         self._model = model
         self._layers = layers if in_one_pass(model) else None
+        self._masks = DropoutMasks(self._device) if own_masks and self._device.type == "cuda" else None
         self._modes: list[tuple[nn.Module, bool]] = []
         self._generators: list[Tensor] = []
         """As they were at the start of the first pass."""
@@ -37,20 +41,18 @@ class ForwardTrace:
         """The next pass within is the first one."""
         self._modes = [(module, module.training) for module in self._model.modules()]
         self._generators = self._states()
-        if self._layers is None:
+        with ExitStack() as stack:
+            if self._masks is not None:
+                stack.enter_context(self._masks.drawn())
+            if self._layers is not None:
+                base: Any = self._model.base_model
+                *below, lowest = encoder_layers(self._model)[: 1 - self._layers or None]
+                if hasattr(base, "embeddings"):
+                    below.insert(0, base.embeddings)
+                for module in below:
+                    stack.callback(module.register_forward_hook(self._note_output).remove)
+                stack.callback(lowest.register_forward_pre_hook(self._note_hidden).remove)
             yield
-            return
-        base: Any = self._model.base_model
-        *below, lowest = encoder_layers(self._model)[: 1 - self._layers or None]
-        if hasattr(base, "embeddings"):
-            below.insert(0, base.embeddings)
-        hooks = [module.register_forward_hook(self._note_output) for module in below]
-        hooks.append(lowest.register_forward_pre_hook(self._note_hidden))
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     @contextmanager
     def modes(self) -> Iterator[None]:
@@ -75,6 +77,8 @@ class ForwardTrace:
         with ExitStack() as stack:
             if self._model.training:
                 stack.enter_context(self._same_masks())
+                if self._masks is not None:
+                    stack.enter_context(self._masks.again())
             if self._hidden is not None:
                 stack.enter_context(self._from_hidden(self._hidden))
             yield
@@ -85,6 +89,8 @@ class ForwardTrace:
     def _note_hidden(self, _: nn.Module, given: tuple[Any, ...]) -> None:
         self._hidden = given[0].detach()
         self._generators_there = self._states()
+        if self._masks is not None:
+            self._masks.forget()
 
     def _states(self) -> list[Tensor]:
         """Of the CPU's generator and, on a GPU, of its own."""

@@ -201,12 +201,11 @@ def steps(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def masks(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    for device in ("cpu", "cuda"):
-        for dropout in (0.1, 0.0):
-            for precision, engine in (("fp32", "fd"), ("fp32", "jvp"), ("fp32", "exact"), ("bf16", "jvp")):
-                close = cosine_to_the_step(torch.device(device), precision, engine, dropout)
-                print(f"{device:4} attention dropout {dropout} {precision} {engine:5}: cosine to the step's own {close:.5f}")
-                yield {"device": device, "dropout": dropout, "precision": precision, "engine": engine, "cosine": close}
+    for dropout in (0.1, 0.0):
+        for precision, engine in (("fp32", "fd"), ("fp32", "jvp"), ("fp32", "exact"), ("bf16", "jvp")):
+            close = cosine_to_the_step(torch.device("cuda"), precision, engine, dropout)
+            print(f"attention dropout {dropout} {precision} {engine:5}: cosine to the step's own {close:.5f}", flush=True)
+            yield {"ok": close > 0.999, "dropout": dropout, "precision": precision, "engine": engine, "cosine": close}
 
 
 def engines(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,6 @@ import torch
 from harness.look_ahead.look_ahead import LookAhead
 from harness.models.build import run_model
 from harness.models.evaluate import autocast
-from harness.models.forward_trace import ForwardTrace
 from tests.harness.look_ahead.looking_ahead import TERMS, cosine, make_batch, student
 
 
@@ -19,10 +18,10 @@ def cosine_to_the_step(device: torch.device, precision: str, engine: str, attent
     parameters = list(model.parameters())
     batch, meta = make_batch(2, 16, 1).to(device), make_batch(2, 12, 2).to(device)
     torch.manual_seed(7)
-    trace = ForwardTrace(model)
+    look_ahead = LookAhead(model, TERMS, engine, jvp_precision=precision)
+    trace = look_ahead.new_trace()
     with trace.record(), autocast(device, precision):
         terms = TERMS(run_model(model, batch.inputs), batch)
-    look_ahead = LookAhead(model, TERMS, engine, jvp_precision=precision)
     direction = look_ahead.meta_gradient_here(meta)
 
     def along(value: torch.Tensor) -> torch.Tensor:

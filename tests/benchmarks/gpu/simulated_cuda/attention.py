@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from tests.benchmarks.gpu.simulated_cuda.counts import COUNT, DeviceError
 from tests.benchmarks.gpu.simulated_cuda.generator import with_cuda_generator
@@ -26,6 +27,9 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
+    if has_torch_function((query, key, value)):  # as PyTorch's own, which is written in C++
+        given = (query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+        return handle_torch_function(scaled_dot_product_attention, (query, key, value), *given)
     if query.device.type != "cuda":
         return _plain(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     assert not is_causal
