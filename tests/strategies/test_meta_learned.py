@@ -168,6 +168,20 @@ class TestMetaWeightNet:
         assert weights[loss.argmax()] < 0.5 * weights[loss.argmin()]
         assert 2 * weights.mean() == pytest.approx(1.0, abs=1e-5)
 
+    def test_is_the_authors_network_and_optimiser(self):
+        """VNet(1, 100, 1) with Adam(1e-3, weight_decay=1e-4); weights over the batch's sum, typed out after some updates."""
+        strategy = make("meta_weight_net", SETUP)
+        (group,) = strategy.meta_learner.optimizer.param_groups
+        assert (group["lr"], group["weight_decay"]) == (1e-3, 1e-4)
+        for context in steps(SETUP, 5, influence=random_influence(3)):
+            weights = weigh(strategy, context)
+        first, _, last = strategy.meta_learner.network
+        loss = ((context.terms["ce"] + context.terms["kd"]) / 2).reshape(-1, 1)
+        v = torch.sigmoid(F.relu(loss @ first.weight.T + first.bias) @ last.weight.T + last.bias).squeeze(1).detach()
+        torch.testing.assert_close(2 * weights["ce"], 8 * v / v.sum())
+        assert first.weight.shape == (100, 1)
+        assert v.std() > 0
+
 
 class TestTgeo:
     def test_class_means(self):
