@@ -81,13 +81,16 @@ class RwKd(Strategy[RwKdSettings]):
     taken after the student's step on the weighted loss; the weights are computed again after the update. It starts at 0.5.
 
     The look-ahead is an SGD step in both, while the student steps with AdamW: the influences are those of a plain gradient
-    step, not of the step that follows. `precondition: adam` comes nearer, without AdamW's first moment.
+    step, not of the step that follows. `precondition: adam` does not repair this.
     """
 
     name = "rw_kd"
     family = "meta-learned"
     summary = "a meta-learner, trained with the student, weighs cross-entropy and KD of every sample"
-    paper = "Lu et al., RW-KD: Sample-wise Loss Terms Re-Weighting for Knowledge Distillation, Findings of EMNLP 2021, pp. 3145-3152"
+    paper = (
+        "Lu et al., RW-KD: Sample-wise Loss Terms Re-Weighting for Knowledge Distillation, Findings of EMNLP 2021, "
+        "pp. 3145-3152"
+    )
     sample_wise = True
     learned = True
     cost = Cost.LOOK_AHEAD
@@ -98,7 +101,8 @@ class RwKd(Strategy[RwKdSettings]):
         "re-implementation that could be read has a network: Selective-KD weighs samples by influence (`per_sample` follows "
         "it; there KD is soft-label cross-entropy, here KL, with the same gradient), TGeo-KD's baseline trains one free "
         "weight a sample on the training loss (`free_alpha`). `network` is the standard formulation that fits the abstract, "
-        "and ours."
+        "and ours; the closest published network is another method's (Nguyen et al., Balancing Knowledge Distillation for "
+        "Imbalance Learning with Bilevel Optimization, PAKDD 2026, arXiv 2605.17839)."
     )
     Settings = RwKdSettings
 
