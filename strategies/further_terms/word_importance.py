@@ -16,7 +16,8 @@ class WordImportanceSettings(FixedWeightSettings):
     kd_weight: float = Field(0.0, ge=0.0)
     """Weight of plain KD, beside the weighted one."""
     scores: Literal["uniform", "frequency", "tf_idf", "learned"] = "tf_idf"
-    """A word's importance: the same for all (plain KD), its number of occurrences, TF-IDF, or learned with the student."""
+    """A word's importance: the same for all (plain KD), its number of occurrences plus 8, TF-IDF, or learned with the
+    student."""
 
     search_space = {
         "term_weight": FixedWeightSettings.search_space["term_weight"],
@@ -34,11 +35,15 @@ class WordImportance(FixedWeights[WordImportanceSettings]):
     name = "word_importance"
     family = "further terms"
     summary = "CE and KD weighted by word importance: frequency, TF-IDF or learned"
-    paper = "Lee, Lee & Moon, Block-wise Word Embedding Compression Revisited, Findings of EMNLP 2021 (word weights)"
+    paper = (
+        "Lee, Lee & Moon, Block-wise Word Embedding Compression Revisited: Better Weighting and Structuring, Findings of EMNLP "
+        "2021 (word weights)"
+    )
     reconstruction = (
         "The paper weighs words in the compression of embeddings; using its word weights for samples in KD is a transfer. "
-        "TF-IDF as in the authors' code. Learned weights there are gates on embedding dimensions; here each word learns a "
-        "noise level, as whole terms do in Kendall et al."
+        "Frequency and TF-IDF have the constants of the authors' runs (tasks/*/get_tfidf.py): frequent words count more. The "
+        "paper's words are whole ones, here they are the student's tokens. Learned weights there are gates on embedding "
+        "dimensions; here each word learns a noise level, as whole terms do in Kendall et al."
     )
     Settings = WordImportanceSettings
     term = "word_kd"

@@ -7,9 +7,12 @@ from typing import Literal
 from pydantic import Field
 
 from strategies.base import Context, Normalisation, Settings, Strategy, Weights
-from strategies.parts.probabilities import label_probability, student_probabilities
+from strategies.lazy import torch
+from strategies.parts.probabilities import student_cross_entropy
 from strategies.registry import register
 from strategies.space import FloatRange
+
+SMALLEST = 1e-7
 
 
 class FocalSettings(Settings):
@@ -25,21 +28,40 @@ class FocalSettings(Settings):
 
 @register
 class Focal(Strategy[FocalSettings]):
-    """w_ce,i = (1 - kd_weight) f_i, w_kd,i = kd_weight f_i, f_i = (1 - p_S,i(label))^gamma."""
+    """L = mean_i [(1 - kd_weight) f_i ce_i + kd_weight f_i kd_i], f_i = (1 - p_i)^gamma, p_i = p_S,i(label).
+
+    The gradient goes through the factor, as in the paper (eq. 4, and appendix A for its derivative). ce_i = -log p_i, so
+    grad f_i = gamma p_i (1 - p_i)^(gamma - 1) grad ce_i, and constant weights on the two terms have the same gradient:
+
+        w_ce,i = (1 - kd_weight) f_i + gamma p_i (1 - p_i)^(gamma - 1) [(1 - kd_weight) ce_i + kd_weight kd_i]
+        w_kd,i = kd_weight f_i
+
+    with the terms in brackets that have the factor. What is logged are these weights.
+    """
 
     name = "focal"
     family = "sample-wise heuristic"
     summary = "less weight for samples that the student already has right"
-    paper = "Lin et al., Focal Loss, ICCV 2017, eq. 4; on a KD mixture it is a convention"
+    paper = "Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv 1708.02002, eq. 4"
     sample_wise = True
     normalisation = Normalisation.ADDITIVE
+    reconstruction = "The paper has cross-entropy alone; its factor on a KD mixture is a convention."
     Settings = FocalSettings
 
     def weights(self, context: Context) -> Weights:
         settings = self.settings
-        easy = label_probability(student_probabilities(context), context.labels)
-        focal = (1 - easy).clamp_min(0.0) ** settings.gamma
-        return {
-            "ce": (1 - settings.kd_weight) * (focal if settings.apply_to != "kd" else 1.0),
-            "kd": settings.kd_weight * (focal if settings.apply_to != "ce" else 1.0),
-        }
+        cross_entropy = student_cross_entropy(context)
+        # float32 cannot tell 1 - p below this from 0, where a gamma below 1 has no derivative
+        hard = (-torch.expm1(-cross_entropy)).clamp_min(SMALLEST)
+        factor = hard**settings.gamma
+        slope = settings.gamma * (1 - hard) * hard ** (settings.gamma - 1)
+        ce_weight = torch.full_like(factor, 1 - settings.kd_weight)
+        kd_weight = torch.full_like(factor, settings.kd_weight)
+        through_factor = torch.zeros_like(factor)
+        if settings.apply_to != "kd":
+            through_factor = through_factor + ce_weight * cross_entropy
+            ce_weight = ce_weight * factor
+        if settings.apply_to != "ce":
+            through_factor = through_factor + kd_weight * context.terms["kd"]
+            kd_weight = kd_weight * factor
+        return {"ce": ce_weight + slope * through_factor, "kd": kd_weight}

@@ -23,8 +23,8 @@ class MetaWeightNetSettings(LookAheadSettings):
     """Units of the network's hidden layer."""
     meta_learning_rate: float = Field(1e-3, gt=0.0)
     """Of the network's Adam."""
-    weight_decay: float = Field(0.0, ge=0.0)
-    """Of the network's Adam. The authors' SGD has 5e-4."""
+    weight_decay: float = Field(1e-4, ge=0.0)
+    """Of the network's Adam."""
     interval: int = Field(1, ge=1)
     """Update the network every so many steps."""
     shortest_look_ahead: float = Field(3e-4, ge=0.0)
@@ -43,17 +43,30 @@ class MetaWeightNetSettings(LookAheadSettings):
 class MetaWeightNet(Strategy[MetaWeightNetSettings]):
     """w_i = batch * V(l_i) / sum_j V(l_j), V a 1-hidden-1 network with a sigmoid, l_i = (1 - kd_weight) ce_i + kd_weight kd_i.
 
-    V follows the meta loss after one SGD step of the student on the weighted loss. Its last layer starts at 0: equal weights.
+    V follows the meta loss after one SGD step of the student on the weighted loss (algorithm 1, eq. 4 to 6). Two programs of
+    xjtushujun/meta-weight-net differ: `train_WRN-28-10_Meta_PGC.py` divides by the batch's sum, and V has SGD with momentum
+    0.9, learning rate 1e-3 and weight decay 5e-4; `MW-Net.py` does not divide, and V has Adam with 1e-3 and 1e-4. Here the
+    weights are those of the first and Adam is that of the second, since the meta gradient's size goes with the student's
+    learning rate: with 2e-5 in the place of 0.1, SGD would leave V where it starts.
     """
 
     name = "meta_weight_net"
     family = "meta-learned"
     summary = "a network maps each sample's loss to its weight, trained on the meta set"
-    paper = "Shu et al., Meta-Weight-Net, NeurIPS 2019, arXiv 1902.07379"
+    paper = (
+        "Shu et al., Meta-Weight-Net: Learning an Explicit Mapping For Sample Weighting, NeurIPS 2019, arXiv 1902.07379, "
+        "algorithm 1"
+    )
     sample_wise = True
     learned = True
     cost = Cost.LOOK_AHEAD
     normalisation = Normalisation.BATCH
+    reconstruction = (
+        "A transfer: the paper's loss is cross-entropy alone, here the mixture with KD. Weights divided by the batch's sum "
+        "as in one of the authors' programs, Adam with its constants as in the other. Ours: V's last layer starts at 0, so "
+        "that all weights are equal; V's gradient is clipped to a norm of 1; the look-ahead is an SGD step, the student's "
+        "own is AdamW."
+    )
     Settings = MetaWeightNetSettings
 
     def __init__(self, settings: MetaWeightNetSettings, setup: Setup) -> None:

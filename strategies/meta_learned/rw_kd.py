@@ -28,9 +28,9 @@ FEATURES = 6
 
 class RwKdSettings(LookAheadSettings):
     meta_learner: Literal["network", "per_sample"] = "network"
-    """network: a small network maps a sample's losses and uncertainties to its two weights, and is trained through the
-    student's look-ahead step (Meta-Weight-Net style). per_sample: no network; in each step, each term's weight is its own
-    influence on the meta loss (L2RW style)."""
+    """How the paper is read. network: a small network maps a sample's losses and uncertainties to its two weights, and is
+    trained through the student's look-ahead step (Meta-Weight-Net style); no published program has it. per_sample: no network;
+    in each step, each term's weight is its own influence on the meta loss (L2RW style), as later papers' programs have it."""
     hidden_size: int = Field(100, ge=1)
     """network: units of its hidden layer."""
     meta_learning_rate: float = Field(1e-3, gt=0.0)
@@ -75,23 +75,34 @@ class RwKd(Strategy[RwKdSettings]):
     """L = mean_i [w_ce,i ce_i + w_kd,i kd_i], w_ce,i + w_kd,i = 1, set so that a step on it lowers the loss of a meta batch.
 
     With a[m, i] = <grad L_meta, grad term[m, i]> (`Context.look_ahead`):
-    per_sample: w_m,i = u_m,i / (u_ce,i + u_kd,i), u = max(a, floor * max a): look-ahead from zero weights.
-    network: w_i = softmax(network(features_i)); its phi follows -(eta / batch) sum a[m, i] dw[m, i]/dphi, L_meta taken
-    after the student's step on the weighted loss; the weights are computed again after the update. It starts at 0.5.
+    per_sample: w_m,i = u_m,i / (u_ce,i + u_kd,i), u = max(a, floor * max a): look-ahead from zero weights, as in
+    `ugkd/methods/rwkd.py` of Selective-KD/Selective-KD (which cites the paper's algorithm 1), whose floor is 1e-8 whatever the
+    size of a. network: w_i = softmax(network(features_i)); its phi follows -(eta / batch) sum a[m, i] dw[m, i]/dphi, L_meta
+    taken after the student's step on the weighted loss; the weights are computed again after the update. It starts at 0.5.
+
+    The look-ahead is an SGD step in both, while the student steps with AdamW: the influences are those of a plain gradient
+    step, not of the step that follows. `precondition: adam` does not repair this.
     """
 
     name = "rw_kd"
     family = "meta-learned"
     summary = "a meta-learner, trained with the student, weighs cross-entropy and KD of every sample"
-    paper = "Lu et al., RW-KD: Sample-wise Loss Terms Re-Weighting for KD, Findings of EMNLP 2021, pp. 3145-3152"
+    paper = (
+        "Lu et al., RW-KD: Sample-wise Loss Terms Re-Weighting for Knowledge Distillation, Findings of EMNLP 2021, "
+        "pp. 3145-3152"
+    )
     sample_wise = True
     learned = True
     cost = Cost.LOOK_AHEAD
     normalisation = Normalisation.CONVEX
     reconstruction = (
-        "The paper's full text and code were not available. Unknown: network or free weights, the network's inputs, the meta "
-        "set, whether the meta loss has a KD part, models, temperature, learning rates. `per_sample` follows a later paper's "
-        "re-implementation; `network` is the standard formulation that fits the abstract."
+        "The paper's full text was not available, and the authors published no code. Unknown: network or free weights, the "
+        "network's inputs, the meta set, whether the meta loss has a KD part, models, temperature, learning rates. No later "
+        "re-implementation that could be read has a network: Selective-KD weighs samples by influence (`per_sample` follows "
+        "it; there KD is soft-label cross-entropy, here KL, with the same gradient), TGeo-KD's baseline trains one free "
+        "weight a sample on the training loss (`free_alpha`). `network` is the standard formulation that fits the abstract, "
+        "and ours; the closest published network is another method's (Nguyen et al., Balancing Knowledge Distillation for "
+        "Imbalance Learning with Bilevel Optimization, PAKDD 2026, arXiv 2605.17839)."
     )
     Settings = RwKdSettings
 

@@ -39,21 +39,26 @@ class TgeoSettings(LookAheadSettings):
 class Tgeo(Strategy[TgeoSettings]):
     """w_kd,i = sigmoid(network(p_S, p_T, one-hot label, mean p_T of the label's class, five squared differences)), convex.
 
-    The outer loss is cross-entropy on the meta set after the student's look-ahead step.
+    The five differences are those of class mean, label and teacher from the student, and of teacher and class mean from the
+    label: `state_design`, option 3, in src/fusion_ratio_bilevel.py of Chengming0501/TGeo-KD. The outer loss is cross-entropy on
+    the meta set after the student's look-ahead step (the paper's eq. for the upper level).
     """
 
     name = "tgeo"
     family = "meta-learned"
     summary = "a network weighs each sample from the geometry of student, teacher, label and class mean"
-    paper = "Hu et al., Less or More From Teacher: Exploiting Trilateral Geometry For KD, ICLR 2024, arXiv 2312.15112"
+    paper = (
+        "Hu et al., Less or More From Teacher: Exploiting Trilateral Geometry For Knowledge Distillation, ICLR 2024, "
+        "arXiv 2312.15112"
+    )
     sample_wise = True
     learned = True
     cost = Cost.LOOK_AHEAD
     normalisation = Normalisation.CONVEX
     reconstruction = (
         "The inputs are from the released code, whose controller is evaluated without gradients and never trains; here it is "
-        "trained by the look-ahead that the paper describes. Which five of the six pairwise differences is our choice: all but "
-        "label against class mean."
+        "trained by the look-ahead that the paper describes. Ours: the network's learning rate, its last layer that starts at "
+        "0, and class means over the training rows once; the release takes those of the batch, which is its whole training set."
     )
     Settings = TgeoSettings
 
@@ -82,7 +87,7 @@ class Tgeo(Strategy[TgeoSettings]):
         student, teacher = student_probabilities(context), teacher_probabilities(context)
         label = torch.nn.functional.one_hot(context.labels, context.classes).float()
         mean = self.class_means[context.labels]
-        pairs = ((student, teacher), (student, label), (teacher, label), (student, mean), (teacher, mean))
+        pairs = ((mean, student), (label, student), (teacher, student), (teacher, label), (mean, label))
         return torch.cat([student, teacher, label, mean, *((a - b) ** 2 for a, b in pairs)], dim=-1)
 
     def state_dict(self) -> dict[str, Any]:

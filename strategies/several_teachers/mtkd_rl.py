@@ -7,9 +7,8 @@ from typing import Any
 
 from pydantic import Field
 
-from strategies.base import Context, Cost, Needs, Setup, Weights
+from strategies.base import Context, Needs, Setup, Weights
 from strategies.lazy import torch
-from strategies.parts.delayed_reward import Episode, UpdatedStudent
 from strategies.parts.meta_network import feed_forward
 from strategies.parts.several_teachers import (
     PaperScaled,
@@ -30,9 +29,11 @@ class MTKDRLSettings(PaperScaleSettings):
     """Units of the agent's hidden layer."""
     agent_learning_rate: float = Field(0.1, gt=0.0)
     """Of the agent's SGD."""
-    update_every: int = Field(10, ge=1)
-    """Batches until the reward is collected, from the student as it is then, and the agent makes one step. The authors, on
-    much longer trainings, take 1000."""
+    update_every: int = Field(1000, ge=1)
+    """Batches between two phases in which the agent trains; it also trains after each epoch. In a phase it makes one step for
+    each batch since the last."""
+    equal_epochs: int = Field(1, ge=0)
+    """First epochs in which all teachers have the same weight, at the paper's scale 1 each. The authors' trainings have 240."""
     heuristics: bool = True
     """Average the agent's weights with the two heuristic ones."""
     teacher_features: bool = True
@@ -46,24 +47,28 @@ class MTKDRLSettings(PaperScaleSettings):
 
 @register
 class MTKDRL(PaperScaled[MTKDRLSettings]):
-    """w = mean of the agent's softmax_k, (1 - softmax_k(ce_k)) / (teachers - 1), and softmax_k(KL(p_k || p_S)).
+    """w = mean of the agent's softmax_k, (1 - softmax_k(ce_k)) / (teachers - 1), and softmax_k(T^2 KL(p_k || p_S)).
 
-    The agent is one ReLU layer over all teachers' [vector; logits; cross-entropy; KL to the student]. It descends
-    mean r[k, i] * -log w_agent[k, i], with r = -(student's CE + its KD with teacher k) after the episode, standardised over the
-    episode and clamped to [0, 1]. The target is 1 for every teacher: a weight grows where its reward is above average. (This is
-    the authors' rule; it is no REINFORCE.) The agent's last layer starts at 0: equal weights.
+    The agent is one ReLU layer over all teachers' [vector; logits; cross-entropy; T^2 KL to the student]. For each batch it
+    descends mean_k,i r_i * -log w[k, i], the binary cross-entropy of the combined weights with 1. The reward of a sample,
+    r_i = -(ce_i + sum_k w[k, i] kd_each[k, i]), with the weights that were used, is standardised over the batch and clamped to
+    [0, 1]: weights of samples with a low loss count, and no single teacher earns more than another. (This is the authors' rule,
+    `train` and `train_agent` in train_loops.py and `PolicyTrans` in models/policy.py of winycg/MTKD-RL without
+    --dynamic; it is no REINFORCE.) The agent's last layer starts at 0: equal weights.
     """
 
     name = "mtkd_rl"
     family = "several teachers"
     summary = "an agent trained by reward shares the weight among teachers, with two heuristics"
-    paper = "Yang et al., Multi-Teacher KD with Reinforcement Learning, AAAI 2025, arXiv 2502.18510, and the authors' code"
+    paper = (
+        "Yang et al., Multi-Teacher Knowledge Distillation with Reinforcement Learning for Visual Recognition, AAAI 2025, "
+        "arXiv 2502.18510, and the authors' code"
+    )
     sample_wise = True
     learned = True
-    cost = Cost.REPLAY
     reconstruction = (
-        "Without the feature loss, its weights, and its distance in state and reward. Ours: standardised states, a common "
-        "standardisation of all teachers' rewards, and rewards from a replay of the episode's rows."
+        "Without the feature loss, its weights, and its distance in state and reward. Ours: standardised states, logits "
+        "without their mean, and a last layer that starts at 0. Rewards are those of the paper's loss at any kd_weight."
     )
     Settings = MTKDRLSettings
 
@@ -74,26 +79,37 @@ class MTKDRL(PaperScaled[MTKDRLSettings]):
         self.agent = feed_forward(inputs, (settings.hidden_size,), teachers, setup.seed, setup.device)
         self.optimizer = torch.optim.SGD(self.agent.parameters(), lr=settings.agent_learning_rate)
         self.state_moments = RunningStandardisation(inputs, setup.device)
-        self.episode = Episode()
-        self.updated_student = UpdatedStudent(setup)
+        self.phase: list[dict[str, torch.Tensor]] = []
+        """Of each batch since the agent last trained: its states, the sum of the heuristics' weights, and its rewards."""
 
     @classmethod
     def needs(cls, settings: MTKDRLSettings) -> Needs:
-        return needs_teachers(replay=True, teacher_features=settings.teacher_features)
+        return needs_teachers(teacher_features=settings.teacher_features)
+
+    @classmethod
+    def warm_up(cls, settings: MTKDRLSettings, epochs: int) -> float:
+        return min(settings.equal_epochs, epochs)
 
     def weights(self, context: Context) -> Weights:
         teachers = len(context.teacher_logits)
         if teachers == 1:  # nothing to share
             return scaled(torch.ones(1, 1, device=context.ids.device), self.settings)
         cross_entropy = context_cross_entropy(context)
-        divergence = context.terms["kd_each"] / context.temperature**2
-        states = self._states(context, cross_entropy, divergence)
+        kd = context.terms["kd_each"]
+        batch = {
+            "states": self._states(context, cross_entropy, kd),
+            "heuristics": complement(cross_entropy.softmax(0)) + kd.softmax(0),
+        }
+        equal = context.epoch < self.settings.equal_epochs
         with torch.no_grad():
-            weights = self.agent(states).softmax(-1).T
-        self.episode.add(context.ids, states, weights)
-        if self.settings.heuristics:
-            weights = (weights + complement(cross_entropy.softmax(0)) + divergence.softmax(0)) / 3
-        return scaled(weights, self.settings)
+            weights = torch.ones_like(kd) if equal else self._combined(batch)
+        self.phase.append(detached({**batch, "rewards": rewards(context.terms["ce"] + (weights * kd).sum(0))}))
+        return scaled(weights / teachers, self.settings, teachers) if equal else scaled(weights, self.settings)
+
+    def _combined(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """[teachers, batch], with sums of 1 over teachers."""
+        agent: torch.Tensor = self.agent(batch["states"]).softmax(-1).T
+        return (agent + batch["heuristics"]) / 3 if self.settings.heuristics else agent
 
     def _states(self, context: Context, cross_entropy: torch.Tensor, divergence: torch.Tensor) -> torch.Tensor:
         """[batch, inputs]."""
@@ -106,28 +122,34 @@ class MTKDRL(PaperScaled[MTKDRLSettings]):
         return self.state_moments(states)
 
     def after_step(self, context: Context) -> None:
-        if len(self.episode) < self.settings.update_every:
-            return
-        ids, states, _ = self.episode.take()
-        cross_entropy, kd = self.updated_student.losses(context, ids)
-        reward = -(cross_entropy + kd)
-        reward = ((reward - reward.mean()) / reward.std(correction=0).clamp_min(1e-4)).clamp(0, 1)
-        loss = -(reward * self.agent(states).log_softmax(-1).T).mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
+        if len(self.phase) >= self.settings.update_every:
+            self._train_agent()
+
+    def end_epoch(self, epoch: int, mean_terms: Mapping[str, float]) -> None:
+        self._train_agent()
+
+    def _train_agent(self) -> None:
+        for batch in self.phase:
+            loss = -(batch["rewards"] * self._combined(batch).log()).mean()
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+        self.phase = []
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = detached(
-            {
-                "agent": self.agent.state_dict(),
-                "state_moments": self.state_moments.state_dict(),
-                "episode": self.episode.state_dict(),
-            }
+            {"agent": self.agent.state_dict(), "state_moments": self.state_moments.state_dict(), "phase": self.phase}
         )
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.agent.load_state_dict(state["agent"])
         self.state_moments.load_state_dict(state["state_moments"])
-        self.episode.load_state_dict(state["episode"], self.setup.device)
+        self.phase = [{name: values.to(self.setup.device) for name, values in batch.items()} for batch in state["phase"]]
+
+
+def rewards(losses: torch.Tensor) -> torch.Tensor:
+    """Minus the losses, standardised over the batch and clamped to [0, 1], [batch]; 0 where all samples lose the same."""
+    if len(losses) == 1:
+        return torch.zeros_like(losses)
+    return ((losses.mean() - losses) / losses.std().clamp_min(1e-6)).clamp(0, 1)

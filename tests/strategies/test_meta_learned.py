@@ -168,6 +168,20 @@ class TestMetaWeightNet:
         assert weights[loss.argmax()] < 0.5 * weights[loss.argmin()]
         assert 2 * weights.mean() == pytest.approx(1.0, abs=1e-5)
 
+    def test_is_the_authors_network_and_optimiser(self):
+        """VNet(1, 100, 1) with Adam(1e-3, weight_decay=1e-4); weights over the batch's sum, typed out after some updates."""
+        strategy = make("meta_weight_net", SETUP)
+        (group,) = strategy.meta_learner.optimizer.param_groups
+        assert (group["lr"], group["weight_decay"]) == (1e-3, 1e-4)
+        for context in steps(SETUP, 5, influence=random_influence(3)):
+            weights = weigh(strategy, context)
+        first, _, last = strategy.meta_learner.network
+        loss = ((context.terms["ce"] + context.terms["kd"]) / 2).reshape(-1, 1)
+        v = torch.sigmoid(F.relu(loss @ first.weight.T + first.bias) @ last.weight.T + last.bias).squeeze(1).detach()
+        torch.testing.assert_close(2 * weights["ce"], 8 * v / v.sum())
+        assert first.weight.shape == (100, 1)
+        assert v.std() > 0
+
 
 class TestTgeo:
     def test_class_means(self):
@@ -181,9 +195,18 @@ class TestTgeo:
         context = make_context(SETUP)
         inputs = strategy.inputs(replace(context, student_logits=context.teacher_logits[0])).reshape(8, 9, 3)
         torch.testing.assert_close(inputs[:, 0], inputs[:, 1])
-        torch.testing.assert_close(inputs[:, 4], torch.zeros(8, 3))
-        torch.testing.assert_close(inputs[:, 5], inputs[:, 6])
-        torch.testing.assert_close(inputs[:, 7], inputs[:, 8])
+        torch.testing.assert_close(inputs[:, 6], torch.zeros(8, 3))
+        torch.testing.assert_close(inputs[:, 5], inputs[:, 7])
+
+    def test_inputs_are_the_releases_state(self):
+        """Option 3 of the release's `state_design`, typed out: the four points, then five squared differences."""
+        context = make_context(SETUP)
+        student, teacher = context.student_logits.softmax(-1), context.teacher_logits[0].softmax(-1)
+        truth = torch.eye(3)[context.labels]
+        average = torch.stack([SETUP.fit.teacher_logits[0][SETUP.fit.labels == y].softmax(-1).mean(0) for y in context.labels])
+        distances = [average - student, truth - student, teacher - student, teacher - truth, average - truth]
+        expected = torch.cat([student, teacher, truth, average, *(d.square() for d in distances)], 1)
+        torch.testing.assert_close(make("tgeo", SETUP).inputs(context), expected)
 
     def test_starts_at_one_half_and_follows_the_look_ahead(self):
         strategy = make("tgeo", SETUP, meta_learning_rate=1e-2)
@@ -212,6 +235,22 @@ class TestFreeAlpha:
             pair = [weigh(strategy, context)["kd"] for strategy in (free, bounded)]
         assert (pair[0] > 1.0).all()
         assert (pair[1] == 1.0).all()
+
+    def test_each_row_has_an_adam_of_its_own(self):
+        """As if each row were a training set of its own, with torch's Adam over its weight; in batches of changing rows."""
+        strategy = make("free_alpha", SETUP, learning_rate=0.05)
+        alphas = {int(i): torch.tensor(0.5, requires_grad=True) for i in SETUP.fit.ids}
+        optimizers = {i: torch.optim.Adam([alpha], lr=0.05) for i, alpha in alphas.items()}
+        for context in steps(SETUP, 30):
+            weights = weigh(strategy, context)
+            for row, i in enumerate(context.ids.tolist()):
+                torch.testing.assert_close(weights["kd"][row], alphas[i].detach(), atol=1e-5, rtol=0)
+                ce, kd = context.terms["ce"][row], context.terms["kd"][row]
+                optimizers[i].zero_grad()
+                (((1 - alphas[i]) * ce + alphas[i] * kd) / 8).backward()
+                optimizers[i].step()
+        expected = torch.stack([alpha.detach() for alpha in alphas.values()])
+        torch.testing.assert_close(strategy.alpha.values, expected, atol=1e-5, rtol=0)
 
     def test_rows_that_were_not_seen_stay(self):
         strategy = make("free_alpha", SETUP)

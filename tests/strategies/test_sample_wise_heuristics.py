@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.strategies.contexts import make, make_context, make_setup, weigh
+from strategies import TermShape
+from tests.strategies.contexts import loss_terms, make, make_context, make_setup, weigh
 
 SETUP = make_setup()
 BINARY = make_setup(classes=2)
@@ -72,9 +73,13 @@ def test_gates_open_where_the_teacher_is_right():
 
 @given(seeds)
 def test_student_uncertainty_against_numpy(seed):
+    """`uncertainty` and `uncertainty-r` in the authors' models/student.py: weight on the logits 1 - H / log K, or H / log K."""
     context = make_context(SETUP, seed=seed)
-    expected = 3 * numpy_entropy(context.student_logits) / math.log(3)
-    np.testing.assert_allclose(kd("student_uncertainty", context, kd_weight=3.0).numpy(), expected, atol=1e-5)
+    entropy = numpy_entropy(context.student_logits) / math.log(3)
+    certain = kd("student_uncertainty", context, kd_weight=3.0)
+    uncertain = kd("student_uncertainty", context, kd_weight=3.0, more_kd_when="uncertain")
+    np.testing.assert_allclose(certain.numpy(), 3 * (1 - entropy), atol=1e-5)
+    np.testing.assert_allclose(uncertain.numpy(), 3 * entropy, atol=1e-5)
 
 
 @given(seeds)
@@ -92,14 +97,32 @@ def test_ea_kd_of_two_uniform_distributions_is_the_largest_weight():
     assert float(kd("ea_kd", context, relative=True)) == pytest.approx(1.0)
 
 
+@given(seeds, st.sampled_from([0.5, 1.0, 2.0, 4.0]), st.sampled_from(["both", "ce", "kd"]))
+def test_focal_has_the_gradient_of_the_loss_with_its_factor(seed, gamma, apply_to):
+    """Focal loss typed out and differentiated, against the gradient of the terms under constant weights."""
+    context = make_context(SETUP, seed=seed)
+    weights = weigh(make("focal", SETUP, kd_weight=0.3, gamma=gamma, apply_to=apply_to), context)
+    logits = context.student_logits.double().requires_grad_()
+    context = replace(context, student_logits=logits, teacher_logits=context.teacher_logits.double())
+    terms = loss_terms(("ce", "kd"), context, TermShape(2.0))
+    p = logits.softmax(-1)[torch.arange(8), context.labels]
+    factor = (1 - p) ** gamma
+    loss = 0.7 * (factor if apply_to != "kd" else 1) * terms["ce"] + 0.3 * (factor if apply_to != "ce" else 1) * terms["kd"]
+    (expected,) = torch.autograd.grad(loss.sum(), logits, retain_graph=True)
+    (found,) = torch.autograd.grad((weights["ce"] * terms["ce"] + weights["kd"] * terms["kd"]).sum(), logits)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_focal_weights_by_hand():
     context = with_teacher([[0.5, 0.25, 0.25]] * 2, [0, 1], student=[[0.8, 0.1, 0.1], [0.8, 0.1, 0.1]])
     weights = weigh(make("focal", SETUP, kd_weight=0.25), context)
-    torch.testing.assert_close(weights["kd"], 0.25 * torch.tensor([0.04, 0.81]))
-    torch.testing.assert_close(weights["ce"], 0.75 * torch.tensor([0.04, 0.81]))
+    p, factor = torch.tensor([0.8, 0.1]), torch.tensor([0.04, 0.81])
+    through_ce, through_kd = (2 * p * (1 - p) * term for term in (-p.log(), context.terms["kd"]))
+    torch.testing.assert_close(weights["kd"], 0.25 * factor)
+    torch.testing.assert_close(weights["ce"], 0.75 * (factor + through_ce) + 0.25 * through_kd)
     only_ce = weigh(make("focal", SETUP, kd_weight=0.25, apply_to="ce"), context)
     torch.testing.assert_close(only_ce["kd"], torch.full((2,), 0.25))
-    torch.testing.assert_close(only_ce["ce"], weights["ce"])
+    torch.testing.assert_close(only_ce["ce"], 0.75 * (factor + through_ce))
     plain = weigh(make("focal", SETUP, kd_weight=0.25, gamma=0.0), context)
     torch.testing.assert_close(plain["kd"], torch.full((2,), 0.25))
 

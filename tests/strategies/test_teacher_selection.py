@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from strategies.base import Setup
 from strategies.parts.several_teachers import TERMS
+from strategies.several_teachers.mtkd_rl import rewards
 from tests.strategies.contexts import make, make_context, make_setup, weigh
 
 SETUP = make_setup(teachers=3, rows=60)
@@ -168,35 +171,74 @@ class TestRLKD:
 
 
 class TestMTKDRL:
-    def test_at_first_the_mean_of_equal_weights_and_two_heuristics(self):
+    def test_the_first_epoch_is_at_equal_weights_of_one_each(self):
         context = context_of(SETUP, 2)
+        torch.testing.assert_close(weigh(make("mtkd_rl", SETUP, paper_scale=True), context)["kd_each"], torch.ones(3, 8))
         weights = weigh(make("mtkd_rl", SETUP, kd_weight=1.0), context)["kd_each"]
+        torch.testing.assert_close(weights, torch.full((3, 8), 1 / 3))
+
+    def test_then_at_first_the_mean_of_equal_weights_and_two_heuristics(self):
+        context = context_of(SETUP, 2)
+        weights = weigh(make("mtkd_rl", SETUP, kd_weight=1.0, equal_epochs=0), context)["kd_each"]
         confidence = weigh(make("ca_mkd", SETUP, kd_weight=1.0), context)["kd_each"]
-        divergence = (context.terms["kd_each"] / 4).softmax(0)
+        divergence = context.terms["kd_each"].softmax(0)
         torch.testing.assert_close(weights, (1 / 3 + confidence + divergence) / 3)
-        alone = weigh(make("mtkd_rl", SETUP, kd_weight=1.0, heuristics=False), context)["kd_each"]
+        alone = weigh(make("mtkd_rl", SETUP, kd_weight=1.0, heuristics=False, equal_epochs=0), context)["kd_each"]
         torch.testing.assert_close(alone, torch.full((3, 8), 1 / 3))
 
-    def test_the_agent_moves_weight_to_the_teacher_that_the_student_agrees_with(self):
-        """The student replays teacher 1's logits, so that teacher's reward is the highest."""
-        student = SETUP.fit.teacher_logits[1]
-        agent = make("mtkd_rl", SETUP, heuristics=False, update_every=1, kd_weight=1.0)
-        weights = run(agent, SETUP, range(60), student=student)[-1]["kd_each"].mean(-1)
-        assert weights.argmax() == 1
-        assert float(weights[1]) > 0.5
+    def test_the_agent_trains_by_the_authors_loss(self):
+        """Their `train` and `train_agent` typed out: a reward for each sample, binary cross-entropy of the combined weights
+        with 1, and a step for each batch, in phases of three batches and at the ends of epochs, the first at equal weights."""
+        strategy = make("mtkd_rl", SETUP, update_every=3, kd_weight=1.0)
+        agent = copy.deepcopy(strategy.agent)
+        optimizer = torch.optim.SGD(agent.parameters(), lr=0.1)
+        states: list[torch.Tensor] = []
+        inner = strategy._states
+        strategy._states = lambda *given: states.append(inner(*given)) or states[-1]
 
-    def test_the_rewards_are_clamped(self):
-        """A batch on which all teachers earn the same teaches nothing."""
-        setup = replace(SETUP, fit=replace(SETUP.fit, teacher_logits=torch.zeros(3, 60, 3), labels=torch.zeros(60).long()))
-        agent = make("mtkd_rl", setup, update_every=1)
-        run(agent, setup, range(3))
-        assert max(float(parameter.grad.abs().max()) for parameter in agent.agent.parameters()) < 1e-2
+        def combined(state, ce, kd):
+            first = agent(state).softmax(1)
+            return (first + (1 - F.softmax(ce, dim=1)) / 2 + F.softmax(kd, dim=1)) / 3
 
-    def test_the_episode_survives_a_checkpoint(self):
+        phase = []
+        for step in range(15):
+            context = context_of(SETUP, step)
+            found = weigh(strategy, context)["kd_each"]
+            labels = context.labels
+            ce = torch.stack([F.cross_entropy(t, labels, reduction="none") for t in context.teacher_logits], 1)
+            soft = (context.student_logits / 2).log_softmax(1)
+            kd = torch.stack(
+                [4 * F.kl_div(soft, (t / 2).softmax(1), reduction="none").sum(1) for t in context.teacher_logits], 1
+            )
+            actions = torch.ones(8, 3) if step < 5 else combined(states[-1], ce, kd).detach()
+            torch.testing.assert_close(found.T, actions / actions.sum(1, keepdim=True), atol=1e-5, rtol=1e-4)
+            reward = -(F.cross_entropy(context.student_logits, labels, reduction="none") + (actions * kd).sum(1))
+            reward = torch.clamp((reward - reward.mean()) / reward.std(), min=0, max=1)
+            phase.append((states[-1], ce, kd, reward))
+            strategy.after_step(context)
+            ends = step % 5 == 4
+            if ends:
+                strategy.end_epoch(step // 5, {})
+            if len(phase) == 3 or ends:
+                for state, ce, kd, reward in phase:
+                    predicted = combined(state, ce, kd)
+                    loss = F.binary_cross_entropy(predicted, torch.ones_like(predicted), weight=reward.unsqueeze(-1))
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                phase = []
+        for ours, theirs in zip(strategy.agent.parameters(), agent.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+    def test_a_batch_on_which_all_samples_lose_the_same_teaches_nothing(self):
+        assert rewards(torch.full((8,), 3.0)).tolist() == [0.0] * 8
+        assert rewards(torch.tensor([2.0])).tolist() == [0.0]
+
+    def test_the_phase_survives_a_checkpoint(self):
         expected = run(make("mtkd_rl", SETUP, update_every=4), SETUP, range(20))
         first, second = (make("mtkd_rl", SETUP, update_every=4) for _ in range(2))
         run(first, SETUP, range(10))
-        assert len(first.episode) == 2
+        assert len(first.phase) == 2
         second.load_state_dict(first.state_dict())
         torch.testing.assert_close(run(second, SETUP, range(10, 20)), expected[10:], rtol=0, atol=0)
 

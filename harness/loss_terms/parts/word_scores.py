@@ -15,16 +15,21 @@ def occurrences(rows: Encoded) -> tuple[np.ndarray, np.ndarray]:
     return row[kept], word[kept]
 
 
-def frequency(rows: Encoded, vocabulary: int) -> np.ndarray:
-    """[vocabulary]: number of occurrences of each word."""
-    return np.bincount(occurrences(rows)[1], minlength=vocabulary).astype(np.float64)
+def frequency(rows: Encoded, vocabulary: int, base: int = 8) -> np.ndarray:
+    """[vocabulary]: number of occurrences of each word, plus `base`, so that rare words keep some weight.
+
+    `base` is 8 in the authors' runs on language modelling and SST (`tasks/lm/get_tfidf.py`, `tasks/sst/get_tfidf.py`).
+    """
+    return np.bincount(occurrences(rows)[1], minlength=vocabulary) + float(base)
 
 
-def tf_idf(rows: Encoded, vocabulary: int, alpha: float = 0.5, beta: float = 0.25) -> np.ndarray:
-    """[vocabulary]: tf * idf + 1 / N over the N rows, as DiscBlock's code has it.
+def tf_idf(rows: Encoded, vocabulary: int, alpha: float = 0.0, beta: float = 0.1) -> np.ndarray:
+    """[vocabulary]: tf * idf + 1 / N over the N rows (`tools/compute_tfidf.py` in etri-edgeai/nn-comp-discblock).
 
     tf_w = alpha + beta / N * sum_d count(w, d) / max_v count(v, d), idf_w = max(log(N / (df_w + 1)), 0) + 1, where df counts
-    the rows with the word, from 1.
+    the rows with the word, from 1. alpha and beta are those of the authors' runs (`tasks/*/get_tfidf.py`, and the score files
+    that their experiments name): frequent words count more. The function's defaults there, 0.5 and 0.25, are used by none of
+    them and turn the order round, as alpha * idf then outweighs the rest.
     """
     row, word = occurrences(rows)
     n = len(rows.lengths)

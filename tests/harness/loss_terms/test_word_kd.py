@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,16 +26,34 @@ def test_uniform_scores_are_plain_kd():
 
 def test_frequency_counts_words_and_no_special_tokens():
     counts = Counter(word for text in TEXTS for word in text)
-    assert word_scores.frequency(FIT.encoded, VOCABULARY).tolist() == [counts[w] for w in range(VOCABULARY)]
+    assert word_scores.frequency(FIT.encoded, VOCABULARY).tolist() == [counts[w] + 8 for w in range(VOCABULARY)]
 
 
 def test_tf_idf_against_its_formula():
+    """With the constants of the authors' runs: alpha 0, beta 0.1."""
     found = word_scores.tf_idf(FIT.encoded, VOCABULARY)
     for word in range(VOCABULARY):
-        tf = 0.5 + 0.25 * sum(Counter(t)[word] / max(Counter(t).values()) for t in TEXTS) / ROWS
+        tf = 0.0 + 0.1 * sum(Counter(t)[word] / max(Counter(t).values()) for t in TEXTS) / ROWS
         df = 1 + sum(word in text for text in TEXTS)
         idf = max(math.log(ROWS / (df + 1)), 0) + 1
         assert found[word] == pytest.approx(tf * idf + 1 / ROWS)
+
+
+def test_words_of_more_rows_count_more():
+    """The direction of the authors' scores on texts whose words are of different frequency: word w is in every w-th of 64 rows.
+
+    The last rows hold one word more, so that no two words are in the same rows.
+    """
+    texts = [[word for word in range(1, 9) if row % word == 0] for row in range(64)]
+    encoded = replace(
+        FIT.encoded,
+        tokens=np.concatenate(texts).astype(FIT.encoded.tokens.dtype),
+        lengths=np.array([len(text) for text in texts]),
+        starts=np.cumsum([0, *(len(text) for text in texts[:-1])]),
+        special_tokens=(0,),
+    )
+    scores = word_scores.tf_idf(encoded, 9)[1:]
+    assert (np.diff(scores) < 0).all()
 
 
 @pytest.mark.parametrize("scores", ["frequency", "tf_idf"])
