@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.data.batch import Batch
 from harness.look_ahead.directional import TermsAt, along_difference, along_double_backward, along_forward_mode
+from harness.look_ahead.moved_parameters import moved_names
 from harness.loss_terms.losses import cross_entropy
-from harness.models.build import Outputs, encoder_layers
+from harness.models.build import Outputs
 from harness.models.evaluate import autocast
 from harness.models.forward_trace import ForwardTrace
-from harness.models.layers import above_layers
 from harness.models.student_pass import StudentPass, in_micro_batches, passes_forward
 from strategies.base import LookAheadEngine
 
@@ -104,7 +104,7 @@ class LookAhead:
         computes values and derivatives."""
         self.student_backward = 0
         """Samples passed backward. Double backward counts three times: a gradient, and the way back through both passes."""
-        moved = _moved_names(model, layers)
+        moved = moved_names(model, layers)
         self._names = [name for name, parameter in model.named_parameters() if parameter.requires_grad and name in moved]
         self._fixed = [name for name, _ in model.named_parameters() if name not in set(self._names)]
 
@@ -305,17 +305,3 @@ def _aliases(tensors: Sequence[Tensor]) -> list[Tensor]:
 def largest_weight(weights: Mapping[str, Tensor | float]) -> float:
     """In absolute value."""
     return max(float(torch.as_tensor(weight).abs().max()) for weight in weights.values())
-
-
-def _moved_names(model: nn.Module, layers: int | None) -> set[str]:
-    """Names of the parameters in the last `layers` encoder layers and above them; all without `layers`."""
-    names = [name for name, _ in model.named_parameters()]
-    if layers is None:
-        return set(names)
-    encoder = encoder_layers(model)
-    if not 1 <= layers <= len(encoder):
-        raise ValueError(f"the look-ahead shall move the last {layers} layers of a model that has {len(encoder)}")
-    base: Any = model.base_model
-    below = {id(p) for p in base.parameters()} - {id(p) for p in above_layers(base)}
-    below -= {id(p) for layer in encoder[len(encoder) - layers :] for p in layer.parameters()}
-    return {name for name, parameter in model.named_parameters() if id(parameter) not in below}
