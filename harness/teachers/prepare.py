@@ -15,6 +15,7 @@ from harness.data.source import load_task
 from harness.errors import StudyError
 from harness.models.own_head import classifier_digest, fine_tuned_labels
 from harness.models.sources import model_digest
+from harness.models.tokenizing import load_tokenizer
 from harness.plan.batch_checks import check_smallest_batch
 from harness.plan.checks import task_training
 from harness.plan.plan import Plan
@@ -80,7 +81,7 @@ def prepare(
         sizes = {role: len(rows) for role, rows in roles[task.name].for_training.items()}
         check_smallest_batch(study, task.name, task_training(study, task), sizes)
         save_roles(roles[task.name], cache)
-        own = _teacher_jobs(plan, task, roles[task.name].digest)
+        own = _teacher_jobs(plan, task, roles[task.name].digest, cache)
         for job in own:
             if job.teacher.outputs is not None:
                 store_outputs(job, data, roles[task.name], cache, plan.base)
@@ -106,16 +107,18 @@ def _check_teacher_sizes(plan: Plan) -> None:
         return  # nobody looks at vectors
     from harness.models.build import declared_hidden_size
 
+    sizes = {
+        (task.name, teacher.name): None if teacher.outputs is not None else declared_hidden_size(teacher.checkpoint(task.name))
+        for task in plan.tasks
+        for teacher in plan.used_teachers
+    }
     for cell in plan.cells:
-        own = {
-            teacher.name: declared_hidden_size(teacher.checkpoint(cell.task.name)) if teacher.outputs is None else None
-            for teacher in cell.teachers
-        }
+        own = {teacher.name: sizes[cell.task.name, teacher.name] for teacher in cell.teachers}
         if reason := teacher_refusal(cell.strategy, cell.settings, cell.space, own):
             raise StudyError(reason)
 
 
-def _teacher_jobs(plan: Plan, task: TaskSpec, data_digest: str) -> list[TeacherJob]:
+def _teacher_jobs(plan: Plan, task: TaskSpec, data_digest: str, cache: Path) -> list[TeacherJob]:
     """Of the teachers that some strategy uses."""
     resources = plan.study.resources.for_task(task.name)
     return [
@@ -123,7 +126,7 @@ def _teacher_jobs(plan: Plan, task: TaskSpec, data_digest: str) -> list[TeacherJ
             task=task,
             teacher=teacher,
             data_digest=data_digest,
-            source_digest=_source_digest(teacher, task, plan.base),
+            source_digest=_source_digest(teacher, task, plan.base, cache),
             max_length=plan.study.data_for(task.name).max_length,
             outputs=plan.teacher_outputs[teacher.name],
             cpus=resources.cpus_per_worker,
@@ -133,7 +136,7 @@ def _teacher_jobs(plan: Plan, task: TaskSpec, data_digest: str) -> list[TeacherJ
     ]
 
 
-def _source_digest(teacher: TeacherSpec, task: TaskSpec, base: Path) -> str:
+def _source_digest(teacher: TeacherSpec, task: TaskSpec, base: Path, cache: Path) -> str:
     """Of the weights or files that the teacher comes from, which are checked. Raises ModelError, DataError."""
     if teacher.outputs is not None:
         return outputs_digest(teacher, task, base)
@@ -142,6 +145,8 @@ def _source_digest(teacher: TeacherSpec, task: TaskSpec, base: Path) -> str:
         return classifier_digest(source, task.labels)
     found = model_digest(source)
     fine_tuned_labels(source, task.labels, teacher.labels.get(task.name))
+    if source.tokenizer != "words":
+        load_tokenizer(source, (), cache)
     return found
 
 

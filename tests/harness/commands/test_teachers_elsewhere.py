@@ -60,6 +60,7 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 
     def run(teacher: dict[str, Any], **changes: Any) -> str:
         study = write_study(tmp_path, LIVE, {"name": "theirs", **teacher}, **changes)
+        capsys.readouterr()  # what making the checkpoint wrote
         assert main(["run", str(study), "--quiet"]) == 2
         said = capsys.readouterr().err
         assert said.startswith("error: ")
@@ -176,6 +177,18 @@ def test_checkpoints_whose_classes_are_not_known_are_refused(
 ) -> None:
     folder = save_random_checkpoint(tmp_path / "theirs", names)
     expect(refused({"fine_tuned": {TASK: str(folder)}, **({"labels": {TASK: labels}} if labels else {})}), message)
+
+
+def test_a_checkpoint_that_is_not_whole_is_refused(refused: Refused, tmp_path: Path) -> None:
+    folder = save_random_checkpoint(tmp_path / "theirs", LABELS)
+    teacher = {"fine_tuned": {TASK: str(folder)}}
+    (folder / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    expect(refused(teacher), "has no tokenizer")
+    (tmp_path / "tokenizer.json").rename(folder / "tokenizer.json")
+    (folder / "model.safetensors").unlink()
+    expect(refused(teacher), "has no weights; weights are read from model.safetensors alone")
+    (folder / "config.json").unlink()
+    expect(refused(teacher), "no config.json")
 
 
 def test_a_study_s_teachers_become_files_that_another_study_takes(

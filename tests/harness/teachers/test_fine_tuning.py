@@ -87,7 +87,7 @@ def test_no_process_is_started_for_a_teacher_that_is_there(tmp_path: Path) -> No
 
 def test_features_are_added_to_a_finished_teacher_without_training_it_again(tmp_path: Path) -> None:
     plan, prepared = prepared_plan(tiny_study(), tmp_path)
-    (job,) = _teacher_jobs(plan, plan.tasks[0], prepared["sst2"].data_digest)
+    (job,) = _teacher_jobs(plan, plan.tasks[0], prepared["sst2"].data_digest, tmp_path)
     written = (teacher_folder(tmp_path, job.digest) / "teacher.json").stat().st_mtime_ns
     digest = make_teacher(job.model_copy(update={"outputs": ("features",)}), tmp_path)
     assert digest == job.digest
@@ -99,7 +99,7 @@ def test_features_are_added_to_a_finished_teacher_without_training_it_again(tmp_
 def test_further_outputs_are_added_to_a_finished_teacher(tmp_path: Path) -> None:
     """Each agrees with what it is a variant of: the last layer with the pooled vector, draws with the logits."""
     plan, prepared = prepared_plan(tiny_study(tasks=["rte"]), tmp_path)
-    (job,) = _teacher_jobs(plan, plan.tasks[0], prepared["rte"].data_digest)
+    (job,) = _teacher_jobs(plan, plan.tasks[0], prepared["rte"].data_digest, tmp_path)
     none, some = dropout_draws(1e-9, 2), dropout_draws(0.3, 3)
     names = ("features", "layers", "parts", none, some)
     written = (teacher_folder(tmp_path, job.digest) / "teacher.json").stat().st_mtime_ns
@@ -121,7 +121,7 @@ def test_further_outputs_are_added_to_a_finished_teacher(tmp_path: Path) -> None
 
 def test_recipe_and_rows_are_part_of_a_teachers_identity(tmp_path: Path) -> None:
     plan, prepared = prepared_plan(tiny_study(), tmp_path)
-    (job,) = _teacher_jobs(plan, plan.tasks[0], prepared["sst2"].data_digest)
+    (job,) = _teacher_jobs(plan, plan.tasks[0], prepared["sst2"].data_digest, tmp_path)
     longer = job.teacher.training.model_copy(update={"epochs": 5})
     others = [
         job.model_copy(update={"data_digest": "other"}),
