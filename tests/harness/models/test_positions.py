@@ -8,7 +8,19 @@ from harness.models.families import positions_refusal, usable_positions
 from harness.study.schema import ModelSpec
 from tests.harness.models.families import ALL
 
-TABLES = ["bert", "roberta", "electra", "albert", "mpnet", "squeezebert", "rembert", "convbert", "fnet", "longformer", "big_bird"]
+TABLES = [
+    "bert",
+    "roberta",
+    "electra",
+    "albert",
+    "mpnet",
+    "squeezebert",
+    "rembert",
+    "convbert",
+    "fnet",
+    "longformer",
+    "big_bird",
+]
 
 
 @pytest.mark.parametrize("padding", [0, 1])
