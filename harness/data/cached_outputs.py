@@ -10,7 +10,7 @@ import re
 FEATURES = "features"
 """Pooled vectors, [rows, hidden] float32."""
 LAYERS = "layers"
-"""First token's hidden state after each encoder layer, [rows, layers, hidden] float16."""
+"""Hidden state of the token that the classifier reads, after each layer, [rows, layers, hidden] float16."""
 PARTS = "parts"
 """Logits on each part of the input alone (`harness.data.parts`), [rows, parts, classes] float32."""
 NUMBER_OF_PARTS = 2

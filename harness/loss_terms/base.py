@@ -33,7 +33,8 @@ class TermNeeds:
     student_features: bool = False
     """`TermInputs.student_features`: the student's pooled vector."""
     student_layers: bool = False
-    """`TermInputs.student_layers`: the first token's hidden state after each of the student's layers."""
+    """`TermInputs.student_layers`: the hidden state, after each of the student's layers, of the token that
+    its classifier reads."""
     parts: bool = False
     """`TermInputs.student_parts`: the student's logits on each part of the input alone. One student pass a part."""
     teacher_outputs: tuple[str, ...] = ()

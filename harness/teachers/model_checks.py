@@ -18,6 +18,7 @@ from harness.watching.console import Console
 def check_models(plan: Plan, roles: Mapping[str, Roles], jobs: Iterable[TeacherJob], cache: Path, console: Console) -> None:
     """`roles` by task. Teachers that are made have been tried. Raises ModelError, which names the student or teacher."""
     tried: set[tuple[str, str, int, int]] = set()
+    said: set[str] = set()
     moved = _moved_layers(plan)
 
     def check(shown: str, spec: ModelSpec, task: str, max_length: int, moved_layers: int | None = None) -> None:
@@ -31,9 +32,11 @@ def check_models(plan: Plan, roles: Mapping[str, Roles], jobs: Iterable[TeacherJ
             notes = check_model(spec, classes, tokenizer, [text[:2] for text in rows.fit.texts], max_length, moved_layers)
         except ModelError as error:
             raise ModelError(f"{shown}: {error}") from error
-        for note in notes if same not in tried else []:
-            console.note(f"{shown}: {note}")
         tried.add(same)
+        for line in (f"{shown}: {note}" for note in notes):
+            if line not in said:
+                console.note(line)
+                said.add(line)
 
     for task in plan.tasks:
         check("the student", plan.study.models.student, task.name, plan.study.data_for(task.name).max_length, moved)

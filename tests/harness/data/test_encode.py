@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from harness.data.encode import Encoded, encode
 from harness.data.roles import cut_roles
+from harness.data.rows import FitRows
 from harness.data.source import load_task
 from harness.models.tokenizing import load_tokenizer, tokenizer_digest
 from harness.study.schema import DataSpec, GeneratedSpec, ModelSpec
@@ -41,6 +43,18 @@ def test_inputs_are_what_the_tokenizer_says(encoded: tuple) -> None:
     assert set(inputs) == set(expected)
     for name, tensor in inputs.items():
         assert tensor.equal(expected[name]), name
+
+
+def test_a_text_without_a_token_is_one_token_of_padding(encoded: tuple, tmp_path: Path) -> None:
+    _, tokenizer, _ = encoded
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])
+    rows = FitRows(np.arange(2), (["a", ""], ["b", ""]), np.zeros(2, np.int64))
+    found = encode(rows, tokenizer, 12, tmp_path, "bare", "data", "fit")
+    assert found.lengths.tolist() == [2, 1]
+    inputs = found.inputs(np.array([1]))
+    assert inputs["input_ids"].tolist() == [[tokenizer.pad_token_id]]
+    assert inputs["attention_mask"].tolist() == [[1]]
+    assert inputs["token_type_ids"].tolist() == [[0]]
 
 
 def test_rows_can_be_padded_to_a_width(encoded: tuple) -> None:

@@ -113,3 +113,11 @@ NORMED = ("modernbert", "gpt2", "llama", "qwen2")
 def test_layers_that_are_no_single_stack_cannot(kind, tokenizer):
     with pytest.raises(ModelError, match="has no single list of layers"):
         made(kind, tokenizer, layers=[0])
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_dropout_is_set_everywhere(kind, tokenizer):
+    model = made(kind, tokenizer, dropout=0.0)
+    given = inputs(tokenizer)
+    assert torch.equal(run_model(model, given).logits, run_model(model, given).logits)
+    assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} <= {0.0}

@@ -54,6 +54,17 @@ def test_a_pretrained_tokenizer_is_the_model_s_own(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_tokenizer_without_a_padding_token_pads_with_its_end_token(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({"<end>": 0, "a": 1}, unk_token="<end>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    saved = save_small(tmp_path / "saved")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(saved)
+    assert load_tokenizer(ModelSpec(model=str(saved)), iter(()), tmp_path).pad_token == "<end>"
+
+
 def test_a_model_without_a_tokenizer_says_what_to_do(tmp_path):
     saved = save_small(tmp_path / "saved")
     with pytest.raises(ModelError, match="has no tokenizer"):

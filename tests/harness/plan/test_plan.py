@@ -15,6 +15,7 @@ from harness.seeds import derive_seed
 from harness.study.schema import Study
 from strategies import registry
 from tests.conftest import PROJECT
+from tests.harness.small_models import MINILM
 from tests.harness.tiny import TEACHER, tiny_study
 
 RATE = {"learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}}
@@ -210,6 +211,26 @@ def test_a_model_without_positions_for_the_longest_sequence_is_refused(tmp_path:
     models["student"]["config"] = {**models["student"]["config"], "max_position_embeddings": 16}
     with pytest.raises(StudyError, match=r"16 positions, but data\.max_length is 32"):
         make_plan(tiny_study(models=models), tmp_path)
+
+
+@pytest.mark.parametrize(("positions", "refused"), [(33, False), (32, True)])
+def test_positions_that_start_after_the_padding_s_are_not_counted(positions: int, refused: bool, tmp_path: Path) -> None:
+    teacher = {"config": {**TEACHER, "model_type": "roberta", "max_position_embeddings": positions}}
+    models = {"student": {"config": TEACHER}, "teachers": [teacher]}
+    if not refused:
+        make_plan(tiny_study(models=models), tmp_path)
+        return
+    with pytest.raises(StudyError, match=r"32 positions, of which 31 can be used.*data\.max_length is 32") as caught:
+        make_plan(tiny_study(models=models), tmp_path)
+    assert caught.value.where == ("models", "teachers", 0, "config", "max_position_embeddings")
+
+
+def test_positions_of_a_model_that_is_here_are_read(tmp_path: Path) -> None:
+    models = {"student": {"model": MINILM}, "teachers": [{"config": {**TEACHER, "max_position_embeddings": 1024}}]}
+    data = {**tiny_study().data.model_dump(), "max_length": 513}
+    with pytest.raises(StudyError, match=r"512 positions, but data\.max_length is 513") as caught:
+        make_plan(tiny_study(models=models, data=data), tmp_path)
+    assert caught.value.where == ("models", "student", "model")
 
 
 def test_a_teachers_training_may_differ_by_task():

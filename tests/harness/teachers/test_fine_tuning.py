@@ -14,6 +14,7 @@ import torch
 from harness.data.cached_outputs import dropout_draws
 from harness.data.roles import load_training_rows
 from harness.data.teacher_outputs import TeacherOutputs, teacher_folder
+from harness.errors import ModelError
 from harness.plan.plan import make_plan, trial_spec
 from harness.ranks import Single
 from harness.study.schema import GeneratedSpec
@@ -21,6 +22,7 @@ from harness.teachers.fine_tuning import make_teacher
 from harness.teachers.prepare import _teacher_jobs, prepare, serial_map
 from harness.training.trial import make_training
 from harness.watching.console import Console
+from tests.harness.models.families import ALL
 from tests.harness.tiny import STUDENT, TEACHER, prepared_plan, tiny_study
 
 
@@ -117,6 +119,46 @@ def test_further_outputs_are_added_to_a_finished_teacher(tmp_path: Path) -> None
     assert np.abs(found["parts"] - logits[:, None]).max(axis=(0, 2)).min() > 1e-6
     picked = outputs.ids[[5, 2]]
     np.testing.assert_array_equal(outputs.cached("parts", picked)[np.array([1])][0], found["parts"][2])
+
+
+@pytest.mark.parametrize("kind", ["bart", "t5"])
+def test_a_teacher_whose_modules_share_a_tensor_is_saved_and_read_again(kind: str, tmp_path: Path) -> None:
+    models = {"student": {"config": STUDENT}, "teachers": [{"config": ALL[kind], "training": {"epochs": 1}}]}
+    _, prepared = prepared_plan(tiny_study(models=models), tmp_path)
+    folder = teacher_folder(tmp_path, prepared["sst2"].teacher_digests["teacher"])
+    logits = np.load(folder / "train_logits.npy")
+    prepared_plan(tiny_study(models=models, strategies=["msd"]), tmp_path)  # wants more of the same teacher
+    parts = np.load(folder / "train_parts.npy")
+    assert parts.shape == (len(logits), 2, 2)
+    assert np.load(folder / "train_logits.npy").tobytes() == logits.tobytes()
+
+
+def test_models_are_tried_before_the_first_teacher_trains(tmp_path: Path) -> None:
+    models = {"student": {"config": STUDENT, "layers": [7]}, "teachers": [{"config": TEACHER}]}
+    with pytest.raises(ModelError, match=r"the student: a bert model has the layers 0 to 0"):
+        prepared_plan(tiny_study(models=models), tmp_path)
+    models = {
+        "student": {"config": STUDENT},
+        "teachers": [{"config": TEACHER}, {"name": "cut", "config": TEACHER, "layers": [7]}],
+    }
+    with pytest.raises(ModelError, match=r"teacher 'cut': a bert model has the layers 0 to 1"):
+        prepared_plan(tiny_study(models=models), tmp_path)
+    assert not (tmp_path / "teachers").exists()
+
+
+def test_layers_that_a_look_ahead_shall_move_are_counted_before_training(tmp_path: Path) -> None:
+    strategy = {"name": "rw_kd", "settings": {"look_ahead_layers": 2}}
+    with pytest.raises(ModelError, match="the student: a look-ahead shall move its last 2 layers, and it has 1"):
+        prepared_plan(tiny_study(strategies=[strategy]), tmp_path)
+
+
+def test_eager_attention_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = {"student": {"config": {**STUDENT, "model_type": "mpnet"}}, "teachers": [{"config": TEACHER}]}
+    plan = make_plan(tiny_study(models=models, tasks=["sst2", "cola"]), tmp_path)
+    prepare(plan, tmp_path, Console())
+    printed = "".join(capsys.readouterr())
+    assert printed.count("the student: attention is eager: transformers has no SDPA for mpnet") == 1
+    assert printed.count("attention is eager") == 1
 
 
 def test_recipe_and_rows_are_part_of_a_teachers_identity(tmp_path: Path) -> None:
