@@ -15,7 +15,7 @@ from harness.study.schema import Study
 from harness.teachers.prepare import prepare
 from harness.training.trial import train_trial
 from harness.watching.console import Console
-from tests.harness.tiny import TEACHER, default_specs, tiny_study
+from tests.harness.tiny import TEACHER, VARIED, default_specs, tiny_study
 
 AMONG_TEACHERS = [
     "uniform_ensemble",
@@ -33,12 +33,12 @@ AMONG_TEACHERS = [
 
 
 def three_teachers(**changes: object) -> Study:
-    """Two layers twice, with two seeds, and one layer."""
+    """Two layers twice, with two seeds, and one layer; from weights that tell rows apart, so that no two strategies coincide."""
     recipe = {"epochs": 4, "learning_rate": 3e-3}
     teachers = [
-        {"name": "two_a", "config": TEACHER, "seed": 1, "training": recipe},
-        {"name": "two_b", "config": TEACHER, "seed": 2, "training": recipe},
-        {"name": "one", "config": TEACHER, "layers": [0], "seed": 1, "training": recipe},
+        {"name": "two_a", "config": TEACHER | VARIED, "seed": 1, "training": recipe},
+        {"name": "two_b", "config": TEACHER | VARIED, "seed": 2, "training": recipe},
+        {"name": "one", "config": TEACHER | VARIED, "layers": [0], "seed": 1, "training": recipe},
     ]
     study = tiny_study(**changes)
     return Study.model_validate({**study.model_dump(), "models": {**study.models.model_dump(), "teachers": teachers}})
