@@ -33,7 +33,7 @@ AMONG_TEACHERS = [
 
 
 def three_teachers(**changes: object) -> Study:
-    """Two layers twice, with two seeds, and one layer; from weights that tell rows apart, so that no two strategies coincide."""
+    """Two layers twice, with two seeds, and one layer; from weights that tell rows apart: no two strategies coincide."""
     recipe = {"epochs": 4, "learning_rate": 3e-3}
     teachers = [
         {"name": "two_a", "config": TEACHER | VARIED, "seed": 1, "training": recipe},
