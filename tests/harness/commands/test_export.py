@@ -150,6 +150,7 @@ def test_a_plugin_that_lies_in_a_result_folder_is_not_run_unasked(study_file, st
     for verb, more in (("reproduce", []), ("export", [str(tmp_path / "student")])):
         assert main([verb, str(store.path), "sst2/of_a_store", *more]) == 2
         assert "--trust-plugin" in capsys.readouterr().err
+    assert main(["reproduce", str(store.path), "sst2/of_a_store", "--trust-plugin"]) == 0
 
 
 def test_keeping_students_changes_no_key(tmp_path):

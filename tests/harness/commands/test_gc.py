@@ -41,17 +41,25 @@ def test_leftovers_are_listed_and_removed_and_results_stay(study_file, store, ca
     (store.path / "predictions" / "aa").mkdir()
     (store.path / "predictions" / "aa" / ("a" * 24 + ".parquet")).write_bytes(b"of no record")
     (store.path / ".ray" / "trials").mkdir(parents=True)
+    (store.path / "students" / ("b" * 24)).mkdir(parents=True)
     capsys.readouterr()
 
     assert main(["gc", str(store.path)]) == 0
     listed = capsys.readouterr().out
-    for part in ("1.0 MiB", "checkpoint of a trial that has ended", "predictions without a record", "cut off", "killed"):
+    for part in (
+        "1.0 MiB",
+        "checkpoint of a trial that has ended",
+        "predictions without a record",
+        "cut off",
+        "killed",
+        "a student without",
+    ):
         assert part in listed
-    assert "4 things, 1.0 MiB, would be removed by --delete" in listed
+    assert "5 things, 1.0 MiB, would be removed by --delete" in listed
     assert ended.exists()
 
     assert main(["gc", str(store.path), "--delete"]) == 0
-    assert "4 things, 1.0 MiB, removed" in capsys.readouterr().out
+    assert "5 things, 1.0 MiB, removed" in capsys.readouterr().out
     assert not ended.exists()
     assert (unfinished / FILE).exists()  # the trial goes on from it
     shutil.rmtree(store.path / "running")

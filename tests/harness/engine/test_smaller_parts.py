@@ -25,7 +25,8 @@ class Group:
         self.lost_a_process = False
         self.error = None
 
-    def start(self, spec: TrialSpec, checkpoint: Path, micro_batches: int = 1) -> None:
+    def start(self, spec: TrialSpec, checkpoint: Path, micro_batches: int, student_folder: str | None) -> None:
+        assert student_folder == "student"
         self.started.append(micro_batches)
         fits = micro_batches >= self.needed
         lost = ray_train._Failure(ErrorRecord(kind="bug", type="RuntimeError", message="gloo/transport"), True)
@@ -62,11 +63,11 @@ def test_the_trial_goes_on_in_smaller_parts(
     supervisor: ray_train.Supervisor, spec: TrialSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Group, "needed", 3)
-    supervisor.start(spec, tmp_path)
+    supervisor.start(spec, tmp_path, student_folder="student")
     assert [supervisor.wait() for _ in range(2)] == [{"out_of_memory": "CUDA out of memory"}] * 2
     assert supervisor.wait() == {"outcome": "outcome", "done": True}
     assert Group.started == [1, 2, 4]
-    supervisor.start(spec, tmp_path)  # the next trial may be another one
+    supervisor.start(spec, tmp_path, student_folder="student")  # the next trial may be another one
     assert Group.started[-1] == 1
 
 
@@ -74,7 +75,7 @@ def test_single_samples_that_do_not_fit_are_a_failure(
     supervisor: ray_train.Supervisor, spec: TrialSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Group, "needed", 100)
-    supervisor.start(spec, tmp_path)
+    supervisor.start(spec, tmp_path, student_folder="student")
     *said, last = [supervisor.wait() for _ in range(4)]
     assert all("out_of_memory" in news for news in said)
     error = ErrorRecord.model_validate_json(last["error"])

@@ -116,6 +116,19 @@ def test_it_evaluates_and_predicts_as_any_trainer(tmp_path: Path) -> None:
     assert metrics["eval_loss"] == pytest.approx(float(expected), rel=1e-3)
 
 
+def test_a_data_set_s_other_columns_go_and_the_id_stays(tmp_path: Path) -> None:
+    from datasets import Dataset
+    from transformers import DataCollatorWithPadding
+
+    beside = Beside(spec_of("wsl", tmp_path), tmp_path)
+    noting = Noting(last=1)
+    made = trainer(beside, tmp_path / "out", noting)
+    made.train_dataset = Dataset.from_list([{**row, "text": "no tensor can be made of this"} for row in beside.data])
+    made.data_collator = DataCollatorWithPadding(beside.tokenizer)
+    made.train()
+    assert set(noting.steps[0]["ids"].tolist()) < set(beside.train_rows.encoded.ids.tolist())
+
+
 def test_a_look_ahead_in_bf16_passes_through_the_student_without_accelerate_s_autocast(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
