@@ -40,5 +40,6 @@ def build_report(path: Path) -> Report:
         write_atomically(folder / name, content.encode())
     plots = write_plots(board, folder / "plots")
     write_atomically(folder / "index.html", page(board, plots, folder / "plots").encode())
-    drawn = [folder / "plots" / f"{plot.name}.{kind}" for plot in plots if not plot.omitted for kind in ("png", "svg")]
+    names = [f"{plot.name}.{kind}" for plot in plots if not plot.omitted for kind in ("png", "svg")]
+    drawn = [folder / "plots" / name for name in names if (folder / "plots" / name).exists()]
     return Report(folder, (*(folder / name for name in tables), *drawn, folder / "index.html"), tuple(plots), text(board))
