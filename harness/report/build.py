@@ -45,7 +45,7 @@ def build_report(path: Path, readme: Path | None = None) -> Report:
     write_atomically(folder / NAME, store_readme(board, folder).encode())
     if readme is not None:
         write_atomically(readme, refreshed(readme, board, folder).encode())
-    drawn = [folder / "plots" / f"{plot.name}.{kind}" for plot in plots if not plot.omitted for kind in ("png", "svg")]
-    return Report(
-        folder, (*(folder / name for name in (*tables, NAME)), *drawn, folder / "index.html"), tuple(plots), text(board)
-    )
+    names = [f"{plot.name}.{kind}" for plot in plots if not plot.omitted for kind in ("png", "svg")]
+    drawn = [folder / "plots" / name for name in names if (folder / "plots" / name).exists()]
+    written = (*(folder / name for name in (*tables, NAME)), *drawn, folder / "index.html")
+    return Report(folder, written, tuple(plots), text(board))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import struct
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from harness.report.caption import caption, legend, measured_rows, study_name
 from harness.report.leaderboard import Leaderboard
 from harness.report.page_data import chosen_splits, page_data, reproducing_command
 from harness.report.plots import Plot
+from harness.report.plots.style import PNG_DPI
 
 
 def page(board: Leaderboard, plots: list[Plot], folder: Path) -> str:
-    """The page's text. `folder` holds the plots' SVG files.
+    """The page's text. `folder` holds the plots' files.
 
     Whatever came from a study or a trial is escaped. The policy in the page forbids everything but its own style and scripts,
     by their digests, and pictures that it holds itself.
@@ -32,13 +34,13 @@ def page(board: Leaderboard, plots: list[Plot], folder: Path) -> str:
         description=board.selection.manifest.get("study", {}).get("description", ""),
         captions=caption(board),
         legend=legend(board),
-        plots=[(plot, _picture(folder / f"{plot.name}.svg")) for plot in plots if not plot.omitted],
+        plots=[(plot, _picture(folder, plot.name)) for plot in plots if not plot.omitted],
         omitted=[plot for plot in plots if plot.omitted],
         failures=_failures(board),
         damage=board.selection.damage,
         rows=measured_rows(board),
         others=_other_scores(board),
-        manifest=json.dumps(board.selection.manifest, indent=2, ensure_ascii=False, sort_keys=True),
+        manifest=_manifest(board),
         data=_safe_json(page_data(board)),
         style=style,
         script=script,
@@ -69,8 +71,19 @@ def _other_scores(board: Leaderboard) -> dict[str, Any] | None:
     }
 
 
-def _picture(path: Path) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
+def _manifest(board: Leaderboard) -> str:
+    """Without the two lists of all cells and trials, which the tables show."""
+    shown = {key: value for key, value in board.selection.manifest.items() if key not in ("planned_cells", "trials")}
+    return json.dumps(shown, indent=2, ensure_ascii=False, sort_keys=True)
+
+
+def _picture(folder: Path, name: str) -> dict[str, Any]:
+    """The plot's SVG, where it has one, else its PNG: address and width in CSS pixels, of which an inch has 96."""
+    svg, png = folder / f"{name}.svg", folder / f"{name}.png"
+    width, _ = struct.unpack(">II", png.read_bytes()[16:24])
+    kind, path = ("svg+xml", svg) if svg.exists() else ("png", png)
+    address = f"data:image/{kind};base64," + base64.b64encode(path.read_bytes()).decode()
+    return {"address": address, "width": round(width * 96 / PNG_DPI)}
 
 
 def _safe_json(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def page_data(board: Leaderboard) -> dict[str, Any]:
         "order": board.order,
         "differences": _critical_factors(len(selection.labels)),
         "results": results_folder(board),
-        "trials": [_trial(record, board) for record in selection.records],
+        "trials": _table([_trial(record, board) for record in selection.records]),
     }
 
 
@@ -105,10 +106,25 @@ def _trial(record: TrialRecord, board: Leaderboard) -> dict[str, Any]:
         "seconds": _number(record.cost.train_seconds, 2),
         "settings": spec.settings,
         "training": spec.training.model_dump(mode="json"),
-        "command": reproducing_command(board, record.key),
         "error": f"{record.error.type}: {record.error.message}" if record.error else "",
         "finished": record.finished_at,
     }
+
+
+def _table(trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows of values by position. Of the fields in `values` a row holds the place in their list: most values are said once."""
+    fields = list(trials[0])
+    values: dict[str, list[Any]] = {}
+    places: dict[str, dict[str, int]] = {}
+    for field in ("task", "label", "purpose", "status", "settings", "training", "error"):
+        distinct = {json.dumps(trial[field]): trial[field] for trial in trials}
+        values[field], places[field] = list(distinct.values()), {text: place for place, text in enumerate(distinct)}
+
+    def cell(field: str, value: Any) -> Any:
+        return places[field][json.dumps(value)] if field in places else value
+
+    rows = [[cell(field, value) for field, value in trial.items()] for trial in trials]
+    return {"fields": fields, "values": values, "rows": rows}
 
 
 def _estimate(found: Estimate, i: int) -> list[float | None] | None:

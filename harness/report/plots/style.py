@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -40,6 +42,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "control": {"marker": "^", "color": VERMILLION, "markerfacecolor": "white"},
 }
 
+PNG_DPI = 150
+_FREQUENT, _OTHER = 32, 64
+"""Colours of a PNG: the most frequent ones, exactly, and so many that cover the rest. A third of the bytes of all colours."""
+_SVG_BYTES = 64 * 1024
+"""A larger SVG is not kept: reports are published, and travel by mail."""
+
 _LEGEND_ENTRY = 0.95
 """Inches that an entry of a legend takes at most."""
 
@@ -58,7 +66,7 @@ _SETTINGS: dict[str, Any] = {
     "legend.fontsize": 7,
     "legend.frameon": False,
     "lines.linewidth": 1.2,
-    "savefig.dpi": 200,
+    "savefig.dpi": PNG_DPI,
     "svg.fonttype": "path",
     "svg.hashsalt": "harness",
     "xtick.labelsize": 7,
@@ -82,13 +90,36 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
-    """`<name>.png` and `<name>.svg`; no date, no version."""
+    """`<name>.png`, and `<name>.svg` where it is small; no date, no version."""
+    from PIL import Image
+
     figure.draw_without_rendering()  # lays out once for both formats
     figure.set_layout_engine("none")
     for axes in figure.axes:  # the layout's solver differs in the last bits from run to run
         axes.set_position(tuple(round(float(v), 6) for v in axes.get_position(original=True).bounds))  # type: ignore[arg-type]
-    figure.savefig(folder / f"{name}.png", metadata={"Software": None})
-    figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+    drawn, vectors = BytesIO(), BytesIO()
+    figure.savefig(drawn, format="png")
+    picture = _with_few_colours(Image.open(drawn).convert("RGB"))
+    picture.save(folder / f"{name}.png", optimize=True, dpi=(PNG_DPI, PNG_DPI))
+    figure.savefig(vectors, format="svg", metadata={"Date": None, "Creator": None})
+    if len(vectors.getvalue()) <= _SVG_BYTES:
+        (folder / f"{name}.svg").write_bytes(vectors.getvalue())
+
+
+def _with_few_colours(picture: Any) -> Any:
+    """PIL image with a palette, every pixel in the nearest of its colours; the surfaces of a plot keep theirs."""
+    from PIL import Image
+
+    red, green, blue = (np.asarray(band).astype(np.int64) for band in picture.split())
+    pixels = red << 16 | green << 8 | blue
+    colours, places, counts = np.unique(pixels, return_inverse=True, return_counts=True)
+    spread = picture.quantize(_OTHER, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).getpalette()[: 3 * _OTHER]
+    values = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], 1)
+    palette = np.concatenate([values[np.argsort(-counts, kind="stable")[:_FREQUENT]], np.reshape(spread, (-1, 3))])
+    nearest = ((values[:, None] - palette) ** 2).sum(2).argmin(1)
+    reduced = Image.fromarray(nearest[places].reshape(pixels.shape).astype(np.uint8), "P")
+    reduced.putpalette(palette.astype(np.uint8).tobytes())
+    return reduced
 
 
 def kind_of(board: Leaderboard, label: int) -> str:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 
 from harness.report import Report
 from harness.report.leaderboard import Leaderboard, make_leaderboard
@@ -20,7 +21,7 @@ from harness.report.plots.matrices import draw_gains, draw_wins
 from harness.report.plots.ranks import draw_ranks
 from harness.report.plots.scores import draw_scores
 from harness.report.plots.search import draw_progress, draw_responses
-from harness.report.plots.style import plot_style
+from harness.report.plots.style import plot_style, save
 from harness.report.plots.teachers import draw_shares
 from harness.report.plots.weights import draw_flips, draw_teacher, draw_trajectories
 from tests.harness.report.stores import THIRTY, Planted, build_store
@@ -106,6 +107,30 @@ def test_all_plots_are_written_and_the_figures_state_is_left_alone(report: Repor
     for path in report.files:
         assert path.stat().st_size > 500
     assert mpl.rcParams["svg.hashsalt"] is None
+
+
+def test_a_picture_of_few_colours_looks_as_it_was_drawn(tmp_path: Path) -> None:
+    with plot_style():
+        figure = Figure(figsize=(3, 3), layout="constrained")
+        figure.subplots().imshow(np.linspace(0, 1, 400).reshape(20, 20), cmap="PuOr")
+        save(figure, tmp_path, "drawn")
+        figure.savefig(tmp_path / "all.png")
+    few = Image.open(tmp_path / "drawn.png")
+    drawn, shown = (np.asarray(picture.convert("RGB")).astype(int) for picture in (Image.open(tmp_path / "all.png"), few))
+    assert few.mode == "P"
+    assert np.abs(drawn - shown).max() < 40
+    assert np.abs(drawn - shown).mean() < 4
+    white = (drawn == 255).all(2)
+    assert (shown[white] == 255).all()
+
+
+def test_only_a_small_vector_graphic_is_kept(tmp_path: Path) -> None:
+    with plot_style():
+        for points in (10, 20_000):
+            figure = Figure()
+            figure.subplots().plot(np.random.default_rng(0).normal(size=points))
+            save(figure, tmp_path, f"{points}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["10.png", "10.svg", "20000.png"]
 
 
 def test_what_has_no_data_is_left_out_with_a_reason(tmp_path: Path) -> None:
