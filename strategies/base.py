@@ -74,7 +74,9 @@ class Needs:
     meta_set: bool = False
     """Labelled rows beside the training rows. They are taken from `fit` (see the label budget in studies/PROTOCOL.md)."""
     look_ahead: LookAheadChoice | None = None
-    """The engine behind `Context.look_ahead`; implies `meta_set`."""
+    """The engine behind `Context.look_ahead`; implies `meta_set` unless `look_ahead_rows` is fit."""
+    look_ahead_rows: Literal["meta", "fit"] = "meta"
+    """fit: `Context.look_ahead` is always asked with `ids`, so that no meta set is taken from the training rows."""
     look_ahead_options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments for `LookAhead` (`harness/look_ahead/look_ahead.py`), e.g. `{"meta_kd_weight": 1.0}`.
     `{"precondition": "adam"}`: the meta gradient is divided by the root mean square of the student's Adam.
@@ -92,7 +94,7 @@ class Needs:
 
     @property
     def needs_meta_set(self) -> bool:
-        return self.meta_set or self.look_ahead is not None
+        return self.meta_set or (self.look_ahead is not None and self.look_ahead_rows == "meta")
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Setup:
     temperature: float
     fit: RoleView
     meta: RoleView | None
-    """None unless the strategy declares `meta_set` or `look_ahead`."""
+    """None unless the strategy declares `meta_set`, or `look_ahead` on meta rows."""
     student_hidden_size: int
     teacher_hidden_sizes: tuple[int, ...]
     seed: int
@@ -130,11 +132,14 @@ class Setup:
 class LookAheadFunction(Protocol):
     """See `harness.look_ahead.look_ahead`."""
 
-    def __call__(self, weights: Weights | None = None) -> dict[str, torch.Tensor]:
+    def __call__(self, weights: Weights | None = None, ids: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """<gradient of the meta loss, gradient of term[m, i]> for every term m and sample i: name -> [batch].
 
         The meta gradient is taken at the current student, or, where `weights` are given, after one SGD step of the student on
         the loss that they weigh.
+
+        ids: training rows, [rows], that take the place of the batch and of the meta batch: influences of their terms on their
+        own mean cross-entropy, name -> [rows]. `weights` are then for them.
         """
         ...
 

@@ -101,8 +101,10 @@ def _permuted(context: Context, order: Tensor) -> Context:
     """The same step, the batch in another order."""
     back = order.argsort()
 
-    def look_ahead(weights: Weights | None = None) -> dict[str, Tensor]:
+    def look_ahead(weights: Weights | None = None, ids: Tensor | None = None) -> dict[str, Tensor]:
         assert context.look_ahead is not None
+        if ids is not None:  # rows that the strategy chose, in its own order
+            return context.look_ahead(weights, ids)
         if weights is not None:
             full = {name: torch.as_tensor(weight) for name, weight in weights.items()}
             weights = {n: w[..., back] if w.dim() > 0 and w.shape[-1] == len(order) else w for n, w in full.items()}

@@ -56,6 +56,15 @@ class Encoded:
             inputs["token_type_ids"] = np.where(mask, self.segments[where], 0).astype(np.int64)
         return {name: torch.from_numpy(array) for name, array in inputs.items()}
 
+    def rows_of(self, ids: np.ndarray) -> np.ndarray:
+        """Numbers of the rows with these ids, [len(ids)] int64. An id may repeat; all must be among the rows'."""
+        return np.asarray(self._by_id[np.searchsorted(self.ids, ids, sorter=self._by_id)])
+
+    @cached_property
+    def _by_id(self) -> np.ndarray:
+        """Row numbers in the order of their ids."""
+        return np.argsort(self.ids, kind="stable")
+
     def width(self, indices: np.ndarray, step: int = 1) -> int:
         """The longest of the rows at `indices`, in tokens, rounded up to steps, but never beyond the longest of all rows."""
         return min(-(-int(self.lengths[indices].max()) // step) * step, self._longest)

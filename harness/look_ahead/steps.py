@@ -39,13 +39,15 @@ class LookAheadSteps:
     def __init__(
         self,
         look_ahead: LookAhead,
-        meta: LabelledRows,
-        meta_batches: MetaBatches,
+        fit: LabelledRows,
+        meta: LabelledRows | None,
+        meta_batches: MetaBatches | None,
         ranks: Ranks,
         precision: str,
         count: Count,
     ) -> None:
         self.look_ahead = look_ahead
+        self._fit = fit
         self._meta = meta
         self._meta_batches = meta_batches
         self._ranks = ranks
@@ -77,12 +79,17 @@ class LookAheadSteps:
         """
         base_terms = None if self._trace is None else terms
 
-        def influence(weights: Any = None) -> dict[str, Tensor]:
+        def influence(weights: Any = None, ids: Tensor | None = None) -> dict[str, Tensor]:
+            rows = batch if ids is None else self._fit_batch(ids)
             own = largest = None
             if weights is not None:
                 largest = largest_weight(weights)
                 given = {name: torch.as_tensor(weight).detach().to(batch.ids.device) for name, weight in weights.items()}
-                own = {name: own_part(weight, batch.global_rows, self._ranks) for name, weight in given.items()}
+                own = {name: own_part(weight, rows.global_rows, self._ranks) for name, weight in given.items()}
+            if ids is not None:
+                with self._counted():
+                    found = self.look_ahead.influence(rows, rows, self._learning_rate, own, largest=largest)
+                return {name: self._ranks.gather_rows(values, dim=-1) for name, values in found.items()}
             meta_batch, meta_gradient = self._prepared or (self._meta_batch(), None)
             self._prepared = None
             with self._counted():
@@ -108,12 +115,20 @@ class LookAheadSteps:
         """
         self._prepared = None
         asked = self._stayed == (self._step - 2, self._step - 1)
-        if asked and not self.look_ahead.takes_step(self._learning_rate, 1.0):
+        if asked and self._meta is not None and not self.look_ahead.takes_step(self._learning_rate, 1.0):
             meta_batch = self._meta_batch()
             with self._counted():
                 self._prepared = meta_batch, self.look_ahead.meta_gradient_here(meta_batch)
 
+    def _fit_batch(self, ids: Tensor) -> Batch:
+        """The rank's part of the training rows with these ids."""
+        rows = self._fit.encoded.rows_of(ids.cpu().numpy())
+        mine = shard(rows, self._ranks.rank, self._ranks.world)
+        return self._fit.batch(mine, len(rows), self.look_ahead.device, width_step=WIDTH_STEPS[self._precision])
+
     def _meta_batch(self) -> Batch:
+        if self._meta is None or self._meta_batches is None:
+            raise ValueError("a look-ahead on training rows needs their ids: context.look_ahead(weights, ids)")
         rows = self._meta_batches.at(self._step)
         mine = shard(rows, self._ranks.rank, self._ranks.world)
         return self._meta.batch(mine, len(rows), self.look_ahead.device, width_step=WIDTH_STEPS[self._precision])

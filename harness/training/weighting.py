@@ -82,7 +82,6 @@ class Weighting:
         self._count = count
         self.student = StudentPass(model)
         self._look_ahead = self._make_look_ahead(optimizer, meta_batches)
-        self._row_of_id: dict[int, int] | None = None
 
     def forward_pass(self, moment: Moment) -> AbstractContextManager[None]:
         """Around the student's pass on the batch that `loss` will get next."""
@@ -193,8 +192,6 @@ class Weighting:
     ) -> LookAheadSteps | None:
         if self.needs.look_ahead is None:
             return None
-        assert self.meta is not None
-        assert meta_batches is not None
         try:
             look_ahead = make_look_ahead(
                 self.model,
@@ -207,18 +204,13 @@ class Weighting:
             )
         except ValueError as error:
             raise ValueError(f"strategy {self.strategy.name!r}: {error}") from error
-        return LookAheadSteps(look_ahead, self.meta, meta_batches, self.ranks, self.precision, self._count)
+        return LookAheadSteps(look_ahead, self.fit, self.meta, meta_batches, self.ranks, self.precision, self._count)
 
     def _replay(self, ids: Tensor | None) -> Tensor:
         rows = self.fit if ids is not None else self.meta
         if rows is None:
             raise ValueError(f"strategy {self.strategy.name!r} replays the meta set without declaring `meta_set`")
-        if ids is None:
-            indices = np.arange(len(rows))
-        else:
-            if self._row_of_id is None:
-                self._row_of_id = {int(i): row for row, i in enumerate(self.fit.encoded.ids)}
-            indices = np.array([self._row_of_id[int(i)] for i in ids.cpu()])
+        indices = np.arange(len(rows)) if ids is None else self.fit.encoded.rows_of(ids.cpu().numpy())
         mine = shard(indices, self.ranks.rank, self.ranks.world)
         self._count(forward=len(mine))
         return self.ranks.gather_rows(predict(self.model, rows.encoded, mine, self.precision).logits.to(self.device))

@@ -1,4 +1,4 @@
-"""MMKD: a network from all logits to teacher weights, trained through the student's look-ahead."""
+"""MMKD: a network from all logits to teacher weights, trained through the student's look-ahead on hard rows."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from pydantic import Field
 
 from strategies.base import Context, Cost, Needs, Setup, Weights
 from strategies.lazy import torch
+from strategies.parts.hard_rows import HardRows
 from strategies.parts.look_ahead_settings import LookAheadSettings
-from strategies.parts.meta_network import MetaNetwork, feed_forward
+from strategies.parts.meta_network import MetaNetwork, feed_forward, meta_objective
 from strategies.parts.several_teachers import PaperScaled, PaperScaleSettings, centred, needs_teachers, scaled
 from strategies.registry import register
 from strategies.space import FloatRange
+
+KD_STEPS = 2
 
 
 class MMKDSettings(LookAheadSettings, PaperScaleSettings):
@@ -23,8 +26,8 @@ class MMKDSettings(LookAheadSettings, PaperScaleSettings):
     """Of the network's Adam."""
     interval: int = Field(5, ge=1)
     """Update the network every so many steps."""
-    meta_kd_weight: float = Field(0.0, ge=0.0)
-    """Weight of the KD term in the meta loss."""
+    buffer_size: int = Field(256, ge=2)
+    """So many training rows are kept that the student last got wrong; a batch of them is drawn for each update."""
 
     search_space = {
         **PaperScaleSettings.search_space,
@@ -36,19 +39,26 @@ class MMKDSettings(LookAheadSettings, PaperScaleSettings):
 class MMKD(PaperScaled[MMKDSettings]):
     """w[., i] = softmax over teachers of MLP([all teachers' logits of i; the student's]), one hidden layer of half the inputs.
 
-    The network follows the meta loss after one SGD step of the student on the weighted loss. Its last layer starts at 0: equal
-    weights. Logits are taken without their mean over classes, which means nothing.
+    The network follows the student's cross-entropy on hard training rows after three steps on these rows: two of SGD on
+    sum_k w[k, i] kd_each[k, i], and one on cross-entropy (`train_meta.py` of Rorozhl/MMKD with --hard_buffer, the command of
+    its README). The student is then put back to where it was: --rollback is on there by default and cannot be turned off. The
+    network's last layer starts at 0: equal weights. Logits are taken without their mean over classes, which means nothing.
     """
 
     name = "mmkd"
     family = "several teachers"
-    summary = "a network maps all logits to teacher weights, trained on the meta set"
-    paper = "Zhang et al., Adaptive Multi-Teacher KD with Meta-Learning, ICME 2023, arXiv 2306.06634, and the authors' code"
+    summary = "a network maps all logits to teacher weights, trained on rows that the student gets wrong"
+    paper = (
+        "Zhang et al., Adaptive Multi-Teacher Knowledge Distillation with Meta-Learning, ICME 2023, arXiv 2306.06634, and the "
+        "authors' code"
+    )
     sample_wise = True
     learned = True
     cost = Cost.LOOK_AHEAD
     reconstruction = (
-        "The meta loss is on held-out rows in place of the authors' buffer of the 256 hardest training samples. The term on "
+        "The three steps are taken as one, with the weights of where the student stands, without momentum and decay: equal to "
+        "first order in the learning rate, which for fine-tuning is small. Rows enter the buffer and the network is updated "
+        "before the student's step, theirs after it. The network's gradient is clipped to a norm of 1. The term on "
         "intermediate features is left out."
     )
     Settings = MMKDSettings
@@ -59,26 +69,40 @@ class MMKD(PaperScaled[MMKDSettings]):
         inputs = (teachers + 1) * setup.classes
         network = feed_forward(inputs, (inputs // 2,), teachers, setup.seed, setup.device)
         self.meta_learner = MetaNetwork(network, settings.meta_learning_rate, weight_decay=settings.weight_decay)
+        self.hard = HardRows(settings.buffer_size)
+        self._order = setup.fit.ids.argsort()
 
     @classmethod
     def needs(cls, settings: MMKDSettings) -> Needs:
-        return needs_teachers(look_ahead=settings.engine, look_ahead_options={"meta_kd_weight": settings.meta_kd_weight})
+        return needs_teachers(look_ahead=settings.engine, look_ahead_rows="fit", replay=True)
 
     def weights(self, context: Context) -> Weights:
-        logits = torch.cat([*centred(context.teacher_logits), centred(context.student_logits)], -1)
+        self.hard.add(context.ids, context.student_logits.argmax(-1) != context.labels, context.generator)
+        if context.step % self.settings.interval == 0 and len(context.teacher_logits) > 1:
+            self._update(context)
+        with torch.no_grad():
+            return scaled(self._shares(context.teacher_logits, context.student_logits), self.settings)
 
-        def weigh() -> dict[str, torch.Tensor]:
-            given = scaled(self.meta_learner.network(logits).softmax(-1).T, self.settings)
-            return {
-                name: torch.as_tensor(weight, device=logits.device).expand(context.terms[name].shape)
-                for name, weight in given.items()
-            }
+    def _shares(self, teacher_logits: torch.Tensor, student_logits: torch.Tensor) -> torch.Tensor:
+        """[teachers, rows], with sums of 1 over teachers."""
+        inputs = torch.cat([*centred(teacher_logits), centred(student_logits)], -1)
+        shares: torch.Tensor = self.meta_learner.network(inputs).softmax(-1).T
+        return shares
 
-        update = context.step % self.settings.interval == 0 and len(context.teacher_logits) > 1
-        return self.meta_learner.weights(weigh, context, update=update)
+    def _update(self, context: Context) -> None:
+        assert context.replay is not None
+        assert context.look_ahead is not None
+        ids = self.hard.draw(len(context.ids), context.generator)
+        fit = self.setup.fit
+        teacher_logits = fit.teacher_logits[:, self._order[torch.searchsorted(fit.ids[self._order], ids)]]
+        shares = self._shares(teacher_logits.to(context.student_logits.device), context.replay(ids))
+        steps = {"ce": torch.ones_like(shares[0]), "kd_each": KD_STEPS * shares.detach()}
+        influence = context.look_ahead(steps, ids)
+        self.meta_learner.descend(meta_objective(influence, {"kd_each": shares}))
 
     def state_dict(self) -> dict[str, Any]:
-        return self.meta_learner.state_dict()
+        return {"meta_learner": self.meta_learner.state_dict(), "hard": self.hard.ids.clone()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.meta_learner.load_state_dict(state)
+        self.meta_learner.load_state_dict(state["meta_learner"])
+        self.hard.ids = state["hard"].cpu().clone()

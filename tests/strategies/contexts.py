@@ -106,8 +106,8 @@ def make_context(
 
 def _look_ahead(influence: Any) -> Any:
     if callable(influence):
-        return lambda weights=None: influence(weights)
-    return lambda weights=None: dict(influence)
+        return lambda weights=None, ids=None: influence(weights)
+    return lambda weights=None, ids=None: dict(influence)
 
 
 def loss_terms(names: tuple[str, ...], context: Context, shape: TermShape) -> dict[str, Tensor]:

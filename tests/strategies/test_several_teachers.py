@@ -47,7 +47,10 @@ def influence(weights: Any = None) -> dict[str, torch.Tensor]:
 
 
 def context_of(setup: Setup, seed: int = 0, **options: Any):
-    return make_context(setup, terms=TERMS, seed=seed, influence=influence, **options)
+    def replay(ids: torch.Tensor | None) -> torch.Tensor:
+        return torch.zeros(len(setup.meta.ids if ids is None else ids), setup.classes)
+
+    return make_context(setup, terms=TERMS, seed=seed, influence=influence, replay=replay, **options)
 
 
 def teacher_weights(name: str, context, setup: Setup = SETUP, **options: Any) -> torch.Tensor:

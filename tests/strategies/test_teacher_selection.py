@@ -244,8 +244,8 @@ class TestMTKDRL:
 
 
 class TestMMKD:
-    def test_weight_moves_to_the_teacher_whose_term_helps_the_meta_set(self):
-        """A positive influence of teacher 2's term: a step on it lowers the meta loss."""
+    def test_weight_moves_to_the_teacher_whose_term_helps_hard_rows(self):
+        """A positive influence of teacher 2's term: a step on it lowers the loss."""
         influence = {"ce": torch.zeros(8), "kd_each": torch.tensor([-1.0, 0.0, 1.0]).unsqueeze(-1).expand(3, 8)}
         network = make("mmkd", SETUP, kd_weight=1.0, interval=1, meta_learning_rate=1e-2)
         found = run(network, SETUP, range(40), influence=influence)
@@ -254,12 +254,82 @@ class TestMMKD:
         mean = found[-1]["kd_each"].mean(-1)
         assert mean[2] > 0.5 > 0.3 > mean[0]
 
-    def test_the_network_is_updated_every_interval_steps(self):
+    def test_the_look_ahead_is_two_kd_steps_and_one_of_cross_entropy_every_interval_steps(self):
         asked = []
 
         def influence(weights):
-            asked.append({name: weight.shape for name, weight in weights.items()})
+            asked.append(weights)
             return {"ce": torch.zeros(8), "kd_each": torch.ones(3, 8)}
 
         run(make("mmkd", SETUP), SETUP, range(11), influence=influence)
-        assert asked == [{"ce": (8,), "kd_each": (3, 8)}] * 3
+        assert len(asked) == 3
+        for weights in asked:
+            torch.testing.assert_close(weights["ce"], torch.ones(8))
+            torch.testing.assert_close(weights["kd_each"].sum(0), torch.full((8,), 2.0))
+
+    def test_full_of_rows_it_takes_in_those_that_the_student_gets_wrong(self):
+        strategy = make("mmkd", SETUP, buffer_size=8, interval=100)
+        first = context_of(SETUP, 1)
+        weigh(strategy, first)
+        assert strategy.hard.ids.tolist() == sorted(first.ids.tolist())
+        second = context_of(SETUP, 2)
+        weigh(strategy, second)
+        wrong = second.ids[second.student_logits.argmax(-1) != second.labels].tolist()
+        kept = set(first.ids.tolist()) & set(strategy.hard.ids.tolist())
+        assert 0 < len(wrong) < 8
+        assert set(strategy.hard.ids.tolist()) == set(wrong) | kept
+
+    def test_the_networks_gradient_is_the_authors_through_three_steps(self):
+        """Their inner and outer objectives typed out on a linear student, differentiated literally through two KD steps and one
+        on cross-entropy, all on the rows that were drawn, with a small learning rate."""
+        strategy = make("mmkd", SETUP, paper_scale=True)
+        network, rate, inputs = strategy.meta_learner.network, 1e-4, normal(60, 5, seed=1)
+        for seed, parameter in enumerate(network.parameters()):
+            parameter.data = normal(*parameter.shape, seed=seed)
+        student = normal(5, 3, seed=2).double().requires_grad_()
+        captured = {}
+        inputs = inputs.double()
+
+        def rows_of(ids):
+            return (ids - 100) // 3
+
+        def kd_each(weight, rows):
+            teachers = (SETUP.fit.teacher_logits[:, rows].double() / 2).softmax(-1)
+            log = (inputs[rows] @ weight / 2).log_softmax(-1)
+            return 4 * (teachers * (teachers.log() - log)).sum(-1)
+
+        def look_ahead(weights, ids):
+            rows = captured["rows"] = rows_of(ids)
+            labels = SETUP.fit.labels[rows]
+            step = (weights["kd_each"] * kd_each(student, rows)).sum() + (
+                weights["ce"] * F.cross_entropy(inputs[rows] @ student, labels, reduction="none")
+            ).sum()
+            fast = student - rate * torch.autograd.grad(step / len(ids), student)[0]
+            direction = torch.autograd.grad(F.cross_entropy(inputs[rows] @ fast, labels), fast)[0]
+            with torch.no_grad():
+                along = (kd_each(student + 1e-6 * direction, rows) - kd_each(student - 1e-6 * direction, rows)) / 2e-6
+            return {"ce": torch.zeros(len(ids)), "kd_each": along.float()}
+
+        strategy.meta_learner.descend = lambda objective: captured.update(
+            ours=torch.autograd.grad(objective, list(network.parameters()))
+        )
+        context = replace(context_of(SETUP, 0), look_ahead=look_ahead)
+        weigh(strategy, replace(context, replay=lambda ids: (inputs[rows_of(ids)] @ student).detach().float()))
+
+        rows, weight = captured["rows"], student
+        for _ in range(2):
+            logits = torch.cat([*SETUP.fit.teacher_logits[:, rows], (inputs[rows] @ weight).detach().float()], 1)
+            logits = torch.cat([part - part.mean(1, keepdim=True) for part in logits.split(3, 1)], 1)
+            loss = (network(logits).softmax(1).T * kd_each(weight, rows)).sum(0).mean()
+            weight = weight - rate * torch.autograd.grad(loss, weight, create_graph=True)[0]
+        loss = F.cross_entropy(inputs[rows] @ weight, SETUP.fit.labels[rows])
+        weight = weight - rate * torch.autograd.grad(loss, weight, create_graph=True)[0]
+        literal = torch.autograd.grad(
+            F.cross_entropy(inputs[rows] @ weight, SETUP.fit.labels[rows]), list(network.parameters())
+        )
+        for ours, theirs in zip(captured["ours"], literal, strict=True):
+            torch.testing.assert_close(2 * rate * ours, theirs, rtol=1e-2, atol=1e-9)
+
+
+def normal(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))

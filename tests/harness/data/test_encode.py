@@ -72,3 +72,9 @@ def test_widths_come_in_steps_and_stay_within_the_longest_row(encoded: tuple, st
     assert rows.lengths.max() == 12
     for row in range(len(rows.ids)):
         assert rows.width(np.array([row]), step) == min(math.ceil(int(rows.lengths[row]) / step) * step, 12)
+
+
+def test_rows_are_found_by_their_ids_in_any_order(encoded: tuple) -> None:
+    rows = encoded[0]
+    chosen = np.array([5, 0, 17, 5])
+    assert rows.rows_of(rows.ids[chosen]).tolist() == chosen.tolist()
