@@ -105,7 +105,7 @@ def declared_hidden_size(spec: ModelSpec) -> int:
 
 def _embedded_tokens(model: PreTrainedModel) -> int:
     try:
-        return int(model.get_input_embeddings().num_embeddings)
+        return len(model.get_input_embeddings().weight)
     except (NotImplementedError, AttributeError) as error:
         raise ModelError(
             f"a model of type {type(model).__name__} has no embedding of tokens; it reads no tokenized text."

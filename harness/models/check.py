@@ -63,9 +63,13 @@ def check_model(
             f"what a model of type {type(model).__name__} says of a row depends on how far the row is padded, or on chance: "
             f"{logits.tolist()} without padding, {together.logits.tolist()} with it"
         )
+    notes = []
     if model.config._attn_implementation == "eager":
-        return [f"attention is eager: transformers has no SDPA for {model.config.model_type}"]
-    return []
+        notes.append(f"attention is eager: transformers has no SDPA for {model.config.model_type}")
+    assert together.features is not None
+    if found["input_ids"][0] != found["input_ids"][1] and torch.equal(*together.features):
+        notes.append("pooled features are the same for all rows: strategies and loss terms that look at them see nothing")
+    return notes
 
 
 def _run(model: torch.nn.Module, found: dict[str, list[list[int]]], rows: list[int], pad: int, padded: bool = True) -> Outputs:

@@ -8,6 +8,9 @@ from typing import Any
 FIRST_TOKEN_CLASSIFIERS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
 """Model types whose sequence classifiers, as `transformers` has them, read the last layer's first token and nothing else."""
 
+LAST_TOKEN_CLASSIFIERS = ("ctrl", "modernbert-decoder")
+"""Causal families whose classifier does not say so by its name."""
+
 PADDED_LEFT = ("xlnet",)
 """Their classifiers read the last position, so padding has to come first."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import ModelError
-from harness.models.families import PADDED_LEFT
+from harness.models.families import LAST_TOKEN_CLASSIFIERS, PADDED_LEFT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,8 +18,9 @@ _MEAN = "_reads_the_mean"
 
 
 def is_causal(model: nn.Module) -> bool:
-    """Does the classifier read the last token that is no padding? `transformers` calls its linear layer `score` then."""
-    return hasattr(model, "score") and not model.config.is_encoder_decoder  # type: ignore[union-attr]
+    """Whether the classifier reads the last token that is no padding. `transformers` calls its linear layer `score` then."""
+    config: Any = model.config
+    return (hasattr(model, "score") or config.model_type in LAST_TOKEN_CLASSIFIERS) and not config.is_encoder_decoder
 
 
 def pooled(model: nn.Module, inputs: Mapping[str, Tensor], hidden: Tensor) -> Tensor:

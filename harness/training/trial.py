@@ -191,7 +191,7 @@ def make_training(spec: TrialSpec, cache: Path, ranks: Ranks, device: torch.devi
                 classes=classes,
                 student_layers=number_of_layers(model),
                 student_hidden_size=hidden_size(model),
-                vocabulary=int(model.get_input_embeddings().num_embeddings),
+                vocabulary=len(model.get_input_embeddings().weight),
                 fit=fit,
                 seed=spec.seeds.strategy,
                 device=device,

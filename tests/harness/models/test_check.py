@@ -42,3 +42,15 @@ def test_every_family_passes_and_eager_attention_is_said(kind, tokenizer):
 def test_a_model_that_cannot_be_used(config, changes, message, tokenizer):
     with pytest.raises(ModelError, match=message):
         check(config, tokenizer, **changes)
+
+
+def test_features_of_a_token_that_sees_nothing_are_said(tokenizer, monkeypatch):
+    monkeypatch.setattr("harness.models.pooling.is_causal", lambda model: False)  # as for a family that nobody knows
+    (note,) = check(ALL["gpt2"], tokenizer)
+    assert "pooled features are the same for all rows" in note
+
+
+@pytest.mark.parametrize("kind", ["ctrl", "modernbert-decoder"])
+def test_causal_families_whose_classifier_has_another_name(kind, tokenizer):
+    small = {"n_embd": 16, "n_layer": 2, "n_head": 2, "dff": 32} if kind == "ctrl" else {**ALL["llama"]}
+    assert check({**small, "model_type": kind}, tokenizer) == []
