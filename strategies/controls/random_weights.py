@@ -15,7 +15,7 @@ class RandomWeights(Strategy[TermSettings]):
     name = "random_weights"
     family = "control"
     summary = "RLW: weights drawn at random in every step, the same for all samples"
-    paper = "Lin et al., Reasonable Effectiveness of Random Weighting, TMLR 2022"
+    paper = "Lin et al., Reasonable Effectiveness of Random Weighting: A Litmus Test for Multi-Task Learning, TMLR 2022"
     sample_wise = False
     normalisation = Normalisation.CONVEX
     Settings = TermSettings

@@ -47,7 +47,7 @@ class SelfKd(FixedWeights[SelfKdSettings]):
     name = "self_kd"
     family = "further terms"
     summary = "noisy self-distillation: a teacher like the student with dropout on, words dropped for the student"
-    paper = "Liu, Shen & Lapata, Noisy Self-Knowledge Distillation for Text Summarization, NAACL 2021"
+    paper = "Liu, Shen & Lapata, Noisy Self-Knowledge Distillation for Text Summarization, NAACL 2021, arXiv 2009.07032"
     reconstruction = (
         "From the authors' code: the weights 0.4 and 0.6, T = 1, dropout 0.15, word drop 0.1. A transfer from summarisation: "
         "one class distribution in the place of one a token, and no noise on the order of sentences."

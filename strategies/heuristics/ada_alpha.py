@@ -24,7 +24,10 @@ class AdaAlpha(Strategy[AdaAlphaSettings]):
     name = "ada_alpha"
     family = "sample-wise heuristic"
     summary = "more KD where the teacher is sure of the label"
-    paper = "Lukasik et al., Teacher's pet, arXiv 2106.10494, 2021, as used by Hu et al. (TGeo-KD), ICLR 2024"
+    paper = (
+        "Lukasik et al., Teacher's pet: understanding and mitigating biases in distillation, arXiv 2106.10494, 2021, as "
+        "used by Hu et al. (TGeo-KD), ICLR 2024"
+    )
     sample_wise = True
     normalisation = Normalisation.CONVEX
     reconstruction = (

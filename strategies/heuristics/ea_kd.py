@@ -36,7 +36,7 @@ class EaKd(Strategy[EaKdSettings]):
     name = "ea_kd"
     family = "sample-wise heuristic"
     summary = "more KD where the teacher, and then also the student, is uncertain"
-    paper = "Su et al., EA-KD: Entropy-based Adaptive Knowledge Distillation, arXiv 2311.13621"
+    paper = "Su et al., EA-KD: Entropy-based Adaptive Knowledge Distillation, ICCV 2025, arXiv 2311.13621"
     sample_wise = True
     normalisation = Normalisation.ADDITIVE
     Settings = EaKdSettings

@@ -25,10 +25,16 @@ class Lud(Strategy[LudSettings]):
     name = "lud"
     family = "sample-wise heuristic"
     summary = "hard routing: KD for the half of samples that the teacher is surest of, labels for the rest"
-    paper = "Guo et al., 2024 (LUD)"
+    paper = (
+        "Guo et al., Leveraging Logit Uncertainty for Better Knowledge Distillation, Scientific Reports 2024, as in "
+        "Selective-KD's code"
+    )
     sample_wise = True
     normalisation = Normalisation.CONVEX
-    reconstruction = "The rule is from a summary of the paper."
+    reconstruction = (
+        "The rule is that of ugkd/methods/lud.py in Selective-KD/Selective-KD, which cites eq. 6. The paper itself weighs "
+        "classes by a mask of the teacher's confidence, and has losses of rank correlation and a dynamic temperature beside it."
+    )
     Settings = LudSettings
 
     def __init__(self, settings: LudSettings, setup: Setup) -> None:

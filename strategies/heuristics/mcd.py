@@ -34,10 +34,10 @@ class Mcd(Strategy[McdSettings]):
     name = "mcd"
     family = "sample-wise heuristic"
     summary = "strong KD where the teacher is right, more label where it is wrong"
-    paper = "Mishra et al., TMLR 2026"
+    paper = "Mishra, Mishra & Xiong, 2026, eq. 4 as in Selective-KD's code; title and venue could not be checked"
     sample_wise = True
     normalisation = Normalisation.ADDITIVE
-    reconstruction = "Constants and form from a summary of the paper."
+    reconstruction = "Constants and form are those of ugkd/methods/mcd.py in Selective-KD/Selective-KD, which cites eq. 4."
     Settings = McdSettings
 
     def weights(self, context: Context) -> Weights:

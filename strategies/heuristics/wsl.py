@@ -30,7 +30,10 @@ class Wsl(Strategy[WslSettings]):
     name = "wsl"
     family = "sample-wise heuristic"
     summary = "less KD where the student already beats the teacher"
-    paper = "Zhou et al., Rethinking Soft Labels for KD: A Bias-Variance Tradeoff Perspective, ICLR 2021, arXiv 2102.00650"
+    paper = (
+        "Zhou et al., Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance Tradeoff Perspective, ICLR 2021, "
+        "arXiv 2102.00650"
+    )
     sample_wise = True
     normalisation = Normalisation.ADDITIVE
     Settings = WslSettings

@@ -31,7 +31,10 @@ class BestSingle(Strategy[BestSingleSettings]):
     name = "best_single"
     family = "several teachers"
     summary = "the teacher that is best on the sample, alone"
-    paper = "Best-Single-Ensemble in Yuan et al., RL-KD, AAAI 2021"
+    paper = (
+        "a baseline (one teacher) of Yuan et al., Reinforced Multi-Teacher Selection for Knowledge Distillation, AAAI 2021, "
+        "arXiv 2012.06048"
+    )
     sample_wise = True
     normalisation = Normalisation.CONVEX
     reconstruction = (

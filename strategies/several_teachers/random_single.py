@@ -15,10 +15,16 @@ class RandomSingle(Strategy[MixtureSettings]):
     name = "random_single"
     family = "several teachers"
     summary = "one teacher per sample, drawn at random in each step"
-    paper = "Rand-Single-Ensemble in Yuan et al., RL-KD, AAAI 2021"
+    paper = (
+        "control; said to be a baseline of Yuan et al., Reinforced Multi-Teacher Selection for Knowledge "
+        "Distillation, AAAI 2021, arXiv 2012.06048"
+    )
     sample_wise = True
     normalisation = Normalisation.CONVEX
-    reconstruction = "Whether the paper draws per sample, batch or training could not be read; here per sample and step."
+    reconstruction = (
+        "The paper's part on baselines could not be read: neither its name for this one nor whether it draws per sample, batch "
+        "or training; here per sample and step."
+    )
     Settings = MixtureSettings
 
     @classmethod

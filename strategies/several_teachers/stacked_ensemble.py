@@ -32,7 +32,10 @@ class StackedEnsemble(Strategy[StackedEnsembleSettings]):
     name = "stacked_ensemble"
     family = "several teachers"
     summary = "fixed teacher weights: the coefficients of a logistic regression on their outputs"
-    paper = "LR-Ensemble and LR-Dev-Ensemble in Yuan et al., RL-KD, AAAI 2021"
+    paper = (
+        "a baseline (logistic regression on the teachers) of Yuan et al., Reinforced Multi-Teacher Selection for Knowledge "
+        "Distillation, AAAI 2021, arXiv 2012.06048"
+    )
     sample_wise = False
     normalisation = Normalisation.CONVEX
     reconstruction = "The regression's inputs could not be read; one coefficient a teacher on log-odds, clipped at 0, is ours."

@@ -15,7 +15,10 @@ class UniformEnsemble(Strategy[MixtureSettings]):
     name = "uniform_ensemble"
     family = "several teachers"
     summary = "all teachers with equal weights"
-    paper = "U-Ensemble in Yuan et al., RL-KD, AAAI 2021; Hinton et al. 2015 average an ensemble so"
+    paper = (
+        "Hinton, Vinyals & Dean, arXiv 1503.02531, 2015, average an ensemble so; a baseline of Yuan et al., Reinforced "
+        "Multi-Teacher Selection for Knowledge Distillation, AAAI 2021, arXiv 2012.06048"
+    )
     sample_wise = False
     normalisation = Normalisation.CONVEX
     Settings = MixtureSettings

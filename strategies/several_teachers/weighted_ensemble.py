@@ -34,7 +34,10 @@ class WeightedEnsemble(Strategy[WeightedEnsembleSettings]):
     name = "weighted_ensemble"
     family = "several teachers"
     summary = "fixed teacher weights by their accuracy, or given ones"
-    paper = "W-Ensemble in Yuan et al., RL-KD, AAAI 2021"
+    paper = (
+        "a baseline (fixed weights) of Yuan et al., Reinforced Multi-Teacher Selection for Knowledge Distillation, AAAI "
+        "2021, arXiv 2012.06048"
+    )
     sample_wise = False
     normalisation = Normalisation.CONVEX
     reconstruction = "The paper's weights could not be read; a softmax of held-out accuracies, and its temperature, are ours."

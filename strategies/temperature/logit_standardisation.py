@@ -32,7 +32,7 @@ class LogitStandardisation(Strategy[LogitStandardisationSettings]):
     name = "logit_standardisation"
     family = "temperature side"
     summary = "KD on z-scored logits: the student need not match the teacher's scale"
-    paper = "Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024"
+    paper = "Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024, arXiv 2403.01427"
     sample_wise = False
     normalisation = Normalisation.ADDITIVE
     reconstruction = "Default weights from a third party's code."
