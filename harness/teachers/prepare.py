@@ -69,8 +69,8 @@ def prepare(
         save_roles(roles[task.name], cache)
     student_digest = model_digest(study.models.student)
     jobs = [job for task in tasks for job in _teacher_jobs(plan, task, roles[task.name].digest)]
-    check_models(plan, roles, jobs, cache, console)
     _check_teacher_sizes(plan)
+    check_models(plan, roles, jobs, cache, console)
     errors = _make_teachers(jobs, cache, console, map_function, watcher or Watcher())
     return {task.name: _prepared(task, roles[task.name], origins[task.name], student_digest, jobs, errors) for task in tasks}
 
