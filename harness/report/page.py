@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import struct
 from importlib.resources import files
 from pathlib import Path
@@ -78,12 +79,17 @@ def _manifest(board: Leaderboard) -> str:
 
 
 def _picture(folder: Path, name: str) -> dict[str, Any]:
-    """The plot's SVG, where it has one, else its PNG: address and width in CSS pixels, of which an inch has 96."""
+    """Address of the plot, and its width in CSS pixels, of which an inch has 96."""
     svg, png = folder / f"{name}.svg", folder / f"{name}.png"
-    width, _ = struct.unpack(">II", png.read_bytes()[16:24])
-    kind, path = ("svg+xml", svg) if svg.exists() else ("png", png)
-    address = f"data:image/{kind};base64," + base64.b64encode(path.read_bytes()).decode()
-    return {"address": address, "width": round(width * 96 / PNG_DPI)}
+    if svg.exists():
+        kind, content = "svg+xml", svg.read_bytes()
+        found = re.search(rb'<svg[^>]* width="([0-9.]+)pt"', content)
+        assert found is not None  # matplotlib writes it
+        inches = float(found[1]) / 72
+    else:
+        kind, content = "png", png.read_bytes()
+        inches = struct.unpack(">II", content[16:24])[0] / PNG_DPI
+    return {"address": f"data:image/{kind};base64,{base64.b64encode(content).decode()}", "width": round(inches * 96)}
 
 
 def _safe_json(value: Any) -> str:

@@ -87,8 +87,8 @@ def prepare(
                 store_outputs(job, data, roles[task.name], cache, plan.base)
         jobs += own
     students = {task.name: classifier_digest(study.models.student, task.labels) for task in plan.tasks}
-    check_models(plan, roles, jobs, cache, console)
     _check_teacher_sizes(plan)
+    check_models(plan, roles, jobs, cache, console)
     for note in head_notes(plan):
         console.note(f"note: {note}")
     errors = _make_teachers(jobs, cache, console, map_function, watcher or Watcher())

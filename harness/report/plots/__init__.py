@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plot:
-    """One figure that was written as `<name>.png`, and as `<name>.svg` where that is small, or the reason why not."""
+    """One figure that was written as `<name>.svg` where that is small, else as `<name>.png`, or the reason why not."""
 
     name: str
     title: str

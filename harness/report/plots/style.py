@@ -59,7 +59,7 @@ _SETTINGS: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 8,
-    "figure.dpi": 100,
+    "figure.dpi": PNG_DPI,  # laid out as it is drawn
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "hatch.linewidth": 0.5,
@@ -90,7 +90,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
-    """`<name>.png`, and `<name>.svg` where it is small; no date, no version."""
+    """`<name>.svg` where that is small, else `<name>.png`; no date, no version."""
     from PIL import Image
 
     figure.draw_without_rendering()  # lays out once for both formats
@@ -98,12 +98,13 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     for axes in figure.axes:  # the layout's solver differs in the last bits from run to run
         axes.set_position(tuple(round(float(v), 6) for v in axes.get_position(original=True).bounds))  # type: ignore[arg-type]
     drawn, vectors = BytesIO(), BytesIO()
-    figure.savefig(drawn, format="png")
-    picture = _with_few_colours(Image.open(drawn).convert("RGB"))
-    picture.save(folder / f"{name}.png", optimize=True, dpi=(PNG_DPI, PNG_DPI))
     figure.savefig(vectors, format="svg", metadata={"Date": None, "Creator": None})
     if len(vectors.getvalue()) <= _SVG_BYTES:
         (folder / f"{name}.svg").write_bytes(vectors.getvalue())
+        return
+    figure.savefig(drawn, format="png")
+    picture = _with_few_colours(Image.open(drawn).convert("RGB"))
+    picture.save(folder / f"{name}.png", optimize=True, dpi=(PNG_DPI, PNG_DPI))
 
 
 def _with_few_colours(picture: Any) -> Any:

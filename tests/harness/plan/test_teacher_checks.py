@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.errors import StudyError
+from harness.models.build import build_model
 from harness.plan.plan import Plan, make_plan
+from harness.study.schema import ModelSpec
 from harness.teachers.prepare import prepare
 from harness.watching.console import Console
 from tests.harness.tiny import STUDENT, TEACHER, tiny_study
@@ -66,10 +67,8 @@ def test_vectors_of_several_sizes_that_only_the_model_tells(origin: str, tmp_pat
     config = {**TEACHER, "hidden_size": 48}
     if origin == "files":
         folder = tmp_path / "model"
-        folder.mkdir()
-        (folder / "config.json").write_text(json.dumps(config))
-        (folder / "model.safetensors").write_bytes(b"never read")
-        second: dict[str, Any] = {"model": str(folder)}
+        build_model(ModelSpec(config=config), 2, 0, 2000).save_pretrained(folder)
+        second: dict[str, Any] = {"model": str(folder), "tokenizer": "words"}
     else:
         second = {"config": {name: value for name, value in config.items() if name != "hidden_size"}}
     plan = planned(BY_TEACHERS, second)
