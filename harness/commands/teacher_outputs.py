@@ -45,6 +45,6 @@ def run(arguments: argparse.Namespace) -> int:
         {"name": name, "outputs": {task: {k: str(beside / v) for k, v in files.items()} for task, files in tasks.items()}}
         for name, tasks in written.items()
     ]
-    print(f"{folder}: logits of {len(written)} teachers. In a study beside {arguments.study}, they are:")
+    print(f"{folder}: logits of {', '.join(written) or 'no teacher'}. In a study beside {arguments.study}, they are:")
     print(yaml.safe_dump({"teachers": entries}, sort_keys=False).rstrip())
     return 0
