@@ -53,10 +53,18 @@ def prepare_again(stored: TrialRecord, store: Store, cache: Path, arguments: arg
     data = spec.data.model_copy(update={"path": arguments.data}) if arguments.data else spec.data
     study = Study.model_validate(store.manifest()["study"])
     resources = study.resources.model_copy(update={"per_task": {}})
-    own = {"data": data, "data_per_task": {}, "tasks": [spec.task], "training_per_task": {}, "resources": resources}
+    # the manifest has the plugins' names alone, where they lie elsewhere
+    own = {
+        "plugins": spec.plugins,
+        "data": data,
+        "data_per_task": {},
+        "tasks": [spec.task],
+        "training_per_task": {},
+        "resources": resources,
+    }
     study = study.model_copy(update=own)
     if not arguments.trust_plugin:
-        _refuse_plugins_within(store.path, [*spec.plugins, *study.plugins])
+        _refuse_plugins_within(store.path, spec.plugins)
     ready = prepare(make_plan(study, Path.cwd()), cache, Console())[spec.task.name]
     teachers = [ready.teacher_digests[teacher.name] for teacher in spec.teachers]
     for what, now, before in (
