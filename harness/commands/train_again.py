@@ -53,11 +53,19 @@ def prepare_again(stored: TrialRecord, store: Store, cache: Path, arguments: arg
     data = spec.data.model_copy(update={"path": arguments.data}) if arguments.data else spec.data
     study = Study.model_validate(store.manifest()["study"])
     resources = study.resources.model_copy(update={"per_task": {}})
-    own = {"data": data, "data_per_task": {}, "tasks": [spec.task], "training_per_task": {}, "resources": resources}
     models = study.models.model_copy(update={"teachers": [one.for_task(spec.task.name) for one in study.models.teachers]})
-    study = study.model_copy(update=own | {"models": models})
+    own = {
+        "plugins": spec.plugins,  # the manifest has their names alone, where they lie elsewhere
+        "data": data,
+        "data_per_task": {},
+        "tasks": [spec.task],
+        "training_per_task": {},
+        "resources": resources,
+        "models": models,
+    }
+    study = study.model_copy(update=own)
     if not arguments.trust_plugin:
-        _refuse_plugins_within(store.path, [*spec.plugins, *study.plugins])
+        _refuse_plugins_within(store.path, spec.plugins)
     ready = prepare(make_plan(study, _base(store)), cache, Console())[spec.task.name]
     teachers = [ready.teacher_digests[teacher.name] for teacher in spec.teachers]
     for what, now, before in (
