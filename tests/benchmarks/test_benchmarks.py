@@ -51,7 +51,7 @@ def test_commands_that_look(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("benchmark", [data_path, teacher_outputs])
-def test_on_real_text(tmp_path: Path, shared_glue: Path, monkeypatch: pytest.MonkeyPatch, benchmark: object) -> None:
+def test_on_real_text(tmp_path: Path, real_glue: Path, monkeypatch: pytest.MonkeyPatch, benchmark: object) -> None:
     monkeypatch.setattr(data_path, "TASKS", ("cola",))
     monkeypatch.setattr(teacher_outputs, "TASKS", ("cola",))
     outcome = benchmark.run(Options(None, tmp_path, tmp_path / "cache", small=True))

@@ -71,8 +71,8 @@ def test_the_original_download_is_read_without_quoting(tmp_path: Path, name: str
         ("qqp", 21_727, 7_600),
     ],
 )
-def test_real_rows_in_parquet(shared_glue: Path, name: str, train: int, validation: int) -> None:
-    data = load(name, shared_glue)
+def test_real_rows_in_parquet(real_glue: Path, name: str, train: int, validation: int) -> None:
+    data = load(name, real_glue)
     assert len(data.train) == train
     assert {split: len(rows) for split, rows in data.report.items()} == {"validation": validation}
     assert set(data.train.labels.tolist()) == set(range(len(GLUE[name].labels)))

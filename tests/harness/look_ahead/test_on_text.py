@@ -37,7 +37,7 @@ LEAST = {
 }
 
 
-def test_fidelity(tmp_path: Path, shared_glue: Path) -> None:
+def test_fidelity(tmp_path: Path, real_glue: Path) -> None:
     found = cosines_to_exact(glue_rows("sst2", 1200, tmp_path), steps=30, batches=(3, 17))
     LOGGER.info("cosines to exact: %s", found)
     for name, least in LEAST.items():

@@ -109,7 +109,7 @@ def test_bf16_is_less_than_another_seed(cache: Path, plain: np.ndarray) -> None:
 
 
 @pytest.mark.slow
-def test_buckets_cost_nothing_on_real_text(tmp_path: Path, shared_glue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buckets_cost_nothing_on_real_text(tmp_path: Path, real_glue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = glue_rows("sst2", 1600, tmp_path, max_length=64, report_rows=800)
     right: dict[type, list[float]] = {LengthBucketedBatches: [], Shuffled: []}
     for seed in range(SEEDS):
