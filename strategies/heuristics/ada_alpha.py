@@ -25,7 +25,7 @@ class AdaAlpha(Strategy[AdaAlphaSettings]):
     family = "sample-wise heuristic"
     summary = "more KD where the teacher is sure of the label"
     paper = (
-        "Lukasik et al., Teacher's pet: understanding and mitigating biases in distillation, arXiv 2106.10494, 2021, as "
+        "Lukasik et al., Teacher's pet: understanding and mitigating biases in distillation, TMLR 2022, arXiv 2106.10494, as "
         "used by Hu et al. (TGeo-KD), ICLR 2024"
     )
     sample_wise = True

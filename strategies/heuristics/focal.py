@@ -30,7 +30,7 @@ class FocalSettings(Settings):
 class Focal(Strategy[FocalSettings]):
     """L = mean_i [(1 - kd_weight) f_i ce_i + kd_weight f_i kd_i], f_i = (1 - p_i)^gamma, p_i = p_S,i(label).
 
-    The gradient goes through the factor, as in the paper (eq. 4, and appendix A for its derivative). ce_i = -log p_i, so
+    The gradient goes through the factor, as in the paper. ce_i = -log p_i, so
     grad f_i = gamma p_i (1 - p_i)^(gamma - 1) grad ce_i, and constant weights on the two terms have the same gradient:
 
         w_ce,i = (1 - kd_weight) f_i + gamma p_i (1 - p_i)^(gamma - 1) [(1 - kd_weight) ce_i + kd_weight kd_i]

@@ -43,7 +43,7 @@ class MetaWeightNetSettings(LookAheadSettings):
 class MetaWeightNet(Strategy[MetaWeightNetSettings]):
     """w_i = batch * V(l_i) / sum_j V(l_j), V a 1-hidden-1 network with a sigmoid, l_i = (1 - kd_weight) ce_i + kd_weight kd_i.
 
-    V follows the meta loss after one SGD step of the student on the weighted loss (algorithm 1, eq. 4 to 6). Two programs of
+    V follows the meta loss after one SGD step of the student on the weighted loss. Two programs of
     xjtushujun/meta-weight-net differ: `train_WRN-28-10_Meta_PGC.py` divides by the batch's sum, and V has SGD with momentum
     0.9, learning rate 1e-3 and weight decay 5e-4; `MW-Net.py` does not divide, and V has Adam with 1e-3 and 1e-4. Here the
     weights are those of the first and Adam is that of the second, since the meta gradient's size goes with the student's
@@ -53,10 +53,7 @@ class MetaWeightNet(Strategy[MetaWeightNetSettings]):
     name = "meta_weight_net"
     family = "meta-learned"
     summary = "a network maps each sample's loss to its weight, trained on the meta set"
-    paper = (
-        "Shu et al., Meta-Weight-Net: Learning an Explicit Mapping For Sample Weighting, NeurIPS 2019, arXiv 1902.07379, "
-        "algorithm 1"
-    )
+    paper = "Shu et al., Meta-Weight-Net: Learning an Explicit Mapping For Sample Weighting, NeurIPS 2019, arXiv 1902.07379"
     sample_wise = True
     learned = True
     cost = Cost.LOOK_AHEAD

@@ -41,7 +41,7 @@ class Tgeo(Strategy[TgeoSettings]):
 
     The five differences are those of class mean, label and teacher from the student, and of teacher and class mean from the
     label: `state_design`, option 3, in src/fusion_ratio_bilevel.py of Chengming0501/TGeo-KD. The outer loss is cross-entropy on
-    the meta set after the student's look-ahead step (the paper's eq. for the upper level).
+    the meta set after the student's look-ahead step.
     """
 
     name = "tgeo"

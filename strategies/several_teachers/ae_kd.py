@@ -18,7 +18,7 @@ RIDGE = 1e-6
 
 class AEKDSettings(PaperScaleSettings):
     tolerance: float = Field(0.6, gt=0.0, le=1.0)
-    """C in the paper: no teacher gets more than this (or than 1 / teachers, where that is more). 1: no bound."""
+    """C, the authors' -C: no teacher gets more than this (or than 1 / teachers, where that is more). 1: no bound."""
     gradient: Literal["mean", "batch"] = "mean"
     """A teacher's gradient: its mean over samples, [classes], as the authors have it, or with respect to all logits of the
     batch. The mean has one dimension for two classes."""
@@ -30,7 +30,7 @@ class AEKDSettings(PaperScaleSettings):
 
 @register
 class AEKD(PaperScaled[AEKDSettings]):
-    """w minimises |sum_k w_k g_k|^2 with sum 1 and 0 <= w_k <= C (eq. 6 to 8 of the paper).
+    """w minimises |sum_k w_k g_k|^2 with sum 1 and 0 <= w_k <= C.
 
     g_k is the gradient of teacher k's KD term with respect to the student's logits, its mean over the batch. The problem is the
     dual of a one-class support vector machine with nu = 1 / (C teachers) and the Gram matrix of the g_k as kernel:

@@ -68,7 +68,8 @@ class MTKDRL(PaperScaled[MTKDRLSettings]):
     learned = True
     reconstruction = (
         "Without the feature loss, its weights, and its distance in state and reward. Ours: standardised states, logits "
-        "without their mean, and a last layer that starts at 0. Rewards are those of the paper's loss at any kd_weight."
+        "without their mean, and a last layer that starts at 0. Rewards are those of the paper's loss at any kd_weight. The "
+        "authors' program was read in a fork of its repository."
     )
     Settings = MTKDRLSettings
 

@@ -40,9 +40,9 @@ class CtkdSettings(Settings):
 
 @register
 class Ctkd(Strategy[CtkdSettings]):
-    """T = lowest + span * sigmoid(h), h starting at 1; SGD takes h up the gradient of kd_weight * mean_i kd_i(T) (eq. 4, 5).
+    """T = lowest + span * sigmoid(h), h starting at 1; SGD takes h up the gradient of kd_weight * mean_i kd_i(T).
 
-    The gradient's strength rises from 0 to 1 as (1 - cos) / 2 (eq. 9). h is one of the parameters of the student's own SGD in
+    The gradient's strength rises from 0 to 1 as (1 - cos) / 2. h is one of the parameters of the student's own SGD in
     the authors' code (`train_student.py` of zhengli97/CTKD): learning rate 0.05, momentum 0.9, weight decay 5e-4, and the rate
     falls with the student's. Here the student has AdamW, so h has that SGD for itself. The study's temperature is not used.
     """

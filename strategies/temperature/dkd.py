@@ -35,7 +35,7 @@ class Dkd(Strategy[DkdSettings]):
     """L = mean_i [ce_weight ce_i + r (target_weight TCKD_i + non_target_weight NCKD_i)], both parts with T^2.
 
     r = min(progress / warm_up_share, 1): `mdistiller/distillers/DKD.py` of megvii-research/mdistiller has min(epoch / 20, 1),
-    of 240 epochs on CIFAR-100; the paper names it in its appendix. Here it rises from step to step, as a fine-tuning has few
+    of 240 epochs on CIFAR-100. Here it rises from step to step, as a fine-tuning has few
     epochs.
     Plain KD is TCKD_i + (1 - p_T,i(label)) NCKD_i: the second weight is what DKD frees from the teacher's confidence.
     """
