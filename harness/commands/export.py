@@ -45,6 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
     record, store = find_record(results, arguments.row), Store(results)
     if record.status != "ok":
         raise UserError(f"{arguments.row}: this trial {_ended(record)}, so there is no student to export")
+    if record.spec.student.pooling == "mean":
+        raise UserError(
+            f"{arguments.row}: this student reads the mean over its tokens (`pooling: mean`), which a Hugging Face folder of a "
+            f"{record.spec.student.model or 'model from a config'} cannot say: `from_pretrained` would read another vector"
+        )
     with whole_folder(folder) as unfinished:
         if (kept := store.student_folder(record.key)).is_dir():
             _copy(kept, unfinished)
