@@ -15,6 +15,8 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
+from strategies.registry import load_builtin_strategies
+
 # first calls import libraries, which takes longer than any deadline; a run must fail the same way every time
 settings.register_profile("project", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("project")
@@ -36,6 +38,12 @@ class _FilesTogether(LoadFileScheduling):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
     return _FilesTogether(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _all_strategies() -> None:
+    """Before tests that put a registry of their own in its place, and take what they made away again."""
+    load_builtin_strategies()
 
 
 @pytest.fixture(autouse=True)

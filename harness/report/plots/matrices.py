@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from harness.report.cells import score_cell
 from harness.report.leaderboard import Leaderboard
-from harness.report.plots.style import LIGHT, new_figure, shown, wrapped
+from harness.report.plots.style import FEW, LIGHT, new_figure, shown, wrapped
 from harness.report.tables import task_headers
 from harness.stats.metrics import Array
 
@@ -55,6 +55,8 @@ def draw_wins(board: Leaderboard) -> Figure | str:
     order = [i for i in board.order if np.isfinite(board.wins[i]).any()]
     if len(order) < 2:
         return "fewer than two strategies are complete"
+    if len(order) > FEW:
+        return f"more than {FEW} strategies are no picture to read: {len(order)}"
     values = board.wins[np.ix_(order, order)] * 100
     names = [shown(board.selection.labels[i]) for i in order]
     size = 0.27 * len(order)

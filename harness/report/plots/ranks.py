@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from harness.report.leaderboard import Leaderboard
-from harness.report.plots.style import BLUE, GREY, new_figure, shown
+from harness.report.plots.style import BLUE, FEW, GREY, new_figure, shown
 
 _ROW, _BAR = 0.2, 0.09
 
@@ -19,11 +19,13 @@ def draw_ranks(board: Leaderboard) -> Figure | str:
         if count < 3 or tasks < 2:
             return f"ranks need at least 3 strategies and 2 tasks; there are {count} and {tasks}"
         return "cells are missing, and ranks of a table with holes mean nothing"
+    if count > FEW:
+        return f"more than {FEW} strategies are no picture to read: {count}; mean ranks stand in the table"
     order = np.argsort(ranking.mean_ranks, kind="stable")
     half = (count + 1) // 2
     longest = max(len(label) for label in board.selection.labels) * 0.068 + 0.4
     bars = 0.16 + _BAR * len(ranking.cliques)
-    axis_width = 4.2 if count <= 12 else 6.0
+    axis_width = 4.2
     width, height = axis_width + 2 * longest, 1.0 + bars + _ROW * half + 0.2
     figure = new_figure(width, height)
     figure.set_layout_engine("none")

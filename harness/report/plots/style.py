@@ -42,6 +42,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "control": {"marker": "^", "color": VERMILLION, "markerfacecolor": "white"},
 }
 
+FEW = 12
+"""As many strategies as pictures of pairs are drawn for."""
 PNG_DPI = 150
 _FREQUENT, _OTHER = 32, 64
 """Colours of a PNG: the most frequent ones, exactly, and so many that cover the rest. A third of the bytes of all colours."""
