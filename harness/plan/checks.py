@@ -124,12 +124,24 @@ def check_data(study: Study) -> None:
     for task, changed in study.data_per_task.items():
         _validated(DataSpec, study.data.model_dump(), changed, ("data_per_task", task))
     longest = max(study.data_for(task if isinstance(task, str) else task.name).max_length for task in study.tasks)
-    models: list[tuple[KeyPath, ModelSpec]] = [(("models", "student"), study.models.student)]
-    models += [(("models", "teachers", index), teacher) for index, teacher in enumerate(study.models.teachers)]
-    for where, model in models:
+    for where, model in _models(study):
         if reason := positions_refusal(known_configuration(model), longest):
-            given = ("config", "max_position_embeddings") if model.config is not None else ("model",)
-            raise StudyError(reason, (*where, *given))
+            raise StudyError(reason, (*where, "max_position_embeddings") if model.config is not None else where)
+
+
+def _models(study: Study) -> Iterator[tuple[KeyPath, ModelSpec]]:
+    """Every model that is loaded or made, with the place in the study that says which."""
+
+    def own(where: KeyPath, model: ModelSpec) -> tuple[KeyPath, ModelSpec]:
+        return (*where, "model" if model.config is None else "config"), model
+
+    yield own(("models", "student"), study.models.student)
+    for index, teacher in enumerate(study.models.teachers):
+        here: KeyPath = ("models", "teachers", index)
+        if teacher.fine_tuned is not None:
+            yield from (((*here, "fine_tuned", task), teacher.checkpoint(task)) for task in teacher.fine_tuned)
+        elif teacher.outputs is None:
+            yield own(here, teacher)
 
 
 def shared_space(study: Study, training: Mapping[str, TrainingSpec]) -> dict[str, Range]:

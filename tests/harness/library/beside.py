@@ -45,7 +45,7 @@ class Beside:
         self.spec = spec
         made = make_training(spec, cache, Single(), torch.device("cpu"))
         self.training = made.training
-        self.tokenizer = made.encoder._tokenizer
+        self.tokenizer = made.encoder.tokenizer
         self.epochs, self.total_steps = spec.training.epochs, made.training.total_steps
         fit, meta = made.training.fit, made.training.weighting.meta
         self.data, self.train_rows = self._rows(fit)

@@ -53,7 +53,7 @@ def test_the_page_does_what_it_says(at_home: Path) -> None:
             Path("study.yaml").write_text(block, "utf-8")
         else:
             for line in block.strip().splitlines():
-                verb = line.removeprefix("python -m harness ").split()
+                verb = line.partition("    # ")[0].removeprefix("python -m harness ").split()
                 assert main(verb + (["--engine", "inline", "--quiet"] if verb[0] == "run" else [])) == 0, line
     assert kinds == ["python", "python", "python", "yaml", "sh", "python"]
     weights = names["trainer"].strategy_loss.last.weights  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.conformance import world
+from harness.conformance import tiny_training
 from harness.conformance.tiny_training import BATCH, STEPS, Trace, World
 from harness.look_ahead.look_ahead import LookAhead
 from harness.look_ahead.steps import LookAheadSteps
@@ -20,7 +20,7 @@ NEVER_TAKEN = {"shortest_look_ahead": 1.0}
 def train(monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]) -> tuple[Trace, list[str]]:
     """What rw_kd did, and what happened in which order: `meta gradient`, `training pass`."""
     events: list[str] = []
-    gradient, training_pass = LookAhead._meta_gradient, world.run_batch
+    gradient, training_pass = LookAhead._meta_gradient, tiny_training.run_batch
 
     def noted_gradient(self: LookAhead, *given: Any) -> Any:
         events.append("meta gradient")
@@ -35,7 +35,7 @@ def train(monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]) -> tuple[Tr
     place = World(registered.needs(checked), 1)
     with monkeypatch.context() as patch:
         patch.setattr(LookAhead, "_meta_gradient", noted_gradient)
-        patch.setattr(world, "run_batch", noted_pass)
+        patch.setattr(tiny_training, "run_batch", noted_pass)
         return place.run(lambda: registered.create(checked, place.setup)), events
 
 

@@ -154,7 +154,7 @@ def test_trials_are_found_and_say_how_to_run_them_again(page: Opened, shown: Lea
 def test_failures_and_manifest_are_there(page: Opened) -> None:
     page.page.locator("#failures summary").first.click()
     assert "diverged" in page.page.locator("#failures details").first.inner_text()
-    page.page.get_by_text("Manifest", exact=True).click()
+    page.page.locator("#provenance summary", has_text="Manifest").click()
     assert "0123456789abcdef" in page.page.locator("#provenance pre").inner_text()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from safetensors.torch import load_file
 
 from harness.data.roles import load_training_rows
 from harness.data.teacher_outputs import TeacherOutputs, teacher_folder
@@ -16,7 +17,6 @@ from harness.models.build import build_model, load_tokenizer
 from harness.plan.plan import Plan, make_plan, trial_spec
 from harness.plan.prepared import PreparedTask
 from harness.study.schema import ModelSpec, Study
-from harness.teachers.fine_tuning import read_parameters
 from harness.teachers.prepare import prepare
 from harness.training.trial import train_trial
 from harness.watching.console import Console
@@ -46,7 +46,7 @@ def save_checkpoint(
     ready, teacher = prepared[TASK], plan.study.models.teachers[0]
     tokenizer = load_tokenizer(teacher, load_training_rows(cache, ready.data_digest).texts(), cache)
     model: Any = build_model(teacher, len(order), 0, len(tokenizer))
-    state = read_parameters(teacher_folder(cache, ready.teacher_digests[teacher.name]))
+    state = load_file(teacher_folder(cache, ready.teacher_digests[teacher.name]) / "model.safetensors")
     for name in ("classifier.weight", "classifier.bias"):
         state[name] = state[name][list(order)].clone()
     model.load_state_dict(state)
