@@ -228,7 +228,7 @@ class Supervisor:
                     return {"out_of_memory": error.message}
                 if error.kind == "device" and self._lost_device != self._spec.key:  # new processes, once
                     self._lost_device = self._spec.key
-                    self.start(self._spec, self._checkpoint, self._micro_batches)
+                    self.start(self._spec, self._checkpoint, self._micro_batches, self._student_folder)
                     return {"trial_retried": error.message}
                 return {"error": error.model_dump_json(), "done": True}
             if news.kind == "finished":

@@ -110,7 +110,10 @@ def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> 
     labels = None
     if job.teacher.fine_tuned is not None:
         labels = fine_tuned_labels(source, job.task.labels, job.teacher.labels.get(job.task.name))
-    model = build_classifier(source, job.task.labels, seed, len(tokenizer), labels, tokenizer).to(device)
+    model = build_classifier(source, job.task.labels, seed, len(tokenizer), labels, tokenizer)
+    if finished is not None:
+        load_model(model, finished / "model.safetensors")
+    model.to(device)
     if finished is None and labels is not None:
         precision, epochs = resolve_precision(job.teacher.training.precision, device), []
     elif finished is None:
@@ -119,7 +122,6 @@ def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> 
         precision = training.precision
         epochs = [record.model_dump() for record in training.progress.records]
     else:  # fine-tuned before, for a study that wanted less of it
-        load_model(model, finished / "model.safetensors")
         precision = json.loads((finished / "teacher.json").read_text("utf-8"))["precision"]
 
     roles = (rows.fit, rows.meta, rows.select)
@@ -138,7 +140,7 @@ def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> 
     for split, part in load_report_rows(cache, job.data_digest).items():
         own = predict(model, encoded(part, split), np.arange(len(part.ids)), precision).logits.numpy()
         report[split] = score_logits(job.task, part, own)
-    save_model(model, str(target / "model.safetensors"))  # a tensor that modules share is written once
+    save_model(model.cpu(), str(target / "model.safetensors"))  # a tensor that modules share is written once
     about = {
         "job": job.model_dump(mode="json"),
         "report": {split: score.model_dump() for split, score in report.items()},

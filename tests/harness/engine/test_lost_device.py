@@ -91,7 +91,7 @@ class Ranks:
         self.lost_a_process = False
         self.error = None
 
-    def start(self, spec: TrialSpec, checkpoint: Path, micro_batches: int = 1) -> None:
+    def start(self, spec: TrialSpec, checkpoint: Path, micro_batches: int = 1, student_folder: str | None = None) -> None:
         lost = ray_train._Failure(ErrorRecord(kind="bug", type="RuntimeError", message="gloo/transport"), True)
         broken = ray_train._Failure(classify(RuntimeError(CUDA_ERROR)), False)
         fails = self.groups <= self.errors

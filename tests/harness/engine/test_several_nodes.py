@@ -81,5 +81,5 @@ def test_slots_of_trials_whose_workers_must_be_apart(cluster: None) -> None:
     apart = TaskResources(workers=2, placement="strict_spread")
     assert ray_slots(TaskResources(workers=2, placement="spread")) == 2
     assert ray_slots(apart) == 0  # one node
-    with pytest.raises(ClusterError, match="2 workers on different nodes with 1 CPUs"):
+    with pytest.raises(ClusterError, match="2 workers on different nodes with 1 CPU and"):
         require_slots("rte", apart)
