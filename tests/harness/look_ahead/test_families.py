@@ -9,10 +9,10 @@ from harness.models.forward_trace import ForwardTrace
 from harness.models.tokenizing import PAD_ID
 from harness.study.schema import ModelSpec
 from tests.harness.look_ahead.looking_ahead import TERMS, VOCABULARY, cosine, make_batch, some_weights
-from tests.harness.models.families import ALL, WITHOUT_A_STACK
+from tests.harness.models.families import ALL, WITHOUT_A_STACK, few_at_first
 
 END = 3
-CASES = [(kind, layers) for kind in ALL for layers in (None, 1) if layers is None or kind not in WITHOUT_A_STACK]
+CASES = [few_at_first(kind, layers) for kind in ALL for layers in (None, 1) if layers is None or kind not in WITHOUT_A_STACK]
 
 
 def student(kind):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 _SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 _GROUPS = {f"{name}_groups": 1 for name in ("q", "k", "v", "post_attention", "intermediate", "output")}
 _TWO_STACKS = {
@@ -45,3 +47,10 @@ ENCODER_DECODERS: dict[str, dict[str, Any]] = {
 ALL = {kind: {"model_type": kind, **config} for kind, config in {**ENCODERS, **DECODERS, **ENCODER_DECODERS}.items()}
 WITHOUT_A_STACK = ("albert", "funnel", *ENCODER_DECODERS)
 """Their layers cannot be chosen."""
+FEW = ("bert", "deberta-v2", "mpnet", "xlnet", "gpt2", "t5")
+"""One of each kind: relative and absolute positions, padding left and right, without SDPA, a decoder, two stacks."""
+
+
+def few_at_first(kind: str, *more: Any) -> Any:
+    """A case of a test that takes seconds a family: the rest of them is run with `-m slow`."""
+    return pytest.param(kind, *more, marks=() if kind in FEW else pytest.mark.slow)

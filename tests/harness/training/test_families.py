@@ -3,11 +3,11 @@
 import pytest
 
 from harness.training.trial import train_trial
-from tests.harness.models.families import ALL
+from tests.harness.models.families import ALL, few_at_first
 from tests.harness.tiny import default_specs, tiny_study
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", [few_at_first(kind) for kind in ALL])
 def test_a_teacher_and_a_student(kind, tmp_path):
     training = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-3}
     study = tiny_study(
