@@ -61,8 +61,12 @@ def sampled_spec(plan: Plan, cell: Cell, prepared: dict[str, PreparedTask]) -> T
     return trial_spec(plan, cell, *sampled, prepared)
 
 
-def test_glue_full_is_the_same_study_with_small_models(small_roberta: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tasks", ["[sst2,mnli]", pytest.param("all", marks=pytest.mark.slow)])
+def test_glue_full_is_the_same_study_with_small_models(tasks: str, small_roberta: str, tmp_path: Path) -> None:
+    file = PROJECT / "studies" / "glue_full.yaml"
+    assert len({cell.task.name for cell in load_plan(file, []).cells}) == 7
     overrides = [
+        *([] if tasks == "all" else [f"tasks={tasks}"]),
         f"models.student.model={small_roberta}",
         f"models.teachers.0.model={small_roberta}",
         "data.source=generated",
@@ -71,8 +75,7 @@ def test_glue_full_is_the_same_study_with_small_models(small_roberta: str, tmp_p
         "resources.cpus_per_worker=1",  # threads, which would only wait for each other here
         "resources.per_task={}",
     ]
-    plan = load_plan(PROJECT / "studies" / "glue_full.yaml", overrides)
-    assert len({cell.task.name for cell in plan.cells}) == 7
+    plan = load_plan(file, overrides)
     prepared = prepare(plan, tmp_path / "cache", Console(quiet=True))
     assert not any(task.teacher_errors for task in prepared.values())
     for cell in plan.cells:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 import torch
 
 from harness.data.batch import Batch
@@ -37,6 +38,7 @@ LEAST = {
 }
 
 
+@pytest.mark.slow
 def test_fidelity(tmp_path: Path, real_glue: Path) -> None:
     found = cosines_to_exact(glue_rows("sst2", 1200, tmp_path), steps=30, batches=(3, 17))
     LOGGER.info("cosines to exact: %s", found)

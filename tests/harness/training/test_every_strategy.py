@@ -17,6 +17,7 @@ from tests.harness.tiny import TEACHER, default_specs, tiny_study
 from tests.harness.two_workers import run_on_two_workers
 
 NAMES = [*strategy_names(), "shuffled(rw_kd)", "batch_mean(rw_kd)", "mean_one(wsl)"]
+TOGETHER = "tests/harness/training/test_every_strategy.py::test_two_workers_train_as_one["
 OFTEN = {"rl_kd": {"update_every": 2}, "mtkd_rl": {"update_every": 2}, "mmkd": {"interval": 2}}
 """What learns every few steps does so within these few steps, and with a checkpoint between."""
 TRAIN_ALL = """
@@ -89,15 +90,30 @@ def alone(world: World) -> dict[str, TrialOutcome]:
 
 
 @pytest.fixture(scope="module")
-def together(world: World) -> dict[str, TrialRecord]:
-    """The same on two processes with a real process group."""
-    (world.cache / "specs.jsonl").write_text("\n".join(spec.model_dump_json() for spec in world.specs.values()))
+def together(world: World, request: pytest.FixtureRequest) -> dict[str, TrialRecord]:
+    """The same on two processes with a real process group, for the strategies that this session asks for."""
+    asked = [item.callspec.params["name"] for item in request.session.items if item.nodeid.startswith(TOGETHER)]
+    specs = {name: world.specs[name] for name in asked}
+    (world.cache / "specs.jsonl").write_text("\n".join(spec.model_dump_json() for spec in specs.values()))
     run_on_two_workers(TRAIN_ALL, str(world.cache))
-    records = {name: world.cache / f"{spec.key}.json" for name, spec in world.specs.items()}
+    records = {name: world.cache / f"{spec.key}.json" for name, spec in specs.items()}
     return {name: TrialRecord.model_validate_json(path.read_text()) for name, path in records.items()}
 
 
-@pytest.mark.parametrize("name", NAMES)
+def one_of_each_kind() -> list[Any]:
+    """Strategies that declare the same needs take the same way through the harness: the first of each, the others marked slow."""
+    seen: set[str] = set()
+    params = []
+    for name in NAMES:
+        found = resolve(name)
+        needs = repr(found.needs(found.settings()))
+        kind = needs + str("(" in name)  # a control is a way of its own
+        params.append(pytest.param(name, marks=pytest.mark.slow if kind in seen else ()))
+        seen.add(kind)
+    return params
+
+
+@pytest.mark.parametrize("name", one_of_each_kind())
 def test_two_workers_train_as_one(name: str, alone: dict[str, TrialOutcome], together: dict[str, TrialRecord]) -> None:
     one, two = alone[name].record, together[name]
     for mine, theirs in zip(one.epochs, two.epochs, strict=True):
