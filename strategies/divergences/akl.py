@@ -42,8 +42,8 @@ class Akl(Strategy[AklSettings]):
     sample_wise = True
     normalisation = Normalisation.CONVEX
     reconstruction = (
-        "Ours differs in the share of the labels (kd_weight), T and T^2, because the authors' code has the divergence alone, for "
-        "tokens at temperature 1; and in h = 1/2 where teacher and student agree exactly, which is 0 / 0 there."
+        "Ours differs in the share of the labels (kd_weight), T and T^2, because the authors' code has the divergence alone, "
+        "for tokens at temperature 1; and in h = 1/2 where teacher and student agree exactly, which is 0 / 0 there."
     )
     Settings = AklSettings
 

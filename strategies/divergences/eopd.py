@@ -28,8 +28,8 @@ class Eopd(Strategy[EopdSettings]):
     """L = mean_i [ce_weight ce_i + kd_weight (KL(q_i || p_i) + forward_weight u_i KL(p_i || q_i))].
 
     p and q: teacher and student; u_i = 1[H(p_i) >= entropy_share log K], K classes; both divergences with T^2. Forward KL comes
-    on top of reverse KL, not in its place, in the authors' code too (`compute_policy_loss_on_policy_distill`, read in the copy of ckjsuperhh/CacheEOPD: threshold 0.8
-    nats, coefficient 1).
+    on top of reverse KL, not in its place: so does the authors' `compute_policy_loss_on_policy_distill`, read in the copy of
+    ckjsuperhh/CacheEOPD (threshold 0.8 nats, coefficient 1).
     """
 
     name = "eopd"
@@ -39,9 +39,9 @@ class Eopd(Strategy[EopdSettings]):
     sample_wise = True
     normalisation = Normalisation.ADDITIVE
     reconstruction = (
-        "The form for classification is ours. It differs in training rows, the exact divergence and cross-entropy, because the "
-        "authors sample text from the student (a policy gradient) and have no labels; and in a threshold that is a share of the "
-        "largest entropy, its default ours, because their 0.8 nats is more than two classes can have."
+        "The form for classification is ours. It differs in training rows, the exact divergence and cross-entropy, because "
+        "the authors sample text from the student (a policy gradient) and have no labels; and in a threshold that is a share "
+        "of the largest entropy, its default ours, because their 0.8 nats is more than two classes can have."
     )
     Settings = EopdSettings
 

@@ -48,8 +48,8 @@ class BetaKd(Strategy[BetaKdSettings]):
     learned = True
     normalisation = Normalisation.ADDITIVE
     reconstruction = (
-        "The paper was read in summaries; eq. 15 is as in Selective-KD's code. The authors' own (mobilevlm/train/weighting.py of "
-        "Jingchensun/beta-kd) trains Kendall's log variances of both losses in its place, which is `uncertainty` with form "
+        "The paper was read in summaries; eq. 15 is as in Selective-KD's code. The authors' own (mobilevlm/train/weighting.py "
+        "of Jingchensun/beta-kd) trains Kendall's log variances of both losses in its place, which is `uncertainty` with form "
         "kendall from 0; their weights from the teacher's features are left out. Ours differs in an Adam for log beta alone, "
         "with a bound, because Selective-KD trains it with the student's optimiser, squashed."
     )

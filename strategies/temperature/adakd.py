@@ -59,9 +59,10 @@ class AdaKd(Strategy[AdaKdSettings]):
     sample_wise = True
     normalisation = Normalisation.BATCH
     reconstruction = (
-        "Ours differs in that samples of the global batch stand for tokens, ties all in; in that the moving average is scaled to "
-        "the training's length, because fine-tunings here have fewer steps; and in that a median of 0 counts as 1e-8, because "
-        "theirs divides by it. Settings are those of scripts/gpt2/AdaKD/AdaKD.sh in SassyRong/AdaKD (temperature 1, no labels)."
+        "Ours differs in that samples of the global batch stand for tokens, ties all in; in that the moving average is scaled "
+        "to the training's length, because fine-tunings here have fewer steps; and in that a median of 0 counts as 1e-8, "
+        "because theirs divides by it. Settings are those of scripts/gpt2/AdaKD/AdaKD.sh in SassyRong/AdaKD (temperature 1, "
+        "no labels)."
     )
     Settings = AdaKdSettings
 

@@ -41,8 +41,9 @@ class Dtkd(Strategy[DtkdSettings]):
     sample_wise = False
     normalisation = Normalisation.ADDITIVE
     reconstruction = (
-        "Ours differs in that logits are centred over the classes first, because the authors' temperatures change with a number "
-        "added to all logits, and can be negative; and in that r rises from step to step, because a fine-tuning has few epochs."
+        "Ours differs in that logits are centred over the classes first, because the authors' temperatures change with a "
+        "number added to all logits, and can be negative; and in that r rises from step to step, because a fine-tuning has "
+        "few epochs."
     )
     Settings = DtkdSettings
 
