@@ -21,9 +21,9 @@ class AlphaBetaOptions(TermOptions):
 class AlphaBeta(Divergence[AlphaBetaOptions]):
     """-T^2 / (a b) sum_c [p^a q^b - a / (a + b) p^(a + b) - b / (a + b) q^(a + b)], p teacher's and q student's softmax(. / T).
 
-    (1, 0) is forward KL and (0, 1) reverse KL; (0, 0) is half the squared difference of the logarithms; an exponent of 0 is the
-    limit. Wang et al., ABKD, ICML 2025, arXiv 2505.04560; `standard_classification/distiller_zoo/abkl.py` of ghwang-s/abkd,
-    which has no T^2 and allows negative exponents, too.
+    (1, 0) is forward KL and (0, 1) reverse KL; (0, 0) is half the squared difference of the logarithms. Wang et al., ABKD, ICML
+    2025, arXiv 2505.04560; `standard_classification/distiller_zoo/abkl.py` of ghwang-s/abkd. Ours differs in T^2, in that no
+    exponent is negative, and in that an exponent of 0 is the limit: there it has 1 / b, or 1 / a, for the limit's square of it.
     """
 
     name = "alpha_beta"
@@ -36,9 +36,9 @@ class AlphaBeta(Divergence[AlphaBetaOptions]):
         if a == b == 0:
             each = difference.square() / 2
         elif a == 0:
-            each = (b * student).exp() * difference - ((b * student).exp() - (b * teacher).exp()) / b
+            each = ((b * student).exp() * (b * difference - 1) + (b * teacher).exp()) / b**2
         elif b == 0:
-            each = -(a * teacher).exp() * difference + ((a * student).exp() - (a * teacher).exp()) / a
+            each = ((a * student).exp() - (a * teacher).exp() * (a * difference + 1)) / a**2
         else:
             whole = a + b
             ends = a / whole * (whole * teacher).exp() + b / whole * (whole * student).exp()

@@ -62,5 +62,5 @@ class DistIntra(LossTerm[TermOptions]):
 def _unit(values: torch.Tensor, dim: int) -> torch.Tensor:
     """Centred and scaled to length 1 along `dim`; a constant becomes 0."""
     centred = values - values.mean(dim, keepdim=True)
-    scaled: torch.Tensor = centred / (centred.norm(dim=dim, keepdim=True) + _EPSILON)
+    scaled: torch.Tensor = centred / centred.norm(dim=dim, keepdim=True).clamp_min(_EPSILON)
     return scaled

@@ -29,7 +29,8 @@ class Akl(Strategy[AklSettings]):
     wutaiqiang/LLM_KD_AKL, with samples in the place of tokens, and T (1 there).
 
     With two classes both differences are the same number, so h_i is 1/2 for every sample: AKL is then the fixed mean of both
-    divergences, which near agreement is forward KL to second order. It needs more classes to weigh anything.
+    divergences, and its gradient nearly forward KL's, in the same direction always and of the same size near agreement. It
+    needs more classes to weigh anything.
     """
 
     name = "akl"

@@ -22,8 +22,8 @@ class Todi(Strategy[TodiSettings]):
 
     The authors' scripts have kd_weight 0.5 and T = 2, without T^2.
 
-    With two classes both classes differ by the same number, in opposite directions: each has one of the two divergences for
-    the most part, and near agreement their sum is forward KL to second order.
+    Near agreement its gradient is 3/2 of forward KL's. With two classes it has forward KL's direction everywhere, as that of
+    any divergence: ToDi is then plain KD with other strengths of samples.
     """
 
     name = "todi"
