@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.loss_terms.logit_terms import TermInputs, compute_terms
+from harness.loss_terms.logit_terms import TERMS, TermInputs, compute_terms
+from harness.loss_terms.registry import registered_terms, term_options
 from strategies import Context, RoleView, Setup, Strategy, TermShape, Weights, resolve
 
 
@@ -110,8 +111,14 @@ def _look_ahead(influence: Any) -> Any:
     return lambda weights=None, ids=None: dict(influence)
 
 
-def loss_terms(names: tuple[str, ...], context: Context, shape: TermShape) -> dict[str, Tensor]:
-    """The harness's own terms of a context, each [batch], per-teacher ones [teachers, batch]."""
+def loss_terms(
+    names: tuple[str, ...], context: Context, shape: TermShape, options: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Tensor]:
+    """The harness's own terms of a context, each [batch], per-teacher ones [teachers, batch].
+
+    Of the terms that are classes, those of logits alone.
+    """
+    options = options or {}
     inputs = TermInputs(
         student_logits=context.student_logits,
         teacher_logits=context.teacher_logits,
@@ -120,7 +127,13 @@ def loss_terms(names: tuple[str, ...], context: Context, shape: TermShape) -> di
         student_features=context.student_features,
         teacher_features=context.teacher_features,
     )
-    return compute_terms(names, inputs)
+    found = {}
+    for name in names:
+        if name in TERMS:
+            found.update(compute_terms([name], inputs, options))
+        else:
+            found[name] = registered_terms()[name](term_options(name, options.get(name, {})), cast(Any, None))(inputs)
+    return found
 
 
 def make(name: str, setup: Setup, **settings: Any) -> Strategy[Any]:

@@ -1,0 +1,1 @@
+"""Strategies that choose, or mix, the divergence between teacher and student."""
