@@ -169,6 +169,8 @@ class TrialRecord(BaseModel):
     """Report split -> score of the predictor that always says the most frequent fit label: what a failed trial scores."""
     teacher_report: list[dict[str, Score]] = []
     """For each teacher, its own scores."""
+    teacher_contents: list[str] = []
+    """For each teacher, the digest of its outputs: `spec.teacher_digests` say how they are made, this what came of it."""
     epochs: list[EpochRecord] = []
     cost: CostRecord = Field(default_factory=CostRecord)
     student_parameters: int = 0

@@ -135,6 +135,12 @@ def test_teachers_of_one_recipe_that_came_out_different_are_told(tmp_path: Path)
     (said,) = select(tmp_path).warnings
     assert "trials of sst2 had different teachers" in said
     assert "12.50%" in said
+    store.write(odd, store.predictions(odd.key))
+    for record in store.records():  # the same scores, and yet other outputs
+        content = ["other" if record.key == odd.key else "one"]
+        store.write(record.model_copy(update={"teacher_contents": content}), store.predictions(record.key))
+    (said,) = select(tmp_path).warnings
+    assert "trials of sst2 had different teachers" in said
 
 
 @pytest.mark.parametrize(
