@@ -53,6 +53,8 @@ class TrialSpec(Section):
     plugins: list[str] = []
     """Absolute paths."""
     strategy_code: str
+    harness_code: str = ""
+    """`harness.numeric_code` of the process that planned it; "": made before this was recorded."""
     data_digest: str
     """Digest of the task's rows and roles."""
     student_digest: str
@@ -66,10 +68,17 @@ class TrialSpec(Section):
 
     @property
     def key(self) -> str:
-        """Identity. Paths and the number of workers do not count: they do not determine the result."""
+        """Identity. Paths do not count, nor does the harness's code: a study is not made anew by every change of it, and what
+        was made by another form of it is found by `harness.plan.other_code`.
+
+        The number of workers counts, since each draws dropout of its own for its share of a batch, and sums of gradients round
+        otherwise: 1 and 2 workers train different students. One mask over all rows of a batch would mend the first alone.
+        """
         content = self.identity()
-        for name in ("study", "resources", "plugins"):
+        for name in ("study", "resources", "plugins", "harness_code"):
             content.pop(name)
+        if self.resources.workers > 1:  # as a field that came later: one worker keeps the keys of before
+            content["workers"] = self.resources.workers
         for name in ("path", "hub_name", "teacher_rows"):  # where rows came from, and what a teacher learned, digests say
             content["data"].pop(name, None)
         for name in ("files", "rows_of"):
@@ -160,6 +169,8 @@ class TrialRecord(BaseModel):
     """Report split -> score of the predictor that always says the most frequent fit label: what a failed trial scores."""
     teacher_report: list[dict[str, Score]] = []
     """For each teacher, its own scores."""
+    teacher_contents: list[str] = []
+    """For each teacher, the digest of its outputs: `spec.teacher_digests` say how they are made, this what came of it."""
     epochs: list[EpochRecord] = []
     cost: CostRecord = Field(default_factory=CostRecord)
     student_parameters: int = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -27,12 +29,27 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_beside(folder: Path) -> Iterator[Path]:
-    """An empty folder on the same file system as `folder`, so that its files can be moved there; gone after the context."""
+    """An empty folder on the same file system as `folder`, so that its files can be moved there; gone after the context.
+
+    What is raised for a full disk, which NumPy and safetensors say in words of their own, becomes an OSError that names the
+    folder.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     # others may read what becomes of it, so it is made with usual permissions; not every file system lets them be changed
     scratch = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
     scratch.mkdir()
     try:
         yield scratch
+    except Exception as error:
+        if _is_full(error, scratch):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder.parent)) from error
+        raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_full(error: Exception, scratch: Path) -> bool:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    said = str(error)  # numpy: "4096 requested and 256 written"; safetensors: "No space left on device (os error 28)"
+    return os.strerror(errno.ENOSPC) in said or (" requested and " in said and said.endswith(" written"))

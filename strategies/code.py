@@ -32,18 +32,19 @@ def code_digest(modules: Iterable[str]) -> str:
     texts = []
     for file in _source_files(modules):
         text = _loaded.get(file)
-        texts.append("\n".join(_effective_lines(Path(file).read_text("utf-8") if text is None else text)))
+        texts.append("\n".join(effective_lines(Path(file).read_text("utf-8") if text is None else text)))
     return hashlib.sha256("\0".join(sorted(texts)).encode()).hexdigest()[:16]
 
 
-def _effective_lines(text: str) -> Iterator[str]:
+def effective_lines(text: str, without: tuple[type[ast.stmt], ...] = ()) -> Iterator[str]:
+    """The lines of a module that can change what it computes, and neither statements of the kinds `without`."""
     left_out: set[int] = set()
     verbatim: set[int] = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Constant | ast.JoinedStr):
             verbatim.update(range(node.lineno + 1, (node.end_lineno or node.lineno) + 1))  # inside a text of several lines
         own = isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "strategies"
-        if isinstance(node, ast.stmt) and (own or _is_text(node)):
+        if isinstance(node, ast.stmt) and (own or _is_text(node) or isinstance(node, without)):
             left_out.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     for number, line in enumerate(text.split("\n"), 1):
         if number in left_out:

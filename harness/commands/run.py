@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from harness.cache import cache_folder, cache_in_use
 from harness.commands.arguments import add_study
+from harness.errors import StoreError
 from harness.plan.plan import Plan, load_plan
+from harness.records import TrialRecord
 from harness.store.store import Store
 from harness.watching.console import Console
 
@@ -22,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", help="a running Ray cluster; else $RAY_ADDRESS, else one is started on this machine")
     parser.add_argument("--quiet", action="store_true", help="failures and the final table only")
     parser.add_argument("--dry-run", action="store_true", help="show the plan and its cost, run nothing")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--rerun", action="store_true", help="run trials again that another form of the harness's code has made")
+    other.add_argument("--mixed-code", action="store_true", help="take them from the store; the report's caption says so")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -45,18 +51,37 @@ def run(arguments: argparse.Namespace) -> int:
     for warning in plan.warnings:
         console.note(f"note: {warning}")
     with store.writing(), cache_in_use(cache_folder()), quiet_libraries(store.path / "logs" / "libraries.log"):
-        _say_damage(store)
+        plan = _settle_code(plan, store, _readable(store), console, arguments)
         _run_trials(plan, store, console, arguments)
         _report(store, console)
     return 0 if console.progress.complete else SOME_TRIALS_FAILED
 
 
-def _say_damage(store: Store) -> None:
-    """Before it is run again and nobody can see it any more."""
-    store.records()
+def _readable(store: Store) -> list[TrialRecord]:
+    """The store's records. What is damaged is said before it is run again and nobody can see it any more."""
+    records = store.records()
     for damage in store.damaged.values():
         store.event("damaged", path=damage.path, reason=damage.reason)
         print(f"damaged, and run again if it belongs to this study: {damage}", file=sys.stderr)
+    return records
+
+
+def _settle_code(plan: Plan, store: Store, records: list[TrialRecord], console: Console, arguments: argparse.Namespace) -> Plan:
+    """What becomes of trials in the store that other code than today's has made. Raises StoreError where nobody has said it."""
+    from harness.plan.other_code import made_by_other_code, not_recorded
+
+    if arguments.rerun:
+        return replace(plan, rerun_other_code=True)
+    if unknown := not_recorded(records):
+        console.note(f"note: {unknown} trials of the store do not say which form of the harness made them; they count as made")
+    if (others := made_by_other_code(plan, records)) and not arguments.mixed_code:
+        first = ", ".join(f"{one.spec.cell_id}/{one.spec.index}" for one in others[:3])
+        raise StoreError(
+            f"{store.path}: {len(others)} trials of this study were made by another form of the harness's code (training, loss "
+            f"terms, look-ahead, models or data), first: {first}. Give --rerun to run them again, --mixed-code to keep them in "
+            "one table with the new ones, or `--set results=FOLDER` for a new folder"
+        )
+    return plan
 
 
 def _run_trials(plan: Plan, store: Store, console: Console, arguments: argparse.Namespace) -> None:

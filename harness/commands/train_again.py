@@ -79,10 +79,11 @@ def prepare_again(stored: TrialRecord, store: Store, cache: Path, arguments: arg
 
 
 def with_todays_code(spec: TrialSpec) -> TrialSpec:
-    """To be trained with the strategy as it is now; where its code has changed since, the comparison of the results says so."""
+    """To be trained with strategy and harness as they are now; where code has changed, the comparison of results says so."""
+    from harness.numeric_code import numeric_code
     from strategies import resolve
 
-    return spec.model_copy(update={"strategy_code": resolve(spec.strategy).code_digest})
+    return spec.model_copy(update={"strategy_code": resolve(spec.strategy).code_digest, "harness_code": numeric_code()})
 
 
 def _base(store: Store) -> Path:

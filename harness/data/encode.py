@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.checksums import remove_damaged, sealed_folder
 from harness.data.rows import Rows
 from harness.errors import DataError
-from harness.whole_folder import whole_folder
 
 TOKENISED_AT_ONCE = 10_000
 
@@ -79,12 +80,15 @@ def encode(
 ) -> Encoded:
     """The rows' tokens, from the cache where they are there. `role` names the rows within `data_digest`.
 
-    Safe under races: a folder appears whole or not at all. Raises DataError for a tokenizer without a padding token.
+    Safe under races: a folder appears whole or not at all. A damaged one is made again. Raises DataError for a tokenizer
+    without a padding token.
     """
     if tokenizer.pad_token_id is None:
         raise DataError(f"the tokenizer {tokenizer.name_or_path!r} has no padding token; batches need one")
     name = hashlib.sha256(f"{data_digest}/{role}/{tokenizer_digest}/{max_length}".encode()).hexdigest()[:24]
     folder = cache / "tokens" / name
+    if damage := remove_damaged(folder):
+        logging.getLogger("harness").warning("%s", damage)
     if not folder.exists():
         _write(rows, tokenizer, max_length, folder, data_digest)
     segments = folder / "segments.npy"
@@ -100,6 +104,12 @@ def encode(
         pad_token=int(tokenizer.pad_token_id),
         special_tokens=_special_tokens(tokenizer),
     )
+
+
+def token_folders(cache: Path, data_digest: str) -> list[Path]:
+    """Where `encode` has put tokens of these rows."""
+    named = [file for file in (cache / "tokens").glob("*/rows.txt") if file.read_text("utf-8", errors="replace") == data_digest]
+    return [file.parent for file in named]
 
 
 def _special_tokens(tokenizer: Any) -> tuple[int, ...]:
@@ -119,7 +129,7 @@ def _write(rows: Rows, tokenizer: Any, max_length: int, folder: Path, data_diges
         lengths += [len(row) for row in ids]
         tokens += [np.asarray(row, np.int32) for row in ids]
         segments += [np.asarray(row or [0], np.int8) for row in found.get("token_type_ids", [])]
-    with whole_folder(folder) as unfinished:
+    with sealed_folder(folder) as unfinished:
         np.save(unfinished / "tokens.npy", np.concatenate(tokens))
         np.save(unfinished / "lengths.npy", np.asarray(lengths, np.int32))
         if segments:

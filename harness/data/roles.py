@@ -11,11 +11,11 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
+from harness.checksums import check, sealed_folder
 from harness.data.rows import FitRows, MetaRows, ReportRows, Rows, SelectRows, TaskData, TeacherRows, TrainingRows, join_rows
 from harness.digest import digest
 from harness.errors import DataError
 from harness.study.schema import DataSpec
-from harness.whole_folder import whole_folder
 
 R = TypeVar("R", bound=Rows)
 ROLES_OF_TRAINING = tuple(rows.role for rows in (FitRows, MetaRows, SelectRows, TeacherRows))
@@ -84,10 +84,10 @@ def rows_digest(rows: Rows) -> str:
 
 def save_roles(roles: Roles, cache: Path) -> None:
     """Write the rows into `cache/data/<digest>/`, whole or not at all."""
-    folder = _folder(cache, roles.digest)
+    folder = rows_folder(cache, roles.digest)
     if folder.exists():
         return
-    with whole_folder(folder) as unfinished:
+    with sealed_folder(folder) as unfinished:
         for role, rows in roles.for_training.items():
             _write(rows, unfinished / f"{role}.parquet")
         for split, report in roles.report.items():
@@ -96,8 +96,10 @@ def save_roles(roles: Roles, cache: Path) -> None:
 
 
 def load_training_rows(cache: Path, digest: str) -> TrainingRows:
-    """What training may see. Raises FileNotFoundError where `save_roles` has not been."""
-    folder = _folder(cache, digest)
+    """What training may see. Raises FileNotFoundError where `save_roles` has not been, DamagedCacheError, as all that reads
+    rows, where they are not what it wrote.
+    """
+    folder = rows_folder(cache, digest)
     return TrainingRows(
         fit=_read(FitRows, folder / "fit.parquet"),
         meta=_read(MetaRows, folder / "meta.parquet"),
@@ -107,13 +109,13 @@ def load_training_rows(cache: Path, digest: str) -> TrainingRows:
 
 def load_teacher_rows(cache: Path, digest: str) -> FitRows | TeacherRows:
     """What teachers train on. Raises FileNotFoundError where `save_roles` has not been."""
-    file = _folder(cache, digest) / f"{TeacherRows.role}.parquet"
+    file = rows_folder(cache, digest) / f"{TeacherRows.role}.parquet"
     return _read(TeacherRows, file) if file.exists() else _read(FitRows, file.with_name("fit.parquet"))
 
 
 def load_report_rows(cache: Path, digest: str) -> dict[str, ReportRows]:
     """Report split -> rows; for a finished student only."""
-    folder = _folder(cache, digest)
+    folder = rows_folder(cache, digest)
     names = [name for name in json.loads((folder / "digests.json").read_text("utf-8")) if name not in ROLES_OF_TRAINING]
     return {name: _read(ReportRows, folder / f"report-{name}.parquet") for name in names}
 
@@ -174,7 +176,7 @@ def _as(role: type[R], rows: Rows) -> R:
     return role(rows.ids, rows.texts, rows.labels, rows.flipped)
 
 
-def _folder(cache: Path, digest: str) -> Path:
+def rows_folder(cache: Path, digest: str) -> Path:
     return cache / "data" / digest
 
 
@@ -187,6 +189,7 @@ def _write(rows: Rows, file: Path) -> None:
 
 
 def _read(role: type[R], file: Path) -> R:
+    check(file.parent, [file.name])
     frame = pd.read_parquet(file)
     texts = tuple(frame[name].tolist() for name in ("text0", "text1") if name in frame)
     flipped = frame["flipped"].to_numpy() if "flipped" in frame else None

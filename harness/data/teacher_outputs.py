@@ -13,9 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.checksums import check, content_digest
 from harness.data.cached_outputs import FEATURES
 from harness.data.labelled_rows import CachedRows
 from harness.records import Score
+
+ABOUT, IDS, LOGITS = "teacher.json", "train_ids.npy", "train_logits.npy"
 
 
 @dataclass(frozen=True)
@@ -30,19 +33,25 @@ class TeacherOutputs:
     """The teacher's own scores on the report splits."""
     parameters: int
     hidden_size: int
+    content: str
+    """Digest of `ids` and `all_logits`: two trainings of one recipe may come out different."""
 
     @classmethod
     def load(cls, cache: Path, digest: str, outputs: Sequence[str] = ()) -> TeacherOutputs:
-        """Raises FileNotFoundError where `harness.teachers.fine_tuning` has not made them."""
+        """Raises FileNotFoundError where `harness.teachers.fine_tuning` has not made them, DamagedCacheError where they are
+        not what it made.
+        """
         folder = teacher_folder(cache, digest)
-        about = json.loads((folder / "teacher.json").read_text("utf-8"))
+        check(folder, [ABOUT, IDS, LOGITS, *(f"train_{name}.npy" for name in outputs)])
+        about = json.loads((folder / ABOUT).read_text("utf-8"))
         return cls(
-            ids=np.load(folder / "train_ids.npy"),
-            all_logits=np.load(folder / "train_logits.npy", mmap_mode="r"),
+            ids=np.load(folder / IDS),
+            all_logits=np.load(folder / LOGITS, mmap_mode="r"),
             others={name: np.load(folder / f"train_{name}.npy", mmap_mode="r") for name in outputs},
             report={split: Score.model_validate(score) for split, score in about["report"].items()},
             parameters=about["parameters"],
             hidden_size=about["hidden_size"],
+            content=content_digest(folder, [IDS, LOGITS]),
         )
 
     def logits(self, ids: np.ndarray) -> np.ndarray:

@@ -99,6 +99,7 @@ class Router:
     ) -> None:
         self._cells = [_CellTrials(plan, cell, prepared) for cell in cells]
         self._rule = plan.study.search.early_stopping
+        self._rerun_other_code = plan.rerun_other_code
         self._prepared = prepared
         self._store = store
         self._console = console
@@ -183,6 +184,8 @@ class Router:
     def _known(self, spec: TrialSpec) -> TrialRecord | None:
         """What the store holds of it, if that is its end: a stopped trial's only where this study stops by the same rule."""
         record = self._store.get(spec.key)
+        if record is not None and self._rerun_other_code and record.spec.harness_code != spec.harness_code:
+            return None
         if record is None or record.status == "ok":
             return record
         stopped = record.status == "stopped" and record.early_stopping == self._rule and spec.purpose == "search"

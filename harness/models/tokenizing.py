@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.checksums import remove_damaged, sealed_folder
 from harness.errors import ModelError
 from harness.models.sources import model_directory
 from harness.study.schema import ModelSpec
@@ -85,11 +85,13 @@ def _words(texts: Iterable[str], cache: Path) -> PreTrainedTokenizerFast:
     content = hashlib.sha256()
     for line in lines:
         content.update(line.encode("utf-8", "surrogatepass") + b"\x00")
-    file = cache / "tokenizers" / f"words-{content.hexdigest()[:24]}.json"
-    if not file.is_file():
-        _make_words(lines, file)
+    folder = cache / "tokenizers" / f"words-{content.hexdigest()[:24]}"
+    if damage := remove_damaged(folder):
+        logging.getLogger("harness").warning("%s", damage)
+    if not folder.is_dir():
+        _make_words(lines, folder)
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_file(str(file)),
+        tokenizer_object=Tokenizer.from_file(str(folder / _VOCABULARY_FILES[0])),
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
         pad_token="[PAD]",
         unk_token="[UNK]",
@@ -98,7 +100,7 @@ def _words(texts: Iterable[str], cache: Path) -> PreTrainedTokenizerFast:
     )
 
 
-def _make_words(lines: list[str], file: Path) -> None:
+def _make_words(lines: list[str], folder: Path) -> None:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
@@ -111,9 +113,5 @@ def _make_words(lines: list[str], file: Path) -> None:
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # several processes may make it at once; each writes the same content, and the file appears whole
-    handle, unfinished = tempfile.mkstemp(dir=file.parent, prefix=file.name)
-    os.close(handle)
-    tokenizer.save(unfinished)
-    Path(unfinished).replace(file)
+    with sealed_folder(folder) as unfinished:
+        tokenizer.save(str(unfinished / _VOCABULARY_FILES[0]))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import StudyError
+from harness.numeric_code import numeric_code
 from harness.plan.batch_checks import check_batch_sizes
 from harness.plan.checks import (
     check_data,
@@ -81,6 +82,8 @@ class Plan:
     """What the trials want of each teacher, by its name, beside its logits (`harness.data.cached_outputs`)."""
     warnings: tuple[str, ...] = ()
     """What the protocol misses in this study."""
+    rerun_other_code: bool = False
+    """Trials that the store holds of another form of the harness's code are run again (`harness.plan.other_code`)."""
 
     @property
     def used_teachers(self) -> tuple[TeacherSpec, ...]:
@@ -189,6 +192,7 @@ def trial_spec(
         resources=cell.resources,
         plugins=[str((plan.base / plugin).resolve()) for plugin in study.plugins],
         strategy_code=cell.strategy.code_digest,
+        harness_code=numeric_code(),
         data_digest=ready.data_digest,
         student_digest=ready.student_digest,
         teacher_digests=[ready.teacher_digests[teacher.name] for teacher in cell.teachers],

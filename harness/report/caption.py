@@ -9,6 +9,7 @@ import numpy as np
 
 from harness.report.foreign_teachers import trained_elsewhere
 from harness.report.leaderboard import Leaderboard
+from harness.report.mixed import mixed
 from harness.report.selection import SPLIT
 
 
@@ -26,6 +27,7 @@ def caption(board: Leaderboard) -> list[str]:
         _micro_batches(board),
         _slot_use(board),
         _provenance(selection.manifest),
+        *mixed(selection.records),
         *board.notes,
         *selection.warnings,
     ]

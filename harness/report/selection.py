@@ -213,15 +213,21 @@ def _one_data_set(records: list[TrialRecord], warnings: list[str]) -> list[Trial
 
 
 def _warn_of_teachers_trained_twice(records: Iterable[TrialRecord], warnings: list[str]) -> None:
-    """A teacher's digest says how it is made. Made again on another kind of processor, it comes out slightly different."""
+    """A teacher's digest says how it is made. Made again on another kind of processor, it comes out slightly different.
+
+    Contents tell them apart; of records that lack them, scores do.
+    """
     scores: dict[tuple[str, str], set[float]] = defaultdict(set)
+    contents: dict[tuple[str, str], set[str]] = defaultdict(set)
     for record in records:
         # a trial that failed has no teachers' scores
         for digest, report in zip(record.spec.teacher_digests, record.teacher_report, strict=False):
             if SPLIT in report:
                 scores[record.spec.task.name, digest].add(report[SPLIT].metrics[record.spec.task.headline_metric])
+        for digest, content in zip(record.spec.teacher_digests, record.teacher_contents, strict=False):
+            contents[record.spec.task.name, digest].add(content)
     for (task, digest), found in scores.items():
-        if len(found) > 1:
+        if len(found) > 1 or len(contents[task, digest]) > 1:
             warnings.append(
                 f"the trials of {task} had different teachers of one recipe ({digest}, with scores of "
                 f"{', '.join(f'{score:.2%}' for score in sorted(found))}): it was fine-tuned more than once, on machines that "

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from harness.checksums import check, seal, sealed_folder
 from harness.data.encode import Encoded, encode
 from harness.data.labelled_rows import LabelledRows
 from harness.data.roles import load_report_rows, load_teacher_rows, load_training_rows
@@ -35,7 +36,7 @@ from harness.study.tasks import TaskSpec, task_metrics
 from harness.teachers.layer_outputs import cached_output
 from harness.training.device import device_for
 from harness.training.loop import Training, steps_per_epoch
-from harness.whole_folder import scratch_beside, whole_folder
+from harness.whole_folder import scratch_beside
 from strategies.base import Context, Needs, Normalisation, RoleView, Settings, Setup, Strategy, Weights
 
 
@@ -77,12 +78,12 @@ def make_teacher(job: TeacherJob, cache: Path) -> str:
     if is_made(job, cache):
         return job.digest
     if not folder.exists():
-        with whole_folder(folder) as unfinished:
+        with sealed_folder(folder) as unfinished:
             _make(job, cache, unfinished, None)
     if not is_made(job, cache):  # made by someone who wanted less of it
         with scratch_beside(folder) as scratch:
             _make(job, cache, scratch, folder)
-            for file in scratch.glob("train_*.npy"):
+            for file in (*scratch.glob("train_*.npy"), seal(scratch)):
                 file.replace(folder / file.name)
     return job.digest
 
@@ -112,6 +113,7 @@ def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> 
         labels = fine_tuned_labels(source, job.task.labels, job.teacher.labels.get(job.task.name))
     model = build_classifier(source, job.task.labels, seed, len(tokenizer), labels, tokenizer)
     if finished is not None:
+        check(finished, ["model.safetensors"])
         load_model(model, finished / "model.safetensors")
     model.to(device)
     if finished is None and labels is not None:

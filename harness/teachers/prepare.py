@@ -8,11 +8,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
+from harness.checksums import remove_damaged
 from harness.data.cached_outputs import FEATURES
-from harness.data.roles import Roles, cut_roles, save_roles
+from harness.data.encode import token_folders
+from harness.data.roles import Roles, cut_roles, rows_folder, save_roles
 from harness.data.rows import Rows, rows_in_common
 from harness.data.source import load_task
-from harness.errors import StudyError
+from harness.data.teacher_outputs import teacher_folder
+from harness.errors import StoreError, StudyError
 from harness.models.own_head import classifier_digest, fine_tuned_labels
 from harness.models.sources import model_digest
 from harness.models.tokenizing import load_tokenizer
@@ -28,7 +31,7 @@ from harness.teachers.fine_tuning import TeacherJob, is_made, make_teacher
 from harness.teachers.model_checks import check_models
 from harness.teachers.notes import doubtful_teachers, head_notes
 from harness.teachers.stored_outputs import outputs_digest, store_outputs
-from harness.training.failures import classify
+from harness.training.failures import DISK_FULL, classify
 from harness.training.majority import majority_scores
 from harness.watching import Watcher
 from harness.watching.console import Console
@@ -59,7 +62,8 @@ def prepare(
     """Task name -> what its trials need to know. `watcher` hears of the teachers.
 
     Data and models are checked for all tasks before the first teacher trains. Raises DataError, ModelError, and StudyError for
-    a strategy that cannot run among teachers of these sizes. A teacher whose training fails is noted in
+    a strategy that cannot run among teachers of these sizes, and StoreError for a full disk. Damaged folders of the cache are
+    made again, which the console says. A teacher whose training fails is noted in
     `PreparedTask.teacher_errors` and does not stop the others.
     """
     study = plan.study
@@ -67,6 +71,8 @@ def prepare(
     roles: dict[str, Roles] = {}
     origins: dict[str, str] = {}
     jobs: list[TeacherJob] = []
+    for folder in (cache / "tokenizers").glob("*"):
+        _remove_damaged(folder, console)
     for task in plan.tasks:
         spec = study.data_for(task.name)
         data = load_task(task, spec, plan.base)
@@ -80,9 +86,14 @@ def prepare(
                 )
         sizes = {role: len(rows) for role, rows in roles[task.name].for_training.items()}
         check_smallest_batch(study, task.name, task_training(study, task), sizes)
+        for folder in (rows_folder(cache, roles[task.name].digest), *token_folders(cache, roles[task.name].digest)):
+            _remove_damaged(folder, console)
         save_roles(roles[task.name], cache)
         own = _teacher_jobs(plan, task, roles[task.name].digest, cache)
         for job in own:
+            # the weights are read only where more of the teacher is wanted
+            names = [file.name for file in teacher_folder(cache, job.digest).glob("*") if file.suffix != ".safetensors"]
+            _remove_damaged(teacher_folder(cache, job.digest), console, names if is_made(job, cache) else None)
             if job.teacher.outputs is not None:
                 store_outputs(job, data, roles[task.name], cache, plan.base)
         jobs += own
@@ -99,6 +110,11 @@ def prepare(
     for note in doubtful_teachers(plan, made, cache):
         console.note(f"note: {note}")
     return made
+
+
+def _remove_damaged(folder: Path, console: Console, names: Iterable[str] | None = None) -> None:
+    if damage := remove_damaged(folder, names):
+        console.note(f"note: {damage.partition('. ')[0]}; it is made again")
 
 
 def _check_teacher_sizes(plan: Plan) -> None:
@@ -169,6 +185,12 @@ def _make_teachers(
     for job, result in chain(((job, job.digest) for job in made), made_now):
         if isinstance(result, BaseException):
             error = classify(result)
+            if error.type == DISK_FULL:
+                raise StoreError(
+                    f"no space left on the disk (or in the quota) of the cache, says teacher {job.teacher.name} of "
+                    f"{job.task.name}: {error.message}. Free some, or name another folder with HARNESS_CACHE; the same command "
+                    "goes on from there"
+                ) from result
             errors[job.digest] = error.model_copy(update={"kind": "teacher"})
             console.note(f"teacher {job.teacher.name} of {job.task.name} failed: {error.type}: {error.message}")
             watcher.happened("teacher_failed", **_named(job), error=f"{error.type}: {error.message}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.checksums import sealed_folder
 from harness.data.output_files import files_digest, read_outputs
 from harness.data.roles import Roles
 from harness.data.rows import Rows, TaskData
@@ -16,7 +17,6 @@ from harness.errors import DataError
 from harness.study.schema import TeacherSpec
 from harness.study.tasks import TaskSpec
 from harness.teachers.fine_tuning import TeacherJob, is_made, score_logits
-from harness.whole_folder import whole_folder
 
 
 def outputs_digest(teacher: TeacherSpec, task: TaskSpec, base: Path) -> str:
@@ -57,7 +57,7 @@ def store_outputs(job: TeacherJob, data: TaskData, roles: Roles, cache: Path, ba
         "hidden_size": 0,
         "seconds": time.perf_counter() - started,
     }
-    with whole_folder(teacher_folder(cache, job.digest)) as target:
+    with sealed_folder(teacher_folder(cache, job.digest)) as target:
         np.save(target / "train_ids.npy", ids)
         np.save(target / "train_logits.npy", logits)
         (target / "teacher.json").write_text(json.dumps(about, indent=1), "utf-8")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import platform
+from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -22,3 +25,14 @@ def device_for(gpus: float) -> torch.device:
     torch.cuda.set_per_process_memory_fraction(min(1.0, gpus))
     torch.backends.cuda.enable_cudnn_sdp(False)
     return torch.device("cuda")
+
+
+@cache
+def processor() -> str:
+    """The model of this machine's processor."""
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text("utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

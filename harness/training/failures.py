@@ -50,7 +50,7 @@ class TeacherError(Exception):
 
 
 class ChangedCodeError(Exception):
-    """A strategy whose code is not the one that the trial was planned with: its result would carry a wrong name."""
+    """Code that is not what the trial was planned with: its result would carry a wrong name."""
 
 
 def classify(error: BaseException) -> ErrorRecord:

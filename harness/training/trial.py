@@ -30,10 +30,11 @@ from harness.models.build import (
 )
 from harness.models.evaluate import predict
 from harness.models.own_head import build_classifier
+from harness.numeric_code import numeric_code
 from harness.ranks import Ranks, Single
 from harness.records import Score, TrialRecord, TrialSpec
 from harness.study.tasks import TaskSpec, task_metrics
-from harness.training.device import device_for
+from harness.training.device import device_for, processor
 from harness.training.failures import ChangedCodeError
 from harness.training.hooks import EpochHook, StoppedEarly
 from harness.training.loop import Training, steps_per_epoch
@@ -118,6 +119,7 @@ def train_trial(
         report=score_predictions(predictions, spec.task),
         majority=majority_scores(made.rows, report_rows, spec.task),
         teacher_report=[outputs.report for outputs in teachers],
+        teacher_contents=[outputs.content for outputs in teachers],
         epochs=progress.records,
         cost=cost,
         student_parameters=made.student_parameters,
@@ -129,7 +131,13 @@ def train_trial(
 
 
 def make_training(spec: TrialSpec, cache: Path, ranks: Ranks, device: torch.device, micro_batches: int = 1) -> MadeTraining:
-    """The trial's training, ready to run. It has no report rows."""
+    """The trial's training, ready to run. It has no report rows. Raises ChangedCodeError."""
+    if spec.harness_code not in ("", numeric_code()):
+        raise ChangedCodeError(
+            f"the harness that this process has loaded makes other numbers than the one that planned the trial: digest of its "
+            f"code {numeric_code()}, planned {spec.harness_code}. Was a file changed while the study runs, or has this node "
+            "another copy?"
+        )
     for plugin in spec.plugins:
         load_plugin(plugin)
     registered = resolve(spec.strategy)
@@ -215,6 +223,7 @@ def _stopped(spec: TrialSpec, made: MadeTraining, seconds: float) -> TrialOutcom
         epochs=progress.records,
         cost=progress.cost,
         student_parameters=made.student_parameters,
+        teacher_contents=[outputs.content for outputs in made.teachers],
         stopped_after_epoch=progress.epoch,
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=environment(training.device),
@@ -231,10 +240,11 @@ def score_predictions(predictions: pd.DataFrame, task: TaskSpec) -> dict[str, Sc
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """Versions of what determines numbers."""
+    """Versions and hardware that determine numbers."""
     versions = {name: importlib.metadata.version(name) for name in DETERMINING_PACKAGES}
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
-    return {"python": platform.python_version(), **versions, "machine": platform.machine(), "accelerator": accelerator}
+    hardware = {"machine": platform.machine(), "processor": processor(), "accelerator": accelerator}
+    return {"python": platform.python_version(), **versions, **hardware}
 
 
 def _predictions(split: str, encoded: Encoded, model: torch.nn.Module, precision: str) -> pd.DataFrame:

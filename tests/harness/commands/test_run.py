@@ -8,7 +8,10 @@ import pytest
 
 from harness.__main__ import main
 from harness.commands.manifest import git_state, package_versions, portable
+from harness.numeric_code import numeric_code
 from harness.report import Report
+from harness.report.caption import caption
+from harness.report.leaderboard import make_leaderboard
 from harness.store.store import Store
 from tests.conftest import PROJECT
 
@@ -105,6 +108,45 @@ class TestRun:
         assert main(["run", str(path), "--quiet", "--set", "training.epochs=1"]) == 0
         assert len(store.keys()) == 2
         assert set(store.manifest()["trials"]).isdisjoint(old)
+
+    def test_trials_of_other_code_stop_a_run_before_any_work(self, study_file, store, capsys):
+        path = str(study_file(strategies=["ce_only", "fixed_alpha"], search={"trials": 2, "repeats": 1}))
+        assert main(["run", path, "--quiet"]) == 0
+        of_this = numeric_code()
+        _as_if_made_by(store, "0123456789abcdef")
+        events = len(store.events())
+        capsys.readouterr()
+        assert main(["run", path]) == 2
+        said = capsys.readouterr().err
+        assert "3 trials of this study were made by another form of the harness's code" in said
+        assert "first: sst2/ce_only/0/0, sst2/fixed_alpha/0/0" in said
+        assert "--rerun" in said
+        assert len(store.events()) == events
+
+        assert main(["run", path, "--mixed-code", "--set", "strategies+=wsl"]) == 0
+        assert "3 trials from the store" in capsys.readouterr().out
+        assert any("MIXED harness code" in sentence for sentence in caption(make_leaderboard(store.path)))
+
+        assert main(["run", path, "--rerun"]) == 0
+        assert "from the store" not in capsys.readouterr().out
+        assert {store.get(key).spec.harness_code for key in store.manifest()["trials"]} == {of_this}
+        assert not any("MIXED" in sentence for sentence in caption(make_leaderboard(store.path)))
+
+    def test_other_code_of_another_form_of_the_study_stops_nothing(self, study_file, store):
+        path = str(study_file())
+        assert main(["run", path, "--quiet"]) == 0
+        _as_if_made_by(store, "0123456789abcdef")
+        assert main(["run", path, "--quiet", "--set", "training.epochs=1"]) == 0
+
+    def test_trials_from_before_their_code_was_recorded_count_and_are_said(self, study_file, store, capsys):
+        path = str(study_file())
+        assert main(["run", path, "--quiet"]) == 0
+        _as_if_made_by(store, "")
+        capsys.readouterr()
+        assert main(["run", path]) == 0
+        shown = capsys.readouterr().out
+        assert "note: 1 trials of the store do not say which form of the harness made them" in shown
+        assert "1 trials from the store" in shown
 
     def test_a_damaged_record_is_said_and_run_again(self, study_file, store, capsys):
         path = study_file()
@@ -209,6 +251,12 @@ def test_the_commit_is_that_of_the_harness_itself(tmp_path, monkeypatch):
     state = git_state()
     assert state is not None
     assert state["commit"] == commit
+
+
+def _as_if_made_by(store: Store, code: str) -> None:
+    for record in store.records():
+        spec = record.spec.model_copy(update={"harness_code": code})
+        store.write(record.model_copy(update={"spec": spec}), store.predictions(record.key))
 
 
 def _texts(content: object) -> list[str]:

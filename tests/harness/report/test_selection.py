@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from harness.errors import StoreError
-from harness.records import Score
+from harness.records import CostRecord, Score
+from harness.report.caption import caption
+from harness.report.leaderboard import make_leaderboard
 from harness.report.predictions import load_predictions
 from harness.report.selection import select
 from harness.store.store import Store
@@ -132,6 +135,31 @@ def test_teachers_of_one_recipe_that_came_out_different_are_told(tmp_path: Path)
     (said,) = select(tmp_path).warnings
     assert "trials of sst2 had different teachers" in said
     assert "12.50%" in said
+    store.write(odd, store.predictions(odd.key))
+    for record in store.records():  # the same scores, and yet other outputs
+        content = ["other" if record.key == odd.key else "one"]
+        store.write(record.model_copy(update={"teacher_contents": content}), store.predictions(record.key))
+    (said,) = select(tmp_path).warnings
+    assert "trials of sst2 had different teachers" in said
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"environment": {"torch": "2.8"}}, "MIXED torch version in one column, so that differences between its cells may be "),
+        ({"environment": {"torch": "2.7", "processor": "another"}}, "MIXED processor"),
+        ({"cost": CostRecord(device="cpu", precision="bf16")}, "MIXED precision"),
+    ],
+)
+def test_what_trials_of_a_task_do_not_share_is_said_in_the_caption(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+    store = build_store(tmp_path, Planted(("sst2", "rte"), FEW, repeats=2, trials=1, rows=20))
+    assert not [sentence for sentence in caption(make_leaderboard(tmp_path)) if "MIXED" in sentence]
+    odd = next(record for record in store.records() if record.spec.task.name == "sst2")
+    store.write(odd.model_copy(update=changed), store.predictions(odd.key))
+    (sentence,) = [sentence for sentence in caption(make_leaderboard(tmp_path)) if "MIXED" in sentence]
+    assert said in sentence
+    assert "sst2: " in sentence
+    assert "rte" not in sentence
 
 
 def test_predictions_are_lined_up_and_damaged_ones_left_out(tmp_path: Path) -> None:

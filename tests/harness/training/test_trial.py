@@ -11,6 +11,7 @@ import torch
 
 from harness.data.encode import Encoded
 from harness.data.roles import load_report_rows, load_training_rows
+from harness.study.resources import TaskResources
 from harness.study.tasks import task_metrics
 from harness.training.failures import ChangedCodeError
 from harness.training.trial import train_trial
@@ -142,6 +143,20 @@ def test_in_half_precision_batches_come_in_few_widths(tmp_path: Path, monkeypatc
     train_trial(spec, tmp_path)
     uneven = {width for width, longest in seen if width % 8 and width != longest}
     assert bool(uneven) == (precision == "fp32")
+
+
+def test_a_harness_that_is_not_the_planned_one_trains_nothing(tmp_path: Path) -> None:
+    (spec,) = default_specs(tiny_study(), tmp_path)
+    with pytest.raises(ChangedCodeError, match="planned 0123456789abcdef"):
+        train_trial(spec.model_copy(update={"harness_code": "0123456789abcdef"}), tmp_path)
+
+
+def test_two_workers_are_another_trial_than_one(tmp_path: Path) -> None:
+    """They draw dropout for their own rows, and gave 0.695 and 0.775 under one key."""
+    (spec,) = default_specs(tiny_study(), tmp_path)
+    with_workers = {n: spec.model_copy(update={"resources": TaskResources(workers=n)}).key for n in (1, 2, 3)}
+    assert with_workers[1] == spec.key
+    assert len(set(with_workers.values())) == 3
 
 
 def test_a_strategy_that_is_not_the_planned_one_is_not_trained(tmp_path: Path) -> None:
