@@ -70,7 +70,8 @@ class TrialSpec(Section):
         content = self.identity()
         for name in ("study", "resources", "plugins"):
             content.pop(name)
-        for name in ("path", "hub_name", "teacher_rows"):  # where rows came from, and what a teacher learned, digests say
+        # where rows came from, and what a teacher learned, digests say
+        for name in ("path", "hub_name", "teacher_rows", "dataset", "config", "splits"):
             content["data"].pop(name, None)
         for name in ("files", "rows_of"):
             content["task"].pop(name, None)
