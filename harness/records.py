@@ -79,7 +79,8 @@ class TrialSpec(Section):
             content.pop(name)
         if self.resources.workers > 1:  # as a field that came later: one worker keeps the keys of before
             content["workers"] = self.resources.workers
-        for name in ("path", "hub_name", "teacher_rows"):  # where rows came from, and what a teacher learned, digests say
+        # where rows came from, and what a teacher learned, digests say
+        for name in ("path", "hub_name", "teacher_rows", "dataset", "config", "splits"):
             content["data"].pop(name, None)
         for name in ("files", "rows_of"):
             content["task"].pop(name, None)

@@ -16,6 +16,7 @@ from harness.plan.cost import (
     RowCounts,
     cell_cost,
     planned_rows,
+    read_sizes,
     teacher_passes,
 )
 from harness.plan.plan import Cell, Plan
@@ -29,7 +30,9 @@ def describe(
 ) -> str:
     """Cells, trials, rows, steps, passes and GPU-hours, by task and by strategy. The rates are training samples a second."""
     study = plan.study
-    costs = [(cell, cell_cost(plan, cell)) for cell in plan.cells]
+    read, unknown = read_sizes(plan)
+    costs = [(cell, cell_cost(plan, cell, read.get(cell.task.name))) for cell in plan.cells]
+    sizes = {task.name: planned_rows(task, study.data_for(task.name), read.get(task.name)) for task in plan.tasks}
 
     def hours(found: Sequence[CellCost]) -> float:
         students = sum((cost.student for cost in found), Passes()).hours(student_per_second)
@@ -44,7 +47,7 @@ def describe(
         mine = [(cell, cost) for cell, cost in costs if cell.task.name == task.name]
         found = [cost for _, cost in mine if cost is not None]
         trials = sum(cell.trials + cell.final_repeats for cell, _ in mine)
-        rows = planned_rows(task, study.data_for(task.name))
+        rows = sizes[task.name]
         if rows is None:
             tasks.append([task.name, len(mine), trials, *["?"] * 7])
             continue
@@ -67,8 +70,8 @@ def describe(
         )
 
     students = hours([cost for _, cost in costs if cost is not None])
-    sizes = [(task, rows) for task in plan.tasks if (rows := planned_rows(task, study.data_for(task.name))) is not None]
-    teachers = sum(teacher_cost(task, rows).hours(teacher_per_second) for task, rows in sizes)
+    known_sizes = [(task, rows) for task in plan.tasks if (rows := sizes[task.name]) is not None]
+    teachers = sum(teacher_cost(task, rows).hours(teacher_per_second) for task, rows in known_sizes)
     task_headers = ["task", "cells", "trials", "train rows", "steps"]
     task_headers += [f"{model}\n{kind}" for model in ("student", "teacher") for kind in ("forward", "backward")]
     strategy_headers = ["strategy", "extra cost", "trials\na cell", "final\nruns", "GPU-hours", "searched"]
@@ -92,12 +95,10 @@ def describe(
         "second, and a forward pass takes a third of that. Give your own rates with --student-samples-per-second and "
         "--teacher-samples-per-second.",
         "Passes are samples (M: millions) through a model, at most: a strategy's extra passes are taken from its declared cost "
-        "class, row counts from GLUE's own splits with the study's caps.",
+        "class, row counts from GLUE's own splits, or from the rows of tasks of your own, with the study's caps.",
     ]
     lines += _packing(plan)
-    unknown = [task.name for task in plan.tasks if planned_rows(task, study.data_for(task.name)) is None]
-    if unknown:
-        lines.append(f"Not in the sum, as their size is not known before they are read: {', '.join(unknown)}.")
+    lines += [f"Not in the sum: {task}, as its rows cannot be read now: {reason}" for task, reason in unknown.items()]
     lines += [f"note: {warning}" for warning in plan.warnings]
     return "\n".join(lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,11 @@ import pandas as pd
 
 from harness.data.rows import Rows
 from harness.errors import DataError
+from harness.study.schema_errors import nearest
 from harness.study.tasks import TaskSpec
+
+REGRESSION = "regression is not supported, as numbers have no classes whose probabilities a teacher could pass on"
+MULTI_LABEL = "several labels a row are not supported, as a teacher passes on one distribution over all classes"
 
 
 def rows_from_frame(frame: pd.DataFrame, task: TaskSpec, origin: str | Path) -> Rows:
@@ -71,18 +76,36 @@ def _labels(column: pd.Series[Any], task: TaskSpec, origin: str | Path) -> np.nd
         by_text |= {str(index): index for index in range(len(task.labels))}
     elif len(set(numbers.values())) == len(numbers):  # otherwise the file must write them as the study does
         by_text = {str(number): by_text[name] for name, number in numbers.items()} | by_text
+    lists = [position for position, value in enumerate(column) if isinstance(value, list | tuple | dict | np.ndarray)]
+    if lists:
+        value = column.iloc[lists[0]]
+        raise DataError(f"{_place(column, lists[0], origin)}: column {column.name!r} holds {_plain(value)!r}: {MULTI_LABEL}")
     codes, values = pd.factorize(column, use_na_sentinel=False)
     found = np.array([by_text.get(_label_text(value), -1) for value in values], np.int64)
     labels = found[codes]
     if (labels < 0).any():
         position = int(np.flatnonzero(labels < 0)[0])
         value = column.iloc[position]
+        place = f"{_place(column, position, origin)}: label {_plain(value)!r} is none of {task.labels}"
+        if reason := _out_of_scope(list(values[found < 0]), task):
+            raise DataError(f"{place}: {reason}")
         raise DataError(
-            f"{_place(column, position, origin)}: label {_plain(value)!r} is none of {task.labels}"
+            place
             + (f" and no id from 0 to {len(task.labels) - 1}" if ids_allowed else "")
-            + (" (GLUE's test splits have no labels)" if _label_text(value) == "-1" else "")
+            + (" (GLUE's test splits have no labels)" if _label_text(value) == "-1" else nearest(str(value), task.labels))
         )
     return labels
+
+
+def _out_of_scope(unknown: Sequence[Any], task: TaskSpec) -> str | None:
+    """What a column with these values is for, where that is no classification with one label a row."""
+    texts = [_label_text(value) for value in unknown]
+    if any(re.fullmatch(r"[+-]?[0-9]*\.[0-9]+(e[+-]?[0-9]+)?", text) for text in texts):
+        return REGRESSION
+    several = [re.findall(r"[^][,;|'\"]+", text) for text in texts]
+    if any(len(parts) > 1 and {part.strip() for part in parts} - {""} <= set(task.labels) for parts in several):
+        return MULTI_LABEL
+    return None
 
 
 def _whole_number(name: str) -> int | None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from harness.data.columns import rows_from_frame
+from harness.data.hub_task import fetch, with_label_names
 from harness.data.rows import Rows, TaskData
 from harness.errors import DataError
 from harness.study.schema import DataSpec
 from harness.study.tasks import TaskSpec
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def report_splits(task: str) -> dict[str, tuple[str, ...]]:
@@ -23,33 +19,20 @@ def report_splits(task: str) -> dict[str, tuple[str, ...]]:
 
 def load(task: TaskSpec, spec: DataSpec) -> TaskData:
     """Rows of `spec.hub_name` (a hub name, or a local copy of the repository). Raises DataError where it cannot be had."""
-    import datasets
-
     try:
-        loaded: Any = datasets.load_dataset(spec.hub_name, task.name, revision=spec.hub_revision)
-    except Exception as error:  # the library raises a dozen kinds, and wraps the network's
+        loaded = fetch(spec.hub_name, task.name, spec.hub_revision)
+    except DataError as error:
         raise DataError(
-            f"the data set {spec.hub_name!r} (configuration {task.name!r}) cannot be had from the hub: "
-            f"{type(error).__name__}: {error}. Without a network, read GLUE from a folder: "
-            "--set data.source=directory --set data.path=FOLDER"
+            f"{error}. Without a network, read GLUE from a folder: --set data.source=directory --set data.path=FOLDER"
         ) from error
 
     def rows(split: str) -> Rows:
         part = loaded[split]
         origin = f"{spec.hub_name}/{task.name}, split {split}"
-        return rows_from_frame(_with_label_names(part.to_pandas(), part.features, task).rename_axis("row"), task, origin)
+        return rows_from_frame(with_label_names(part.to_pandas(), part.features, task).rename_axis("row"), task, origin)
 
     found = {ours: next((name for name in names if name in loaded), None) for ours, names in report_splits(task.name).items()}
     if "train" not in loaded or found["validation"] is None:
         raise DataError(f"{spec.hub_name}/{task.name}: needs the splits train and validation, found {list(loaded)}")
     report = {ours: rows(theirs) for ours, theirs in found.items() if theirs is not None}
     return TaskData(rows("train"), report, origin=f"{spec.hub_name} on the hub")
-
-
-def _with_label_names(frame: pd.DataFrame, features: Any, task: TaskSpec) -> pd.DataFrame:
-    """Label ids as names where the data set says what its ids mean: another copy of GLUE may count them otherwise."""
-    names = getattr(features.get(task.label), "names", None)
-    if names is None or names == task.labels:
-        return frame
-    by_id = dict(enumerate(names))
-    return frame.assign(**{task.label: [by_id.get(value, value) for value in frame[task.label]]})

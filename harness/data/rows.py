@@ -104,6 +104,8 @@ class TaskData:
     """`validation`, and what other labelled splits there are, e.g. MNLI's `validation_mismatched`."""
     origin: str
     """For captions and errors."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of them, in lines for the terminal."""
 
 
 def rows_in_common(report: Rows, trained: Iterable[Rows]) -> int:

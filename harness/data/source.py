@@ -11,18 +11,23 @@ from harness.study.tasks import GLUE, TaskSpec
 
 
 def load_task(task: TaskSpec, spec: DataSpec, base: Path | None = None) -> TaskData:
-    """A task's rows, checked. `base` is where the task's own relative `files` start.
+    """A task's rows, checked. `base` is where the task's own relative `files`, or a folder as `data.dataset`, start.
 
     Raises DataError, which names the file and the row, for anything that is not as the task says.
     """
-    from harness.data import directory, files, generated, hub
+    from harness.data import directory, files, generated, hub, hub_task
 
     if task.rows_of:
         task = GLUE[task.rows_of]
     if task.files:
         data = files.load(task, base or Path.cwd(), spec.broken_rows == "drop")
+    elif spec.dataset is not None and task.name not in GLUE:
+        data = hub_task.load(task, spec, base or Path.cwd())
     elif task.name not in GLUE:
-        raise DataError(f"the task {task.name!r} is not one of GLUE's ({', '.join(GLUE)}) and names no `files` to read it from")
+        raise DataError(
+            f"the task {task.name!r} is not one of GLUE's ({', '.join(GLUE)}) and names no `files` to read it from, nor "
+            "`data.dataset`"
+        )
     elif spec.source == "generated":
         data = generated.load(task, spec)
     elif spec.source == "directory":

@@ -1,4 +1,4 @@
-"""Reading one table from a Parquet, CSV, TSV or JSON-lines file, with errors that name file and line."""
+"""Reading one table from a Parquet, CSV, TSV, JSON or JSON-lines file, with errors that name file and line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 
 from harness.errors import DataError
 
-SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
+SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 LEFT_OUT = "left_out"
 """Key in a frame's `attrs`: how many broken lines it lacks."""
 
@@ -26,8 +26,8 @@ def read_table(file: Path, drop_broken: bool = False) -> pd.DataFrame:
         raise DataError(f"{file}: no such file")
     if file.suffix == ".parquet":
         return _read_parquet(file)
-    if file.suffix == ".jsonl":
-        return _read_json_lines(file)
+    if file.suffix in (".jsonl", ".json"):
+        return _read_json(file)
     if file.suffix == ".csv":
         return _read_csv(file, drop_broken)
     if file.suffix == ".tsv":
@@ -128,9 +128,30 @@ def _read_csv(file: Path, drop_broken: bool) -> pd.DataFrame:
     return _checked_frame(file, columns, rows, drop_broken)
 
 
-def _read_json_lines(file: Path) -> pd.DataFrame:
+def quoted_columns(frame: pd.DataFrame) -> list[str]:
+    """Columns of a plain TSV most of whose fields stand in quotes, as other programs write it."""
+    found = []
+    for name in frame.columns:
+        fields = frame[name].astype(str)
+        if len(fields) and (fields.str.len().ge(2) & fields.str.startswith('"') & fields.str.endswith('"')).mean() > 0.5:
+            found.append(str(name))
+    return found
+
+
+def _read_json(file: Path) -> pd.DataFrame:
+    """An object a line, or one list of objects."""
+    text = _read_text(file)
+    if text.lstrip().startswith("["):
+        try:
+            listed = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{file}, line {error.lineno}: not JSON: {error.msg}") from error
+        for number, row in enumerate(listed):
+            if not isinstance(row, dict):
+                raise DataError(f"{file}, row {number}: a JSON object is expected, found {type(row).__name__}")
+        return pd.DataFrame(listed).rename_axis("row")
     rows, lines = [], []
-    for number, line in enumerate(_read_text(file).split("\n"), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from harness.errors import StudyError
+from harness.errors import DataError, StudyError
 from harness.models.families import positions_refusal
 from harness.models.sources import known_configuration
 from harness.plan.teacher_checks import sizes_in_the_study, teacher_refusal
@@ -43,21 +44,19 @@ class ResolvedStrategy:
     """What it wants of the teachers beside their logits, with any settings that its search can reach."""
 
 
-def resolve_tasks(study: Study) -> tuple[TaskSpec, ...]:
-    """The study's tasks; sections that name tasks are checked against them."""
+def resolve_tasks(study: Study, base: Path) -> tuple[TaskSpec, ...]:
+    """The study's tasks, those of the hub completed; sections that name tasks are checked against them.
+
+    `base` is where relative paths start.
+    """
     tasks: dict[str, TaskSpec] = {}
     for index, entry in enumerate(study.tasks):
         try:
-            task = resolve_task(entry)
-        except StudyError as error:
-            raise StudyError(str(error), ("tasks", index)) from error
+            task = _resolve_task(study, entry, base)
+        except (StudyError, DataError) as error:
+            raise StudyError(str(error), getattr(error, "where", ()) or ("tasks", index)) from error
         if task.name in tasks:
             raise StudyError(f"the task {task.name!r} is named twice", ("tasks", index))
-        if not task.files and task.source_name not in GLUE:
-            raise StudyError(
-                f"the task {task.name!r} is not built in, so it needs `files`: train, validation -> path, or `rows_of`: a task",
-                ("tasks", index),
-            )
         tasks[task.name] = task
     sections: tuple[tuple[KeyPath, Mapping[str, Any]], ...] = (
         (("data_per_task",), study.data_per_task),
@@ -76,6 +75,34 @@ def resolve_tasks(study: Study) -> tuple[TaskSpec, ...]:
                     f"{name!r} is not a task of this study.{nearest(name, tasks)} Allowed: {', '.join(tasks)}", (*section, name)
                 )
     return tuple(tasks.values())
+
+
+def _resolve_task(study: Study, entry: str | TaskSpec, base: Path) -> TaskSpec:
+    name = entry if isinstance(entry, str) else entry.name
+    data = _validated(DataSpec, study.data.model_dump(), study.data_per_task.get(name, {}), ("data_per_task", name))
+    own = isinstance(entry, TaskSpec) and bool(entry.files or entry.rows_of)
+    if data.dataset is None or own:
+        task = resolve_task(entry)
+        if not task.files and task.source_name not in GLUE:
+            raise StudyError(
+                f"the task {name!r} is not built in, so it needs `files`: train, validation -> path, `rows_of`: a task, or "
+                "a data set of the hub under `data` or `data_per_task`: dataset: OWNER/NAME"
+            )
+        for key in ("text", "labels"):
+            if not getattr(task, key):
+                raise StudyError(f"the key {key!r} is missing: {_MISSING[key]}")
+        return task
+    if name in GLUE:
+        raise StudyError(
+            f"{name!r} is GLUE's own task, and its rows would be {data.dataset}'s: call the task otherwise, or name "
+            "`dataset` under `data_per_task` for the other tasks alone"
+        )
+    from harness.data.hub_task import complete
+
+    return complete(TaskSpec(name=name) if isinstance(entry, str) else entry, data, base)
+
+
+_MISSING = {"text": "one or two columns of text", "labels": "the names of the classes"}
 
 
 def task_training(study: Study, task: TaskSpec) -> TrainingSpec:

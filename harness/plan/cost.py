@@ -1,15 +1,16 @@
-"""What a study will cost, estimated from row counts before anything is loaded. Passes are counted in samples."""
+"""What a study will cost, estimated from row counts. Passes are counted in samples."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from harness.data.cached_outputs import NUMBER_OF_PARTS, teacher_passes_per_row
+from harness.errors import DataError
 from harness.loss_terms import needs_of_terms
 from harness.plan.plan import Cell, Plan
 from harness.study.schema import DataSpec, TeacherSpec, TrainingSpec
-from harness.study.tasks import TaskSpec, official_rows
+from harness.study.tasks import GLUE, TaskSpec, official_rows
 from strategies.base import Cost, Needs
 
 STUDENT_SAMPLES_PER_SECOND = 1500.0
@@ -63,14 +64,38 @@ class CellCost:
     """Teacher passes in the training step, beside the cached outputs."""
 
 
-def planned_rows(task: TaskSpec, data: DataSpec) -> RowCounts | None:
-    """None for a task whose size is not known before it is read. GLUE counts as GLUE's own splits, capped as in the study."""
-    official = official_rows(task.source_name)
-    if task.files or not official:
+def read_sizes(plan: Plan) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
+    """Task -> rows of each split, of the tasks that are not GLUE's, which are read for it; and of those of the hub that cannot
+    be read now, the reason. Raises DataError for the study's own files.
+    """
+    from harness.data.source import load_task
+
+    sizes, unknown = {}, {}
+    for task in plan.tasks:
+        if task.source_name in GLUE and not task.files:
+            continue
+        try:
+            data = load_task(task, plan.study.data_for(task.name), plan.base)
+        except DataError as error:
+            if task.files:
+                raise
+            unknown[task.name] = str(error)
+        else:
+            sizes[task.name] = {"train": len(data.train), **{split: len(rows) for split, rows in data.report.items()}}
+    return sizes, unknown
+
+
+def planned_rows(task: TaskSpec, data: DataSpec, read: Mapping[str, int] | None = None) -> RowCounts | None:
+    """None for a task whose size is not known. GLUE counts as GLUE's own splits, another task as it was `read`; capped as in
+    the study.
+    """
+    own = task.files or task.source_name not in GLUE
+    if own and not read:
         return None
-    train = official.pop("train")
-    report = list(official.values())
-    if data.source == "generated":
+    sizes = dict(read or {}) if own else official_rows(task.source_name)
+    train = sizes.pop("train")
+    report = list(sizes.values())
+    if data.source == "generated" and not own:
         train, report = data.generated.train_rows, [data.generated.report_rows] * len(report)
     left_out = train - min(train, data.train_rows or train)
     train -= left_out
@@ -80,9 +105,9 @@ def planned_rows(task: TaskSpec, data: DataSpec) -> RowCounts | None:
     return RowCounts(train - select - meta, meta, select, reported, min(data.teacher_rows, left_out))
 
 
-def cell_cost(plan: Plan, cell: Cell) -> CellCost | None:
+def cell_cost(plan: Plan, cell: Cell, read: Mapping[str, int] | None = None) -> CellCost | None:
     """Estimate for one cell as its default trial runs; None where the task's size is not known."""
-    rows = planned_rows(cell.task, plan.study.data_for(cell.task.name))
+    rows = planned_rows(cell.task, plan.study.data_for(cell.task.name), read)
     if rows is None:
         return None
     trains_on_meta = plan.study.protocol.label_budget == "equal_labels" and not cell.needs.needs_meta_set

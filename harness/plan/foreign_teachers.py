@@ -13,7 +13,7 @@ from harness.data.cached_outputs import FEATURES, LAYERS, PARTS
 from harness.errors import StudyError
 from harness.loss_terms.base import TermNeeds
 from harness.study.class_names import match_classes
-from harness.study.schema import Study, TeacherSpec
+from harness.study.schema import DataSpec, Study, TeacherSpec
 from harness.study.schema_errors import nearest
 from harness.study.tasks import TaskSpec, official_rows
 from harness.study.yaml_lines import KeyPath
@@ -39,7 +39,8 @@ def check_foreign_teachers(study: Study, tasks: Sequence[TaskSpec], base: Path) 
                         (*here, origin),
                     )
             if teacher.outputs is not None:
-                _check_files(teacher, task, base, (*here, "outputs", task.name))
+                splits = split_names(task, study.data_for(task.name))
+                _check_files(teacher, task, splits, base, (*here, "outputs", task.name))
             _check_labels(teacher, task, here)
 
 
@@ -61,14 +62,14 @@ def outputs_refusal(needs: TermNeeds, terms: Sequence[str], teachers: Sequence[T
     return None
 
 
-def split_names(task: TaskSpec) -> list[str]:
+def split_names(task: TaskSpec, data: DataSpec) -> list[str]:
     """The splits whose outputs a teacher may bring."""
-    return list(task.files or official_rows(task.source_name))
+    return list(task.files or official_rows(task.source_name) or data.splits or ("train", "validation"))
 
 
-def _check_files(teacher: TeacherSpec, task: TaskSpec, base: Path, where: KeyPath) -> None:
+def _check_files(teacher: TeacherSpec, task: TaskSpec, splits: Sequence[str], base: Path, where: KeyPath) -> None:
     assert teacher.outputs is not None
-    files, splits = teacher.outputs[task.name], split_names(task)
+    files = teacher.outputs[task.name]
     for split, name in files.items():
         if split not in splits:
             raise StudyError(

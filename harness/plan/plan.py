@@ -28,7 +28,7 @@ from harness.study.file import read_study
 from harness.study.protocol import protocol_warnings
 from harness.study.resources import TaskResources
 from harness.study.schema import StrategyEntry, Study, TeacherSpec, TrainingSpec
-from harness.study.tasks import TaskSpec
+from harness.study.tasks import GLUE, TaskSpec
 from strategies.base import Needs, Settings
 from strategies.registry import Registered, load_plugin
 from strategies.space import Range, Value
@@ -114,7 +114,10 @@ def make_plan(study: Study, base: Path) -> Plan:
             load_plugin(base / plugin)
         except Exception as error:  # a plugin may raise anything
             raise StudyError(f"the plugin cannot be loaded: {type(error).__name__}: {error}", ("plugins", index)) from error
-    tasks = resolve_tasks(study)
+    tasks = resolve_tasks(study, base)
+    # a task that was completed from its data set is kept so: reports and reproductions need no hub
+    named = [entry if entry == task.name and entry in GLUE else task for entry, task in zip(study.tasks, tasks, strict=True)]
+    study = study.model_copy(update={"tasks": named})
     check_foreign_teachers(study, tasks, base)
     strategies = resolve_strategies(study)
     check_refusals(strategies, tasks)

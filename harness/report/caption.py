@@ -136,12 +136,20 @@ def _data(board: Leaderboard, data: Mapping[str, Any]) -> str:
 
 
 def _source(board: Leaderboard, data: Mapping[str, Any]) -> str:
-    source = {"hub": f"hub data set {data.get('hub_name')}", "directory": "local directory", "generated": "generated text"}
-    own = [task for task in board.selection.tasks if board.selection.task_spec(task).files]
-    found = [] if len(own) == len(board.selection.tasks) else [source.get(str(data.get("source")), "unknown source")]
-    if own:
-        found.append("the study's own files" + (f" for {', '.join(own)}" if found else ""))
-    return "; ".join(found)
+    """Where rows came from, and those of which tasks where that differs."""
+    per_task = board.selection.manifest.get("study", {}).get("data_per_task") or {}
+    tasks: dict[str, list[str]] = {}
+    for task in board.selection.tasks:
+        own = {**data, **per_task.get(task, {})}
+        source = {
+            "hub": f"hub data set {own.get('dataset') or own.get('hub_name')}",
+            "directory": "local directory",
+            "generated": "generated text",
+        }.get(str(own.get("source")), "unknown source")
+        tasks.setdefault("the study's own files" if board.selection.task_spec(task).files else source, []).append(task)
+    if len(tasks) == 1:
+        return next(iter(tasks))
+    return "; ".join(f"{source} for {', '.join(named)}" for source, named in tasks.items())
 
 
 def _noises(board: Leaderboard, data: Mapping[str, Any]) -> list[str]:

@@ -62,7 +62,7 @@ def _front_matter(record: TrialRecord) -> dict[str, Any]:
     results = [
         {
             "task": {"type": "text-classification"},
-            "dataset": {"name": task.source_name, "type": task.source_name, "split": split},
+            "dataset": {"name": task.source_name, "type": spec.data.dataset or task.source_name, "split": split},
             "metrics": [{"type": name, "value": round(value, 4)} for name, value in score.metrics.items()],
         }
         for split, score in record.report.items()

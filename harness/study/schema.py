@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from harness.study.resources import ResourcesSpec
 from harness.study.section import Section
-from harness.study.tasks import TaskSpec
+from harness.study.tasks import TaskSpec, check_splits
 from harness.study.teacher_origin import ORIGINS, check_config, check_origin
 from strategies.space import Range
 
@@ -36,12 +36,21 @@ class DataSpec(Section):
     )
 
     source: Literal["hub", "directory", "generated"] = "hub"
+    dataset: str | None = None
+    """Any text-classification data set of the hub (or a folder, relative to the study file) instead of GLUE: OWNER/NAME. The
+    task has a name of its own, and `text`, `label` and `labels` where they are not to be found."""
+    config: str | None = None
+    """Of `dataset`, where it has several."""
+    splits: dict[str, str] = {}
+    """Our `train`, `validation` and further report splits -> the splits of `dataset`, e.g. `validation: test`, also a part such
+    as `train[:90%]`. Found where not given: `train`, and the first there is of validation, valid, dev, test."""
     path: str | None = None
     """For `directory`: the folder with one folder per task (relative to the working directory)."""
     hub_name: str = "nyu-mll/glue"
     hub_revision: str | None = None
     broken_rows: Literal["refuse", "drop"] = "refuse"
-    """What to do with a line of a TSV or CSV file that has too few or too many fields. GLUE's own QQP/train.tsv has some."""
+    """What to do with a line of a TSV or CSV file that has too few or too many fields (GLUE's own QQP/train.tsv has some), and
+    with a row of `dataset` that has no label (-1 or none)."""
     train_rows: int | None = Field(None, ge=20)
     """Row cap: a seeded, stratified sample of the training split, before roles are cut."""
     teacher_rows: int = Field(0, ge=0)
@@ -60,6 +69,17 @@ class DataSpec(Section):
     seed: int = 0
     """For row caps, roles, generated text and label noise. The same for all repeats."""
     generated: GeneratedSpec = GeneratedSpec()
+
+    @model_validator(mode="after")
+    def _hub(self) -> DataSpec:
+        given = [name for name in ("dataset", "config", "splits") if getattr(self, name)]
+        if given and self.source != "hub":
+            raise ValueError(f"`{given[0]}` is for rows of the hub, and source is {self.source!r}; leave one of them out")
+        if given and self.dataset is None:
+            raise ValueError(f"`{given[0]}` says which part of `dataset` is meant, and that is missing: dataset: OWNER/NAME")
+        if self.splits:
+            check_splits("splits", self.splits)
+        return self
 
 
 class ModelSpec(Section):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -18,17 +19,17 @@ class TaskSpec(Section):
     first_fields = frozenset({"name", "text", "label", "labels", "metrics", "headline", "files", "rows_of"})
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    text: list[str] = Field(min_length=1, max_length=2)
-    """One or two text columns."""
+    text: list[str] = Field([], max_length=2)
+    """One or two text columns. For a data set of the hub (`data.dataset`) found where not given, as `label` and `labels`."""
     label: str = "label"
-    labels: list[str] = Field(min_length=2)
+    labels: list[str] = []
     """Names of the classes, in the order of their ids. A file may hold ids or names."""
     metrics: list[Literal["accuracy", "f1", "matthews"]] = Field(default=["accuracy"], min_length=1)
     headline: Literal["accuracy", "f1", "matthews"] | None = None
     """The metric that selection and the leaderboard use; the first one where not given."""
     files: dict[str, str] = {}
-    """For a task of your own: `train`, `validation` and optionally further report splits -> a .parquet, .csv, .tsv or .jsonl
-    file. Relative paths start from the study file."""
+    """For a task of your own: `train`, `validation` and optionally further report splits -> a .parquet, .csv, .tsv, .json or
+    .jsonl file. Relative paths start from the study file."""
     rows_of: str | None = None
     """Instead of `text`, `labels` and `files`: a built-in task whose rows, columns and metrics are used under this task's name,
     e.g. `{name: sst2_noisy, rows_of: sst2}` beside sst2, with `data_per_task` to say what differs."""
@@ -55,9 +56,26 @@ class TaskSpec(Section):
             raise ValueError(f"headline {self.headline!r} is not among metrics {self.metrics}")
         if self.files and self.rows_of:
             raise ValueError("give either `files` or `rows_of`")
-        if self.files and not {"train", "validation"} <= set(self.files):
-            raise ValueError(f"files needs `train` and `validation`, got {sorted(self.files)}")
+        if self.files:
+            check_splits("files", self.files)
+        if len(set(self.labels)) != len(self.labels) or len(self.labels) == 1:
+            raise ValueError(f"labels: two classes or more, each once, got {self.labels}")
         return self
+
+
+def check_splits(key: str, given: Mapping[str, str]) -> None:
+    """Raises ValueError for names of splits that a study cannot have under `key`."""
+    if not {"train", "validation"} <= set(given):
+        raise ValueError(f"{key} needs `train` and `validation`, got {sorted(given)}")
+    for name in given:
+        if name in _ROLES or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            raise ValueError(
+                f"{key} cannot call a split {name!r}; allowed are train, validation and further names of lower-case letters, "
+                f"digits and underscores that are no role ({', '.join(_ROLES)})"
+            )
+
+
+_ROLES = ("fit", "meta", "report", "select")
 
 
 _ENTAILMENT = ["entailment", "not_entailment"]
@@ -98,7 +116,10 @@ def resolve_task(entry: str | TaskSpec) -> TaskSpec:
     try:
         return resolve_built_in(entry)
     except ValueError as error:
-        raise StudyError(f"{error} A task of your own is a mapping with name, text, labels, files.") from error
+        raise StudyError(
+            f"{error} A task of your own is a mapping with name, text, labels, files; for a data set of the hub say "
+            "`data: {dataset: OWNER/NAME}`."
+        ) from error
 
 
 def resolve_built_in(name: str) -> TaskSpec:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from harness.checksums import remove_damaged
 from harness.data.cached_outputs import FEATURES
+from harness.data.class_rows import class_notes
 from harness.data.encode import token_folders
 from harness.data.roles import Roles, cut_roles, rows_folder, save_roles
 from harness.data.rows import Rows, rows_in_common
@@ -76,7 +77,11 @@ def prepare(
     for task in plan.tasks:
         spec = study.data_for(task.name)
         data = load_task(task, spec, plan.base)
+        for note in data.notes:
+            console.note(f"note: {note}")
         roles[task.name] = cut_roles(data, spec, len(task.labels))
+        for note in class_notes(task, data, roles[task.name]):
+            console.note(f"note: {note}")
         origins[task.name] = data.origin
         for split, rows in roles[task.name].report.items():
             if common := rows_in_common(rows, roles[task.name].for_training.values()):

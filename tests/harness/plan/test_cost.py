@@ -3,11 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from harness.commands.cost_text import describe
 from harness.commands.memory_probe import Need
-from harness.plan.cost import RowCounts, cell_cost, extra_passes, planned_rows, teacher_passes
+from harness.plan.cost import RowCounts, cell_cost, extra_passes, planned_rows, read_sizes, teacher_passes
 from harness.plan.plan import load_plan, make_plan, trial_spec
 from harness.study.schema import DataSpec, TeacherSpec
 from harness.study.tasks import GLUE, TaskSpec
@@ -44,6 +45,22 @@ def test_rows_are_capped_and_cut_as_the_study_says():
     )
     own = TaskSpec(name="own", text=["a"], labels=["x", "y"], files={"train": "t.csv", "validation": "v.csv"})
     assert planned_rows(own, DataSpec()) is None
+    read = {"train": 400, "validation": 90, "more": 10}
+    assert planned_rows(own, DataSpec(train_rows=100, report_rows=50), read) == RowCounts(80, 10, 10, report=60)
+
+
+def test_a_plan_counts_the_rows_of_tasks_of_your_own():
+    plan = load_plan(PROJECT / "studies" / "own_data.yaml")
+    counted = {split: len(pd.read_csv(PROJECT / "studies" / f"own_data/{split}.csv")) for split in ("train", "validation")}
+    assert read_sizes(plan) == ({"topics": counted}, {})
+    said = describe(plan)
+    assert f" {counted['train']} " in said
+    assert "?" not in said
+    named = {"name": "mood", "text": ["text"], "label": "label", "labels": ["a", "b"]}
+    elsewhere = {"mood": {"source": "hub", "dataset": "nobody/nothing"}}
+    said = describe(make_plan(tiny_study(tasks=["sst2", named], data_per_task=elsewhere), Path.cwd()))
+    assert "Not in the sum: mood, as its rows cannot be read now: " in said
+    assert "?" in said
 
 
 def test_the_label_budget_decides_who_trains_on_meta():
@@ -83,14 +100,6 @@ def test_twice_the_rate_is_half_the_hours_and_the_rates_are_called_assumed():
     assert _total(slow) == pytest.approx(2 * _total(fast), rel=1e-4)
     for text in ("ASSUMED", "--student-samples-per-second", "189 cells", "3024 trials", "392,702", "look-ahead"):
         assert text in slow
-
-
-def test_a_task_of_unknown_size_is_named_and_not_guessed():
-    own = {"name": "own", "text": ["a"], "labels": ["x", "y"], "files": {"train": "t.csv", "validation": "v.csv"}}
-    plan = make_plan(tiny_study(tasks=["sst2", own]), Path.cwd())
-    text = describe(plan)
-    assert "not known before they are read: own" in text
-    assert "?" in text
 
 
 def test_a_plan_says_what_is_known_of_memory(tmp_path, monkeypatch):
