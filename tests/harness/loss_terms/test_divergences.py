@@ -28,8 +28,8 @@ DIVERGENCES: dict[str, dict[str, Any]] = {
     "todi_kl": {},
     "dynamic_temperature_kd": {},
 }
-"""Zero at equality. `transformed_teacher` is zero where the student is the softened teacher, `soft_label_ce` nowhere."""
-ALL: dict[str, dict[str, Any]] = {**DIVERGENCES, "transformed_teacher": {}, "soft_label_ce": {}}
+"""Zero at equality. `transformed_teacher` is zero where the student is the softened teacher, the cross-entropies nowhere."""
+ALL: dict[str, dict[str, Any]] = {**DIVERGENCES, "transformed_teacher": {}, "soft_label_ce": {}, "interpolated_ce": {}}
 CLASSES = [2, 3, 6, 20]
 
 
@@ -66,9 +66,9 @@ def test_no_gradient_at_equality(name, classes):
     torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-7, rtol=0)
 
 
-@pytest.mark.parametrize("name", sorted({*ALL} - {"todi_kl"}))
+@pytest.mark.parametrize("name", sorted({*ALL} - {"todi_kl", "interpolated_ce"}))
 def test_the_gradient_is_that_of_differences(name):
-    """`todi_kl` holds its weights still: its gradient is tested against the formula below."""
+    """The others hold a part of themselves still: their gradients are tested against the formula below."""
     student, teachers = normal(4, 5).requires_grad_(), normal(2, 4, 5, seed=1)
     assert torch.autograd.gradcheck(lambda s: value(name, s, teachers), (student,), eps=1e-6, atol=1e-5)
 
@@ -193,6 +193,23 @@ def test_todi_holds_its_weights_still():
     formula = 4 * (weight * p * (p / q).log() + (1 - weight) * q * (q / p).log()).sum()
     torch.testing.assert_close(found, torch.autograd.grad(formula, s)[0])
     assert needs_of_terms(Needs(terms=("todi_kl",))).stops_gradient
+
+
+def test_taid_pulls_by_the_teacher_s_share_along_the_way_to_it():
+    """`TAID.compute_loss`, typed out: p_t from detached student logits, and the cross-entropy of it."""
+    s, t = normal(6, 5).requires_grad_(), normal(6, 5, seed=1)
+    for share in (0.0, 0.4, 1.0):
+        shape = TermShape(2.0, teacher_share=share)
+        inputs = TermInputs(s, t[None], torch.zeros(6, dtype=torch.int64), shape)
+        found = registered_terms()["interpolated_ce"](term_options("interpolated_ce", {}), cast(Any, None))(inputs)
+        p_t = (((1 - share) * s.detach() + share * t) / 2).softmax(-1)
+        formula = -4 * (p_t * (s / 2).log_softmax(-1)).sum(-1)
+        torch.testing.assert_close(found, formula)
+        gradients = [torch.autograd.grad(one.sum(), s, retain_graph=True)[0] for one in (found, formula)]
+        torch.testing.assert_close(*gradients)
+        assert (float(gradients[0].norm()) < 1e-9) == (share == 0)
+    torch.testing.assert_close(found, value("soft_label_ce", s, t))
+    assert needs_of_terms(Needs(terms=("interpolated_ce",))).stops_gradient
 
 
 def test_dtkd_is_the_authors_on_logits_without_a_level():

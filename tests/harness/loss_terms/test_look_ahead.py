@@ -16,7 +16,20 @@ from harness.ranks import Single
 from harness.training.weighting import Weighting
 from strategies.base import Context, Needs, Normalisation, Settings, Strategy, Weights
 
-FURTHER = ("ce", "kd", "layer_kd", "relational_kd", "word_kd", "part_kd", "part_kd_each", "noisy_kd")
+FURTHER = (
+    "ce",
+    "kd",
+    "layer_kd",
+    "relational_kd",
+    "word_kd",
+    "part_kd",
+    "part_kd_each",
+    "noisy_kd",
+    "reverse_kl",
+    "skew_kl",
+    "alpha_beta",
+    "dist_intra",
+)
 
 
 class Nothing(Strategy[Settings]):
