@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,12 +74,12 @@ def test_trackio_has_a_run_of_every_trial(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("trackio.sqlite_storage.TRACKIO_DIR", tmp_path / "trackio")
     records, said = run_with(tmp_path, "trackio")
     assert not [line for line in said if "trackio" in line]
-    configurations = {one["key"]: (name, one) for name, one in SQLiteStorage.get_all_run_configs("tiny").items()}
+    configurations = {one["key"]: (run, one) for run, one in SQLiteStorage.get_all_run_configs("tiny").items()}
     assert set(configurations) == {record.key for record in records}
     for record in records:
-        name, configuration = configurations[record.key]
+        run, configuration = configurations[record.key]
         assert configuration["_Group"] == record.spec.cell_id
-        logs = SQLiteStorage.get_logs("tiny", name)
+        logs = SQLiteStorage.get_logs("tiny", run_id=run)
         for metric, points in curves(record).items():
             assert [(one["step"], one[metric]) for one in logs if metric in one] == points
         assert logs[-1]["report/validation/accuracy"] == record.report["validation"].metrics["accuracy"]
@@ -155,6 +155,6 @@ def test_runs_of_an_interrupted_study_are_ended(monkeypatch: pytest.MonkeyPatch,
 
 def test_one_that_is_not_installed_is_refused_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
-    monkeypatch.setattr("harness.plan.checks.importlib.util.find_spec", lambda name: None if name == "wandb" else found(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "wandb" else found(name, *more))
     with pytest.raises(StudyError, match=r"'wandb' is not installed here: python -m pip install -e '\.\[wandb\]'"):
         make_plan(tiny_study(watch=["wandb"]), Path.cwd())
