@@ -62,6 +62,7 @@ def prepare_again(stored: TrialRecord, store: Store, cache: Path, arguments: arg
         "training_per_task": {},
         "resources": resources,
         "models": models,
+        "watch": [],
     }
     study = study.model_copy(update=own)
     if not arguments.trust_plugin:

@@ -36,7 +36,7 @@ def run_plan(
     train: TrainFunction = train_trial,
 ) -> None:
     """Run every trial of the plan that the store does not hold as finished. Raises StoreError."""
-    with watching(plan, store) as watcher:
+    with watching(plan, store, console.note) as watcher:
         watcher.happened("slots", slots=1, cells=len(plan.cells))
         router = Router(plan, plan.cells, prepared, store, console, watcher=watcher)
         while (spec := router.next()) is not None:

@@ -51,7 +51,7 @@ def run_plan(
     with connect(address, store.path / "logs"):
         for cell in plan.cells:
             require_slots(cell.task.name, cell.resources, plan.study.resources.cluster_may_grow_to)
-        with watching(plan, store) as watcher:
+        with watching(plan, store, console.note) as watcher:
             for cells in _by_tuner(plan):
                 _run_cells(plan, cells, prepared, store, console, cache.resolve(), train, watcher)
     if not plan.study.keep_checkpoints:

@@ -5,6 +5,7 @@ Every StudyError raised here has `where` set.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -169,6 +170,13 @@ def _models(study: Study) -> Iterator[tuple[KeyPath, ModelSpec]]:
             yield from (((*here, "fine_tuned", task), teacher.checkpoint(task)) for task in teacher.fine_tuned)
         elif teacher.outputs is None:
             yield own(here, teacher)
+
+
+def check_watchers(study: Study) -> None:
+    """Raises StudyError for a tracker that is not installed."""
+    for index, name in enumerate(study.watch):
+        if importlib.util.find_spec(name) is None:
+            raise StudyError(f"{name!r} is not installed here: python -m pip install -e '.[{name}]'", ("watch", index))
 
 
 def shared_space(study: Study, training: Mapping[str, TrainingSpec]) -> dict[str, Range]:

@@ -14,6 +14,7 @@ from harness.plan.checks import (
     check_data,
     check_refusals,
     check_teachers,
+    check_watchers,
     resolve_strategies,
     resolve_tasks,
     shared_space,
@@ -123,6 +124,7 @@ def make_plan(study: Study, base: Path) -> Plan:
     check_refusals(strategies, tasks)
     check_data(study)
     check_teachers(study)
+    check_watchers(study)
     training = {task.name: task_training(study, task) for task in tasks}
     check_batch_sizes(study, training)
     shared = {SHARED + name: space for name, space in shared_space(study, training).items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from harness.errors import StoreError
 from harness.records import TrialRecord
 from harness.store.store import Store
+from harness.whole_folder import whole_folder
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Merged:
     already_there: int = 0
     replaced_failures: int = 0
     """Failed trials in one store that succeeded in another."""
+    students: int = 0
+    """Kept students that were copied."""
     conflicts: list[Conflict] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
     manifest_differences: list[str] = field(default_factory=list)
@@ -43,6 +47,8 @@ class Merged:
         lines = [f"{self.added} trials added, {self.already_there} were there already"]
         if self.replaced_failures:
             lines.append(f"{self.replaced_failures} failed trials replaced by ones that succeeded")
+        if self.students:
+            lines.append(f"{self.students} students copied")
         lines += [f"conflict: {conflict}" for conflict in self.conflicts]
         lines += [f"damaged, left out: {one}" for one in self.damaged]
         lines += [f"manifests differ: {one}" for one in self.manifest_differences]
@@ -50,7 +56,7 @@ class Merged:
 
 
 def merge_stores(sources: Sequence[Path], target: Path) -> Merged:
-    """Copy the trials of all `sources` into `target` (made where it is not there), in the order given.
+    """Copy the trials of all `sources` into `target` (made where it is not there), in the order given, with their students.
 
     A trial that is there already stays, unless it failed and now succeeded. Two successes with different results are a
     conflict: the first stays, and the result names it. Raises StoreError for a source that holds no trial, and for sources
@@ -88,6 +94,8 @@ def _take(merged: Merged, goal: Store, store: Store, record: TrialRecord, origin
                 spec = record.spec
                 place = f"{spec.task.name}/{spec.label}/{spec.repeat}/{spec.index}"
                 merged.conflicts.append(Conflict(record.key, place, origin[record.key], str(store.path), difference))
+            elif record.status == "ok":
+                _take_student(merged, goal, store, record.key)
             return
     else:
         merged.added += 1
@@ -99,8 +107,19 @@ def _take(merged: Merged, goal: Store, store: Store, record: TrialRecord, origin
             merged.damaged.append(str(error))
             merged.added -= there is None
             return
+    shutil.rmtree(goal.student_folder(record.key), ignore_errors=True)  # of a trial that failed in the end
+    _take_student(merged, goal, store, record.key)
     goal.write(record, predictions)
     origin[record.key] = str(store.path)
+
+
+def _take_student(merged: Merged, goal: Store, store: Store, key: str) -> None:
+    source, target = store.student_folder(key), goal.student_folder(key)
+    if not source.is_dir() or target.exists():
+        return
+    with whole_folder(target) as unfinished:
+        shutil.copytree(source, unfinished, dirs_exist_ok=True)
+    merged.students += 1
 
 
 def _difference(kept: TrialRecord, other: TrialRecord) -> str:

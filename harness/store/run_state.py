@@ -29,6 +29,8 @@ class RunState:
     """By key."""
     teachers: dict[str, str] = field(default_factory=dict)
     """Digest -> task/name of the teachers that are being made."""
+    teacher_progress: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Digest -> epoch, epochs, loss and seconds_left of those that train, as last heard."""
     finished: int = 0
     """Trials that ended in this run, failed ones too."""
     failed: int = 0
@@ -104,8 +106,11 @@ def _runs(events: Iterable[Mapping[str, Any]]) -> Iterator[RunState]:
                 slots_since = time
         elif kind == "teacher_started":
             state.teachers[event["digest"]] = f"{event['task']}/{event['teacher']}"
+        elif kind == "teacher_progress":
+            state.teacher_progress[event["digest"]] = event
         elif kind in ("teacher_finished", "teacher_failed"):
             state.teachers.pop(event["digest"], None)
+            state.teacher_progress.pop(event["digest"], None)
         elif kind == "ended":
             state.ended = True
         state.retried += kind == "trial_retried"

@@ -306,6 +306,9 @@ class Study(Section):
     it; otherwise `export` trains it again."""
     tensorboard: bool = False
     """Write loss, terms, selection scores and mean weights of every epoch for TensorBoard, into `<store>/tensorboard`."""
+    watch: list[Literal["wandb", "mlflow", "trackio"]] = []
+    """Write the same, the settings and the scores for these trackers, a run a trial, grouped by cell. Each is an extra of this
+    package (`pip install -e ".[mlflow]"`) and goes where its own settings say (MLFLOW_TRACKING_URI, TRACKIO_DIR, ...)."""
 
     def data_for(self, task: str) -> DataSpec:
         """`data` with the task's own fields in place. Raises pydantic's ValidationError for fields that are not valid."""

@@ -34,6 +34,7 @@ from harness.study.schema import TeacherSpec
 from harness.study.section import Section
 from harness.study.tasks import TaskSpec, task_metrics
 from harness.teachers.layer_outputs import cached_output
+from harness.teachers.progress import ProgressFile
 from harness.training.device import device_for
 from harness.training.loop import Training, steps_per_epoch
 from harness.whole_folder import scratch_beside
@@ -120,7 +121,10 @@ def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> 
         precision, epochs = resolve_precision(job.teacher.training.precision, device), []
     elif finished is None:
         training = _training(job, model, encoded(load_teacher_rows(cache, job.data_digest)), encoded(rows.select), seed)
+        told = ProgressFile(target, job.teacher.training.epochs, training.total_steps)
+        training.on_step = told
         training.run()
+        told.close()
         precision = training.precision
         epochs = [record.model_dump() for record in training.progress.records]
     else:  # fine-tuned before, for a study that wanted less of it

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from harness.checksums import remove_damaged
 from harness.data.cached_outputs import FEATURES
@@ -31,6 +31,7 @@ from harness.study.tasks import TaskSpec
 from harness.teachers.fine_tuning import TeacherJob, is_made, make_teacher
 from harness.teachers.model_checks import check_models
 from harness.teachers.notes import doubtful_teachers, head_notes
+from harness.teachers.progress import following
 from harness.teachers.stored_outputs import outputs_digest, store_outputs
 from harness.training.failures import DISK_FULL, classify
 from harness.training.majority import majority_scores
@@ -187,22 +188,34 @@ def _make_teachers(
     made = [job for job in unique.values() if is_made(job, cache)]  # a process that would find only that takes seconds to start
     missing = [job for job in unique.values() if job not in made]
     made_now = map_function(partial(make_teacher, cache=cache), missing)
-    for job, result in chain(((job, job.digest) for job in made), made_now):
-        if isinstance(result, BaseException):
-            error = classify(result)
-            if error.type == DISK_FULL:
-                raise StoreError(
-                    f"no space left on the disk (or in the quota) of the cache, says teacher {job.teacher.name} of "
-                    f"{job.task.name}: {error.message}. Free some, or name another folder with HARNESS_CACHE; the same command "
-                    "goes on from there"
-                ) from result
-            errors[job.digest] = error.model_copy(update={"kind": "teacher"})
-            console.note(f"teacher {job.teacher.name} of {job.task.name} failed: {error.type}: {error.message}")
-            watcher.happened("teacher_failed", **_named(job), error=f"{error.type}: {error.message}")
-        else:
-            console.note(f"teacher {job.teacher.name} of {job.task.name} is ready")
-            watcher.happened("teacher_finished", **_named(job))
+
+    def told(job: TeacherJob, progress: dict[str, Any]) -> None:
+        if console.teacher_trains(_shown(job), progress):
+            watcher.happened("teacher_progress", **_named(job), **progress)
+
+    with following(missing, cache, told):
+        for job, result in chain(((job, job.digest) for job in made), made_now):
+            console.teacher_ended(_shown(job))
+            if isinstance(result, BaseException):
+                error = classify(result)
+                if error.type == DISK_FULL:
+                    raise StoreError(
+                        f"no space left on the disk (or in the quota) of the cache, says {_shown(job)}: {error.message}. Free "
+                        "some, or name another folder with HARNESS_CACHE; the same command goes on from there"
+                    ) from result
+                errors[job.digest] = error.model_copy(update={"kind": "teacher"})
+                console.note(f"{_shown(job)} failed: {error.type}: {error.message}")
+                watcher.happened("teacher_failed", **_named(job), error=f"{error.type}: {error.message}")
+            else:
+                console.note(f"{_shown(job)} is ready")
+                watcher.happened("teacher_finished", **_named(job))
+    for job in missing:  # news may have crossed its end
+        console.teacher_ended(_shown(job))
     return errors
+
+
+def _shown(job: TeacherJob) -> str:
+    return f"teacher {job.teacher.name} of {job.task.name}"
 
 
 def _named(job: TeacherJob) -> dict[str, str]:

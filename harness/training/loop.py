@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,8 @@ class Training:
         self.optimizer = _adamw(model, recipe, self.terms)
         self.generator = torch.Generator().manual_seed(seeds.strategy)
         self.progress = Progress()
+        self.on_step: Callable[[int, Tensor], None] | None = None
+        """Called after each step with their number so far and its loss, [] on the device."""
         self._forward = self._backward = 0
         self.weighting = Weighting(
             model,
@@ -137,6 +139,8 @@ class Training:
         for rows in self.batches.epoch(epoch):
             loss, terms = self._step(epoch, rows, log)
             loss_sum += loss * len(rows)
+            if self.on_step is not None:
+                self.on_step(progress.step, loss)
             for name, values in terms.items():
                 sums[name] = sums.get(name, 0.0) + values.sum() / (values.shape[0] if values.dim() == 2 else 1)
         self._check_finite(epoch, loss_sum, sums)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +62,8 @@ class Watchers(Watcher):
 
 
 @contextmanager
-def watching(plan: Plan, store: Store) -> Iterator[Watcher]:
-    """All watchers that the study asks for."""
+def watching(plan: Plan, store: Store, say: Callable[[str], None]) -> Iterator[Watcher]:
+    """All watchers that the study asks for. `say`: tells the user a line, if one of them fails."""
     from harness.watching.event_log import EventLog
     from harness.watching.optuna_storage import OptunaStorage
 
@@ -73,6 +73,10 @@ def watching(plan: Plan, store: Store) -> Iterator[Watcher]:
             from harness.watching.tensorboard import TensorBoard
 
             watchers.append(TensorBoard(store.path / "tensorboard"))
+        for name in plan.study.watch:
+            from harness.watching.trackers import Tracker
+
+            watchers.append(Tracker(name, say))
         for watcher in watchers:
             stack.callback(watcher.close)
         yield Watchers(*watchers)

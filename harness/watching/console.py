@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 from rich.console import Console as RichConsole
 from rich.console import Group, RenderableType
@@ -14,7 +16,7 @@ from rich.text import Text
 from harness.plan.plan import Plan
 from harness.records import TrialRecord
 from harness.watching.progress import Progress
-from harness.watching.status_text import duration
+from harness.watching.status_text import duration, teacher_text
 
 PLAIN_EVERY_SECONDS = 15.0
 """Where the output is no terminal, progress is a line at most so often."""
@@ -30,6 +32,10 @@ class Console:
         self._quiet = quiet
         self._live: Live | None = None
         self._last_line = 0.0
+        self._teachers: dict[str, str] = {}
+        """Name -> line of those that train."""
+        self._teacher_lines: dict[str, float] = {}
+        """Name -> when it had its last line that stays."""
 
     def stage(self, text: str) -> None:
         """A new part of the work begins."""
@@ -39,6 +45,28 @@ class Console:
         """One line that stays."""
         if not self._quiet:
             self._rich.print(Text(text))
+
+    def teacher_trains(self, name: str, progress: Mapping[str, Any]) -> bool:
+        """How far a teacher is (`status_text.teacher_text`). Returns whether that is worth a line of a log: every 15 s."""
+        now = time.monotonic()
+        worth = now - self._teacher_lines.get(name, -math.inf) > PLAIN_EVERY_SECONDS
+        if worth:
+            self._teacher_lines[name] = now
+        self._teachers[name] = f"{name}: {teacher_text(progress)}"
+        if self._quiet:
+            return worth
+        if self._rich.is_terminal and self._live is None:
+            self._live = Live(get_renderable=self._teacher_view, console=self._rich, refresh_per_second=2, transient=True)
+            self._live.start()
+        elif worth and self._live is None:
+            self.note(self._teachers[name])
+        return worth
+
+    def teacher_ended(self, name: str) -> None:
+        """It is ready, or has failed."""
+        self._teachers.pop(name, None)
+        if not self._teachers:
+            self._end_live()
 
     def start(self, plan: Plan) -> None:
         """Trials are about to run."""
@@ -63,11 +91,14 @@ class Console:
 
     def close(self) -> None:
         """Trials have ended, or were interrupted. Closing twice does nothing."""
+        self._end_live()
+        if self.progress.planned:
+            self.note(self._summary())
+
+    def _end_live(self) -> None:
         if self._live is not None:
             self._live.stop()
             self._live = None
-        if self.progress.planned:
-            self.note(self._summary())
 
     def __getstate__(self) -> NoReturn:
         raise TypeError("the console belongs to the process that started the study")
@@ -93,6 +124,9 @@ class Console:
         if (left := progress.seconds_left()) is not None:
             parts.append(f"about {duration(left)} left")
         return ", ".join(parts)
+
+    def _teacher_view(self) -> RenderableType:
+        return Text("\n".join(self._teachers.values()), style="dim")
 
     def _view(self) -> RenderableType:
         progress = self.progress

@@ -11,6 +11,8 @@ from harness.watching import Watcher
 KINDS = {
     "started": "the process that runs the study: trials, cells",
     "teacher_started": "a teacher is to be made, or found in the cache: task, teacher, digest; on a full cluster it may wait",
+    "teacher_progress": "it trains, every 15 seconds: task, teacher, digest, epoch (from 1), epochs, loss (mean of the "
+    "last steps), seconds_left",
     "teacher_finished": "it is ready: task, teacher, digest",
     "teacher_failed": "it could not be made, its trials are marked: task, teacher, digest, error",
     "slots": "trials are about to run: slots (so many at once), cells",

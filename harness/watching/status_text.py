@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from harness.store.run_state import RunState
 
@@ -13,7 +15,13 @@ def describe(state: RunState, active: bool, to_go: int, now: datetime | None = N
     lines = []
     if active:
         if state.teachers:
-            lines.append(f"teachers being made: {', '.join(sorted(state.teachers.values()))}")
+            waiting = sorted(name for digest, name in state.teachers.items() if digest not in state.teacher_progress)
+            lines += [
+                f"teacher {state.teachers[digest]}: {teacher_text(progress)}"
+                for digest, progress in state.teacher_progress.items()
+            ]
+            if waiting:
+                lines.append(f"teachers being made: {', '.join(waiting)}")
         lines += [
             f"running: {one.cell} {'final run' if one.purpose == 'final' else f'trial {one.trial}'}, "
             f"{one.epochs} epochs done, for {duration((now - one.since).total_seconds())}"
@@ -41,6 +49,14 @@ def describe(state: RunState, active: bool, to_go: int, now: datetime | None = N
     if troubles:
         lines.append(f"in the last run: {', '.join(troubles)}")
     return lines
+
+
+def teacher_text(progress: Mapping[str, Any]) -> str:
+    """Of a teacher that trains: its epoch (from 1), epochs, loss and seconds_left."""
+    return (
+        f"epoch {progress['epoch']} of {progress['epochs']}, loss {progress['loss']:.3f}, "
+        f"about {duration(progress['seconds_left'])} of training left"
+    )
 
 
 def duration(seconds: float) -> str:

@@ -129,7 +129,7 @@ def simulate(folder: Path, cells: int) -> dict[str, Any]:
     EventLog(store).happened("started", trials=plan.trials, cells=len(plan.cells))
     console = Console(quiet=True)
     console.start(plan)
-    with store.writing(), watching(plan, store) as watcher:
+    with store.writing(), watching(plan, store, print) as watcher:
         store.write_manifest(_manifest(plan, prepared))
         watcher.happened("slots", slots=SLOTS, cells=len(plan.cells))
         router = Router(plan, plan.cells, prepared, store, console, watcher=watcher)

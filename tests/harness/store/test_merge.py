@@ -37,6 +37,26 @@ def test_trials_of_both_are_in_the_merged_store(tmp_path: Path) -> None:
     assert (again.added, again.already_there) == (0, 4)
 
 
+def test_students_come_along_with_the_trials_that_are_kept(tmp_path: Path) -> None:
+    a, b = stores(tmp_path)
+    cola = next(record.key for record in b.records() if record.spec.task.name == "cola")
+    rte = next(record.key for record in b.records() if record.spec.task.name == "rte")
+    for key in (cola, rte):
+        b.student_folder(key).mkdir(parents=True)
+        (b.student_folder(key) / "model.safetensors").write_text(key)
+    merged = merge_stores([a.path, b.path], tmp_path / "both")
+    both = Store(tmp_path / "both")
+    assert [(both.student_folder(key) / "model.safetensors").read_text() for key in (cola, rte)] == [cola, rte]
+    assert merged.students == 2
+    assert "2 students copied" in merged.text()
+    assert merge_stores([b.path], tmp_path / "both").students == 0
+
+    (record,) = [record for record in b.records() if record.key == cola]
+    b.write(record.model_copy(update={"objective": 0.123}), b.predictions(cola))
+    assert merge_stores([a.path, b.path], tmp_path / "other").conflicts
+    assert not Store(tmp_path / "other").student_folder(cola).exists()  # another student than the one that stays
+
+
 def test_the_merged_store_does_not_tell_where_the_others_lay(tmp_path: Path) -> None:
     a, b = stores(tmp_path)
     merge_stores([a.path, b.path], tmp_path / "all")

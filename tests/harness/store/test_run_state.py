@@ -55,6 +55,23 @@ def state_of(events: list[dict[str, Any]]) -> RunState:
     return state
 
 
+def test_teachers_that_train_are_shown_with_their_progress() -> None:
+    def teacher(seconds: float, kind: str, name: str, **fields: Any) -> dict[str, Any]:
+        return at(seconds, kind, task="rte", teacher=name, digest=name, **fields)
+
+    progress = {"epoch": 2, "epochs": 3, "loss": 0.51234, "seconds_left": 240.0}
+    log = [
+        at(0, "started", trials=4, cells=2),
+        *(teacher(1, "teacher_started", name) for name in ("big", "small", "done")),
+        *(teacher(9, "teacher_progress", name, **progress) for name in ("big", "done")),
+        teacher(10, "teacher_finished", "done"),
+    ]
+    assert describe(state_of(log), active=True, to_go=4) == [
+        "teacher rte/big: epoch 2 of 3, loss 0.512, about 4 min of training left",
+        "teachers being made: rte/small",
+    ]
+
+
 def test_what_runs_how_fast_and_how_long() -> None:
     state = state_of(LOG)
     assert list(state.running) == ["c"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console as RichConsole
 
 from harness.data.cached_outputs import dropout_draws
 from harness.data.roles import load_training_rows
@@ -17,11 +19,15 @@ from harness.data.teacher_outputs import TeacherOutputs, teacher_folder
 from harness.errors import ModelError
 from harness.plan.plan import make_plan, trial_spec
 from harness.ranks import Single
+from harness.store.store import Store
 from harness.study.schema import GeneratedSpec
+from harness.teachers import progress
 from harness.teachers.fine_tuning import make_teacher
 from harness.teachers.prepare import _teacher_jobs, prepare, serial_map
 from harness.training.trial import make_training
+from harness.watching import console as console_module
 from harness.watching.console import Console
+from harness.watching.event_log import EventLog
 from tests.harness.models.families import ALL
 from tests.harness.tiny import STUDENT, TEACHER, prepared_plan, tiny_study
 
@@ -188,3 +194,20 @@ def test_rows_that_stand_in_training_are_said_before_they_are_reported_on(
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
     assert len(said) == 1
     assert said[0].startswith("note: 7 of the 10 validation rows of own have the text of a training row")
+
+
+def test_a_teacher_tells_how_far_its_training_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "EVERY_SECONDS", 0.001)
+    monkeypatch.setattr(console_module, "PLAIN_EVERY_SECONDS", -1.0)
+    teacher = {"config": TEACHER, "training": {"epochs": 3, "batch_size": 4, "learning_rate": 1e-3}}
+    study = tiny_study(models={"student": {"config": STUDENT}, "teachers": [teacher]})
+    store, output = Store(tmp_path / "store"), io.StringIO()
+    console = Console(rich=RichConsole(file=output, width=100))
+    prepare(make_plan(study, Path.cwd()), tmp_path, console, watcher=EventLog(store))
+    told = [event for event in store.events() if event["kind"] == "teacher_progress"]
+    assert {event["epoch"] for event in told} == {1, 2, 3}
+    left = [event["seconds_left"] for event in told]
+    assert left[-1] < left[0]
+    assert all(0 < event["loss"] < 2 for event in told)
+    assert "teacher teacher of sst2: epoch 3 of 3, loss 0." in output.getvalue()
+    assert not list(tmp_path.glob(f"teachers/*/{progress.FILE}"))

@@ -128,3 +128,25 @@ def test_final_runs_belong_to_the_cell_of_their_search():
 def test_it_goes_to_no_other_process():
     with pytest.raises(TypeError, match="belongs to the process"):
         pickle.dumps(Console())
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_teachers_that_train_have_a_line_each(monkeypatch, terminal):
+    console, output = watched(terminal)
+    progress = {"epoch": 1, "epochs": 3, "loss": 0.6931, "seconds_left": 30.0}
+    worth = [console.teacher_trains("teacher big of rte", {**progress, "epoch": epoch}) for epoch in (1, 2)]
+    assert worth == [True, False]  # one every 15 s
+    console.teacher_trains("teacher small of rte", progress)
+    if console._live is not None:
+        console._live.refresh()
+    console.teacher_ended("teacher big of rte")
+    console.teacher_ended("teacher small of rte")
+    console.note("later")
+    said = output.getvalue()
+    assert "teacher small of rte: epoch 1 of 3, loss 0.693, about 30 s of training left" in said
+    assert ("epoch 2 of 3" in said) == terminal
+    assert said.endswith("later\n")
+    monkeypatch.setattr(console_module, "PLAIN_EVERY_SECONDS", -1.0)
+    quiet, silence = watched(terminal, quiet=True)
+    assert quiet.teacher_trains("teacher big of rte", progress)
+    assert not silence.getvalue()
