@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.data.columns import rows_from_frame
 from harness.data.rows import Rows, TaskData
 from harness.errors import DataError
+from harness.hub import snapshot
 from harness.study.schema import DataSpec
 from harness.study.tasks import TaskSpec
 
@@ -22,15 +24,18 @@ def report_splits(task: str) -> dict[str, tuple[str, ...]]:
 
 
 def load(task: TaskSpec, spec: DataSpec) -> TaskData:
-    """Rows of `spec.hub_name` (a hub name, or a local copy of the repository). Raises DataError where it cannot be had."""
+    """Rows of `spec.hub_name` (a hub name, or a local copy of the repository). Raises DataError where it cannot be had.
+
+    `datasets` reads a snapshot, and asks nobody: asked itself without a network, it takes whichever revision it saw last.
+    """
     import datasets
 
     try:
-        loaded: Any = datasets.load_dataset(spec.hub_name, task.name, revision=spec.hub_revision)
-    except Exception as error:  # the library raises a dozen kinds, and wraps the network's
+        loaded: Any = datasets.load_dataset(str(_folder(task.name, spec)), task.name)
+    except Exception as error:  # the library raises a dozen kinds
         raise DataError(
             f"the data set {spec.hub_name!r} (configuration {task.name!r}) cannot be had from the hub: "
-            f"{type(error).__name__}: {error}. Without a network, read GLUE from a folder: "
+            f"{' '.join(str(error).split()) or type(error).__name__}. Without a network, read GLUE from a folder: "
             "--set data.source=directory --set data.path=FOLDER"
         ) from error
 
@@ -44,6 +49,18 @@ def load(task: TaskSpec, spec: DataSpec) -> TaskData:
         raise DataError(f"{spec.hub_name}/{task.name}: needs the splits train and validation, found {list(loaded)}")
     report = {ours: rows(theirs) for ours, theirs in found.items() if theirs is not None}
     return TaskData(rows("train"), report, origin=f"{spec.hub_name} on the hub")
+
+
+def _folder(task: str, spec: DataSpec) -> Path:
+    """The repository's card and the task's files. Raises HubError."""
+    local = Path(spec.hub_name).expanduser()
+    if local.is_dir():
+        return local
+    cards, code = ["*.md", "*.json", "*.yaml"], ["*.py"]
+    found = snapshot("dataset", spec.hub_name, spec.hub_revision, [*cards, f"*{task}*"], code)
+    if not any(path.is_file() and path.suffix not in (".md", ".json", ".yaml") for path in found.rglob("*")):
+        return snapshot("dataset", spec.hub_name, spec.hub_revision, ["*"], code)  # its files are not named after its tasks
+    return found
 
 
 def _with_label_names(frame: pd.DataFrame, features: Any, task: TaskSpec) -> pd.DataFrame:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from harness.store.run_state import RunState
 
+SILENT_SECONDS = 60.0
+"""A trial that has given no sign of life for so long is shown to be silent."""
 
-def describe(state: RunState, active: bool, to_go: int, now: datetime | None = None) -> list[str]:
-    """Lines for a terminal. `active`: a process holds the store. `to_go`: planned trials without an end."""
+
+def describe(
+    state: RunState, active: bool, to_go: int, now: datetime | None = None, silent: Mapping[str, float] | None = None
+) -> list[str]:
+    """Lines for a terminal. `active`: a process holds the store. `to_go`: planned trials without an end. `silent`: key ->
+    seconds since a trial's last sign of life.
+    """
     now = now or datetime.now(UTC)
     lines = []
     if active:
@@ -16,9 +24,11 @@ def describe(state: RunState, active: bool, to_go: int, now: datetime | None = N
             lines.append(f"teachers being made: {', '.join(sorted(state.teachers.values()))}")
         lines += [
             f"running: {one.cell} {'final run' if one.purpose == 'final' else f'trial {one.trial}'}, "
-            f"{one.epochs} epochs done, for {duration((now - one.since).total_seconds())}"
-            for one in sorted(state.running.values(), key=lambda one: one.since)
+            f"{one.epochs} epochs done, for {duration((now - one.since).total_seconds())}{_silence((silent or {}).get(key))}"
+            for key, one in sorted(state.running.items(), key=lambda item: item[1].since)
         ]
+        if state.waiting:
+            lines.append(f"nothing moves: {state.waiting} trials wait for a process; does the cluster have room for them?")
     else:
         lines.append("no process is running this study now")
     rate = state.rate(now)
@@ -34,6 +44,7 @@ def describe(state: RunState, active: bool, to_go: int, now: datetime | None = N
         for count, text in (
             (state.failed, "failed"),
             (state.retried, "times tried again"),
+            (state.stalled, "stood still and were ended"),
             (state.nodes_lost, "nodes lost"),
         )
         if count
@@ -41,6 +52,10 @@ def describe(state: RunState, active: bool, to_go: int, now: datetime | None = N
     if troubles:
         lines.append(f"in the last run: {', '.join(troubles)}")
     return lines
+
+
+def _silence(seconds: float | None) -> str:
+    return "" if seconds is None or seconds < SILENT_SECONDS else f", silent for {duration(seconds)}"
 
 
 def duration(seconds: float) -> str:
