@@ -33,7 +33,7 @@ def data(root: Path, revision: str, first: int) -> None:
     (folder / "README.md").write_text(CARD)
     for split in ("train", "validation"):
         rows = {
-            "sentence1": [f"a {i}" for i in range(60)],
+            "sentence1": [f"w{i % 9} v{i % 7}" for i in range(60)],
             "sentence2": ["c"] * 60,
             "label": [first, 1 - first] * 30,
             "idx": range(60),
@@ -66,6 +66,7 @@ def ask(hub: Hub, code: str, **environment: str) -> str:
         timeout=200,
         check=False,
     )
+    sys.stdout.write(ran.stdout + ran.stderr)  # shown where a test fails
     return (ran.stdout.strip() or ran.stderr.strip()).splitlines()[-1]
 
 
@@ -162,7 +163,9 @@ def test_only_the_driver_asks_and_what_changes_meanwhile_changes_nothing(hub: Hu
     home = hub.root.parent
     (home / "study.yaml").write_text(STUDY)
     cache = {"HARNESS_CACHE": str(home / "cache")}
-    run = "from harness.__main__ import main; print(main(['run', 'study.yaml', '--quiet']))"
+    run = (
+        "import sys; from harness.__main__ import main; sys.stderr = sys.stdout; print(main(['run', 'study.yaml', '--quiet']))"
+    )
     assert ask(hub, run, **cache) == "0"
     resolved = [r for r in hub.requests if r["path"].startswith("/api/") and "/revision/" in r["path"]]
     assert len(resolved) == 2, resolved  # the model and the data set, once each
