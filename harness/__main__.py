@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from harness.errors import UserError
+from harness.errors import UserError, printable
 
 VERBS = {
     "run": "run a study, or go on with it",
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = int(_module(parsed.verb).run(parsed))
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         more = "; what was finished is stored, and the same command goes on from there" if parsed.verb == "run" else ""

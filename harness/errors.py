@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal obeys: names and messages may come from a stranger's store or data."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
 
 class UserError(Exception):
     """What was given, what is allowed, the nearest match, and where it came from, in a paragraph."""

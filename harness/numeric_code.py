@@ -21,7 +21,7 @@ WITHOUT = frozenset(
     | {f"data/{name}.py" for name in ("roles", "source", "tables")}
     | {f"models/{name}.py" for name in ("check", "quiet", "save", "sources")}
     # what is said and kept of a training
-    | {f"training/{name}.py" for name in ("checkpoint", "failures", "hooks", "peak_memory")}
+    | {f"training/{name}.py" for name in ("checkpoint", "failures", "hooks", "peak_memory", "sign_of_life")}
 )
 """Files that make no number."""
 

@@ -55,6 +55,8 @@ class TrialSpec(Section):
     strategy_code: str
     harness_code: str = ""
     """`harness.numeric_code` of the process that planned it; "": made before this was recorded."""
+    hub_commits: dict[str, str] = {}
+    """Repository and revision -> commit, of what the study takes from the hub (`harness.hub`)."""
     data_digest: str
     """Digest of the task's rows and roles."""
     student_digest: str
@@ -75,7 +77,7 @@ class TrialSpec(Section):
         otherwise: 1 and 2 workers train different students. One mask over all rows of a batch would mend the first alone.
         """
         content = self.identity()
-        for name in ("study", "resources", "plugins", "harness_code"):
+        for name in ("study", "resources", "plugins", "harness_code", "hub_commits"):
             content.pop(name)
         if self.resources.workers > 1:  # as a field that came later: one worker keeps the keys of before
             content["workers"] = self.resources.workers

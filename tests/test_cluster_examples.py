@@ -41,7 +41,8 @@ def test_the_job_has_what_kuberay_requires() -> None:
     known = {"entrypoint", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "runtimeEnvYAML", "rayClusterSpec"}
     assert set(spec) == known
     cluster = spec["rayClusterSpec"]
-    assert {"headGroupSpec", "workerGroupSpecs", "rayVersion"} == set(cluster)
+    assert {"headGroupSpec", "workerGroupSpecs", "rayVersion", "authOptions"} == set(cluster)
+    assert cluster["authOptions"] == {"mode": "token"}
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         assert all(isinstance(value, str) for value in group["rayStartParams"].values())  # the CRD wants strings
         pod = group["template"]["spec"]

@@ -29,13 +29,18 @@ def add_results(parser: argparse.ArgumentParser) -> None:
 def results_folder(given: str) -> Path:
     """The folder, if it is one of results. Raises StoreError with the nearest one."""
     folder = Path(given)
-    if (folder / "manifest.json").is_file() or any((folder / name).exists() for name in ("trials", "events.jsonl", "pack")):
+    if is_results(folder):
         return folder
     parent = folder.parent if folder.parent.is_dir() else Path()
     known = sorted(path.parent.name for path in parent.glob("*/manifest.json"))
     what = "is no result folder (no manifest.json in it)" if folder.exists() else "does not exist"
     listed = f" Result folders in {parent}: {', '.join(known)}" if known else ""
     raise StoreError(f"{given} {what}.{nearest(folder.name, known)}{listed}")
+
+
+def is_results(folder: Path) -> bool:
+    """Whether a study was run there, if only to its beginning."""
+    return (folder / "manifest.json").is_file() or any((folder / name).exists() for name in ("trials", "events.jsonl", "pack"))
 
 
 def positive(text: str) -> float:

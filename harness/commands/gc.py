@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from harness.cache import cache_folder, cache_in_use
-from harness.commands.arguments import results_folder
+from harness.commands.arguments import is_results, results_folder
+from harness.errors import StoreError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +29,11 @@ def run(arguments: argparse.Namespace) -> int:
     from harness.store.store import Store
 
     given = [results_folder(name) for name in arguments.results]
-    stores = [Store(folder) for folder in given or sorted(path.parent for path in Path("results").glob("*/manifest.json"))]
+    stores = [Store(folder) for folder in given or [path for path in sorted(Path("results").glob("*")) if is_results(path)]]
+    if arguments.cache and not stores:
+        raise StoreError(
+            "there is no result folder in results/: name those whose studies use the cache, or all of it is garbage"
+        )
     cache = cache_folder()
     with ExitStack() as stack:
         for store in stores:

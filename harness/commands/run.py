@@ -93,7 +93,7 @@ def _run_trials(plan: Plan, store: Store, console: Console, arguments: argparse.
     cache = cache_folder()
     started_at = now()
     store.event("started", trials=plan.trials, cells=len(plan.cells))
-    shared = {"cache": cache, "results": store.path.resolve()}
+    shared = {"cache": cache, "results": store.path.resolve(), **_hub_cache(plan)}
     with engine_for(plan, store.path / "logs", arguments.address, shared) as engine:
         prepared = prepare(plan, cache, console, engine.map_tasks, EventLog(store))
         if plan.study.resources.engine == "ray":
@@ -111,6 +111,19 @@ def _run_trials(plan: Plan, store: Store, console: Console, arguments: argparse.
             store.event("ended", done=done, failed=failed, from_store=console.progress.from_store)
         # only now: without `trials`, a report of a run that was stopped shows the latest of what is there
         store.write_manifest({**manifest, "finished_at": now(), "trials": sorted(console.progress.keys)})
+
+
+def _hub_cache(plan: Plan) -> dict[str, Path]:
+    """The hub's cache, where models come from it: the nodes read it, and do not ask the hub themselves."""
+    from harness.hub import cache_of_hub
+    from harness.models.sources import is_on_hub
+
+    models = [
+        plan.study.models.student,
+        *(one.checkpoint(task.name) for one in plan.used_teachers for task in plan.tasks if not one.outputs),
+    ]
+    names = {name for spec in models for name in (spec.model, spec.tokenizer) if name not in (None, "words")}
+    return {"hub's cache (HF_HOME)": cache_of_hub()} if any(is_on_hub(str(name)) for name in names) else {}
 
 
 def _report(store: Store, console: Console) -> None:

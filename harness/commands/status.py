@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections import Counter
 
 from harness.commands.arguments import add_results, results_folder
-from harness.errors import StoreError
+from harness.errors import StoreError, printable
 from harness.store.run_state import run_state
 from harness.store.store import Store
-from harness.watching.status_text import describe
+from harness.training.sign_of_life import last_sign
+from harness.watching.status_text import SILENT_SECONDS, describe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,8 +54,13 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"started {manifest['started_at']}, {f'finished {finished}' if finished else 'not finished'}")
     state = run_state(store.events(last_run=True))
     if state is not None:
-        for line in describe(state, store.is_held(), planned.total() - done.total()):
-            print(line)
+        signs = {key: last_sign(store.path / "running" / key) for key in state.running}
+        silent = {key: time.time() - sign for key, sign in signs.items() if sign is not None}
+        for line in describe(state, store.is_held(), planned.total() - done.total(), silent=silent):
+            print(printable(line))
+        minutes = manifest["study"].get("resources", {}).get("stall_minutes")
+        if minutes is not None and any(seconds > SILENT_SECONDS for seconds in silent.values()):
+            print(f"a trial that is silent for {minutes:g} minutes is ended and tried again (`resources.stall_minutes`)")
     for damage in store.damaged.values():
         print(f"damaged: {damage}")
     return 0

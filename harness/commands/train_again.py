@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import StoreError
 from harness.plan.plan import make_plan
-from harness.study.schema import PROTOCOL_VERSION, Study
+from harness.study.schema import PROTOCOL_VERSION, DataSpec, Study
 from harness.watching.console import Console
 
 if TYPE_CHECKING:
@@ -50,12 +50,17 @@ def prepare_again(stored: TrialRecord, store: Store, cache: Path, arguments: arg
             f"{store.path}: the row was made under Protocol {spec.protocol_version}, and this version of the harness has "
             f"Protocol {PROTOCOL_VERSION}: the number would not be comparable. The commit that made it: {commit_of(store)}"
         )
-    data = spec.data.model_copy(update={"path": arguments.data}) if arguments.data else spec.data
     study = Study.model_validate(store.manifest()["study"])
+    home = _home(store, study)
+    data = spec.data.model_copy(update={"path": arguments.data}) if arguments.data else _data_from(home, spec.data)
     resources = study.resources.model_copy(update={"per_task": {}})
     models = study.models.model_copy(update={"teachers": [one.for_task(spec.task.name) for one in study.models.teachers]})
+    base = _base(store, home)
+    # the manifest has their names alone, where they lie elsewhere; the record's paths are those of the machine that made it
+    given = dict(zip(spec.plugins, study.plugins, strict=False))
+    plugins = [one if Path(one).is_file() else str(base / given.get(one, Path(one).name)) for one in spec.plugins]
     own = {
-        "plugins": spec.plugins,  # the manifest has their names alone, where they lie elsewhere
+        "plugins": plugins,
         "data": data,
         "data_per_task": {},
         "tasks": [spec.task],
@@ -66,8 +71,8 @@ def prepare_again(stored: TrialRecord, store: Store, cache: Path, arguments: arg
     }
     study = study.model_copy(update=own)
     if not arguments.trust_plugin:
-        _refuse_plugins_within(store.path, spec.plugins)
-    ready = prepare(make_plan(study, _base(store)), cache, Console())[spec.task.name]
+        _refuse_plugins_within(store.path, plugins)
+    ready = prepare(make_plan(study, base), cache, Console())[spec.task.name]
     teachers = [ready.teacher_digests[teacher.name] for teacher in spec.teachers]
     for what, now, before in (
         ("rows", ready.data_digest, spec.data_digest),
@@ -81,17 +86,32 @@ def prepare_again(stored: TrialRecord, store: Store, cache: Path, arguments: arg
 
 def with_todays_code(spec: TrialSpec) -> TrialSpec:
     """To be trained with strategy and harness as they are now; where code has changed, the comparison of results says so."""
+    from harness.hub import commits
     from harness.numeric_code import numeric_code
     from strategies import resolve
 
-    return spec.model_copy(update={"strategy_code": resolve(spec.strategy).code_digest, "harness_code": numeric_code()})
+    today = {"strategy_code": resolve(spec.strategy).code_digest, "harness_code": numeric_code(), "hub_commits": commits()}
+    return spec.model_copy(update=today)
 
 
-def _base(store: Store) -> Path:
+def _home(store: Store, study: Study) -> Path:
+    """The folder that the study was run in, if its results still lie where it put them; else the working directory."""
+    given, folder = Path(study.results), store.path.resolve().parent
+    if given.is_absolute() or folder.parts[-len(given.parts) :] != given.parts:
+        return Path.cwd()
+    return folder.parents[len(given.parts) - 1]
+
+
+def _base(store: Store, home: Path) -> Path:
     """Where the study's relative paths start: the folder of its file, if the command that is stored still finds it there."""
     command = store.manifest().get("command", [])  # python -m harness.run STUDY ...
-    file = Path(command[3] if len(command) > 3 else "")
-    return file.resolve().parent if file.is_file() else Path.cwd()
+    file = home / (command[3] if len(command) > 3 else "")
+    return file.resolve().parent if file.is_file() else home
+
+
+def _data_from(home: Path, data: DataSpec) -> DataSpec:
+    found = None if data.path is None else home / data.path
+    return data if found is None or not found.exists() else data.model_copy(update={"path": str(found)})
 
 
 def _refuse_plugins_within(results: Path, plugins: list[str]) -> None:

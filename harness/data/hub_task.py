@@ -12,6 +12,7 @@ import numpy as np
 from harness.data.columns import MULTI_LABEL, REGRESSION, rows_from_frame
 from harness.data.rows import Rows, TaskData
 from harness.errors import DataError
+from harness.hub import snapshot
 from harness.study.schema import DataSpec
 from harness.study.schema_errors import nearest
 from harness.study.tasks import TaskSpec
@@ -85,11 +86,14 @@ def with_label_names(frame: pd.DataFrame, features: Any, task: TaskSpec) -> pd.D
 
 
 def fetch(name: str, configuration: str | None, revision: str | None, splits: dict[str, str] | None = None) -> Any:
-    """Split -> `datasets.Dataset`. Raises DataError with the library's own reason, in one line."""
+    """Split -> `datasets.Dataset`, of a hub name or a local copy of a repository. Raises DataError, whose reason is one line.
+
+    `datasets` reads a snapshot, and asks nobody: asked itself without a network, it takes whichever revision it saw last.
+    """
     import datasets
 
     try:
-        return datasets.load_dataset(name, configuration, revision=revision, split=splits)
+        return datasets.load_dataset(str(_folder(name, configuration, revision)), configuration, split=splits)
     except Exception as error:  # the library raises a dozen kinds, and wraps the network's
         reason = " ".join(str(error).partition("Example of usage")[0].split())
         given = re.search(r"(?:BuilderConfig|Unknown split) ['\"](.+?)['\"]", reason)
@@ -98,8 +102,21 @@ def fetch(name: str, configuration: str | None, revision: str | None, splits: di
         if "Config name is missing" in reason:
             reason = f"it has several configurations, name one of {known} with `config:`"
         part = f" (configuration {configuration!r})" if configuration else ""
-        said = f"{type(error).__name__}: {reason}{hint}"
+        said = f"{reason or type(error).__name__}{hint}"
         raise DataError(f"the data set {name!r}{part} cannot be had from the hub: {said}") from error
+
+
+def _folder(name: str, configuration: str | None, revision: str | None) -> Path:
+    """The repository's card and its files, of the configuration alone where they are named after it. Raises HubError."""
+    local = Path(name).expanduser()
+    if local.is_dir():
+        return local
+    cards, code = ["*.md", "*.json", "*.yaml"], ["*.py"]
+    if configuration is not None:
+        found = snapshot("dataset", name, revision, [*cards, f"*{configuration}*"], code)
+        if any(path.is_file() and path.suffix not in (".md", ".json", ".yaml") for path in found.rglob("*")):
+            return found
+    return snapshot("dataset", name, revision, ["*"], code)
 
 
 def shortened(names: Sequence[str], most: int = 8) -> str:

@@ -37,6 +37,11 @@ def engine_for(
         return
     from harness.engine import cluster, ray_tune
 
+    def smaller(job: Any) -> Any:
+        from harness.teachers.fine_tuning import TeacherJob, in_smaller_parts
+
+        return in_smaller_parts(job) if isinstance(job, TeacherJob) else job
+
     with cluster.connect(address, logs):
         if shared:
             from harness.engine.ray_paths import require_shared
@@ -46,5 +51,5 @@ def engine_for(
             cluster.require_slots(cell.task.name, cell.resources, plan.study.resources.cluster_may_grow_to)
         yield Engine(
             ray_tune.run_plan,
-            lambda function, items: cluster.map_tasks(function, items, lambda job: job.cpus, lambda job: job.gpus),
+            lambda function, items: cluster.map_tasks(function, items, lambda job: job.cpus, lambda job: job.gpus, smaller),
         )

@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,12 +157,21 @@ def _apart(resources: TaskResources) -> str:
     return " on different nodes" if resources.placement == "strict_spread" else ""
 
 
+TRIES = 4
+"""Of a task whose process or node dies. Ray's own retries after a kill for memory have no end."""
+
+
 def map_tasks(
-    function: Callable[[Item], Result], items: Iterable[Item], cpus: Callable[[Item], float], gpus: Callable[[Item], float]
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    cpus: Callable[[Item], float],
+    gpus: Callable[[Item], float],
+    after_out_of_memory: Callable[[Item], Item] = lambda item: item,
 ) -> Iterator[tuple[Item, Result | BaseException]]:
     """`function` of every item, as Ray tasks, in the order in which they end. An item's exception is its result.
 
-    A task whose process or node dies is tried again by Ray (3 times); one that raises is not.
+    A task whose process or node dies is tried again, later each time; one that raises is not. `after_out_of_memory`: what is
+    tried in an item's place once the machine had no memory left for it.
     """
     import ray
 
@@ -169,16 +179,26 @@ def map_tasks(
         return function(item)
 
     remote = ray.remote(max_calls=1)(call)  # a process each: what one leaves in memory is gone before trials start
-    pending = {remote.options(num_cpus=cpus(item), num_gpus=gpus(item)).remote(item): item for item in items}
+
+    def start(item: Item) -> Any:
+        return remote.options(num_cpus=cpus(item), num_gpus=gpus(item), max_retries=0).remote(item)
+
+    pending = {start(item): (item, item, 1) for item in items}
     while pending:
         (done,), _ = ray.wait(list(pending))
-        item = pending.pop(done)
+        item, tried, tries = pending.pop(done)
         try:
             yield item, ray.get(done)
         except ray.exceptions.RayTaskError as error:
             yield item, error.cause if isinstance(error.cause, Exception) else error
         except ray.exceptions.RayError as error:
-            yield item, error
+            if tries == TRIES:
+                yield item, error
+                continue
+            if isinstance(error, ray.exceptions.OutOfMemoryError):
+                tried = after_out_of_memory(tried)
+            time.sleep(2.0 ** (tries - 1))
+            pending[start(tried)] = (item, tried, tries + 1)
 
 
 def _knock(address: str) -> None:

@@ -23,18 +23,21 @@ class NodeWatch:
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
-    def step(self) -> None:
-        """Cheap to call often."""
+    def step(self) -> set[str]:
+        """Nodes that were lost since the last call. Cheap to call often."""
         if time.monotonic() < self._next:
-            return
+            return set()
         self._next = time.monotonic() + self.INTERVAL
         alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+        lost: set[str] = set()
         if self._alive is not None:
-            for node in self._alive.keys() - alive.keys():
+            lost = self._alive.keys() - alive.keys()
+            for node in lost:
                 self._tell("node_lost", node, self._alive[node])
             for node in alive.keys() - self._alive.keys():
                 self._tell("node_joined", node, alive[node])
         self._alive = alive
+        return lost
 
     def _tell(self, kind: str, node: str, resources: dict[str, float]) -> None:
         self._watcher.happened(kind, node=node[:12], cpus=resources.get("CPU", 0.0), gpus=resources.get("GPU", 0.0))

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,26 +17,41 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
 from harness.engine.payload import unpack
+from harness.engine.ray_losses import Losses
 from harness.engine.ray_nodes import NodeWatch
 from harness.engine.ray_orphans import OrphanSweep
+from harness.engine.ray_stalls import StallWatch
 from harness.engine.router import Router
-from harness.records import EpochRecord, ErrorRecord
+from harness.records import EpochRecord, ErrorRecord, TrialSpec
 from harness.store.store import Store
+from harness.training.sign_of_life import forget, last_sign, processes
 from harness.watching import Watcher
+
+_NEWS_SECONDS = 20.0
+"""Before a trial on several nodes fails for good: Ray may be late to say that one of them is gone."""
 
 
 class RouterSession:
-    """What searcher and callback share. It stays in this process: Tune pickles both, and gets empty shells."""
+    """What searcher and callback share. It stays in this process: Tune pickles both, and gets empty shells.
 
-    def __init__(self, router: Router, store: Store, keep_checkpoints: bool, decisions: Any = None) -> None:
+    Tune tries nothing again: a trial that was lost goes back to the router, which deals it out as a new trial of Tune's.
+    """
+
+    def __init__(self, router: Router, store: Store, keep_checkpoints: bool, decisions: Any = None, retries: int = 0) -> None:
         self.router = router
         self.store = store
         self.keep_checkpoints = keep_checkpoints
         self.decisions = decisions
         self.keys: dict[str, str] = {}
         """Tune's name of a running trial -> its key."""
-        self.lost_devices: set[str] = set()
-        """Keys of trials that have met a CUDA error."""
+        self.started: set[str] = set()
+        """Tune's names of those that have a process."""
+        self.device_errors: dict[str, ErrorRecord] = {}
+        """Key -> CUDA error of a trial that is about to give up its process."""
+        self.losses = Losses(retries)
+        self._lost_on: dict[str, set[str]] = {}
+        """Key of a trial that was charged with a loss -> nodes that it ran on, for news that comes late."""
+        self.sweep = OrphanSweep()
         self.interrupted = False
         self.error: Exception | None = None
 
@@ -43,14 +59,71 @@ class RouterSession:
         return {}
 
     def run(self, fit: Callable[[], Any]) -> None:
-        try:
-            fit()
-        except Exception as error:
-            raise (self.error or error) from None if self.error else error
-        if self.error is not None:
-            raise self.error
-        if not self.router.finished:
-            raise RuntimeError("Ray Tune ended before all trials were run; see ray.log in the store's .ray folder")
+        """`fit` runs a Tuner, a new one each time. One that Ray's own errors end is followed by another: it ends whole where a
+        process is killed for memory before it is an actor (Ray 2.60: `OutOfMemoryError`, `WorkerCrashedError`).
+        """
+        while True:
+            try:
+                fit()
+            except Exception as error:
+                if self.error is not None:
+                    raise self.error from None
+                if (cause := _of_ray(error)) is None or not self.keys:
+                    raise
+                self._lost_tuner(cause)
+                continue
+            if self.error is not None:
+                raise self.error
+            if not self.router.finished:
+                raise RuntimeError("Ray Tune ended before all trials were run; see ray.log in the store's .ray folder")
+            return
+
+    def lost(self, key: str, text: str) -> None:
+        """A running trial has no process any more: it is tried again from its checkpoint, or has failed for good."""
+        spec = self.router.running(key)
+        error = self.device_errors.pop(key, None) or _lost(text)
+        nodes = {node for node, _ in processes(self.checkpoint(key))}
+        dead = dead_of(nodes, _NEWS_SECONDS if len(nodes) > 1 and self.losses.is_last(key) else 0)
+        forget(self.checkpoint(key))
+        if not dead:
+            self._lost_on[key] = nodes
+        if (seconds := self.losses.wait(key, error, node=bool(dead))) is None:
+            self.ended(key)
+            self.router.fail(spec, error)
+        else:
+            self.router.happened("trial_retried", key, error.message)
+            self.router.put_back(key, seconds)
+
+    def lost_nodes(self, nodes: set[str]) -> None:
+        """Ranks notice at once that another has gone; that its node has, Ray may say only seconds later."""
+        for key in [key for key, ran_on in self._lost_on.items() if nodes & ran_on]:
+            self.losses.was_a_node(key)
+            del self._lost_on[key]
+
+    def ended(self, key: str) -> None:
+        """Nothing of a trial's state is needed any more."""
+        if self.decisions is not None:
+            self.decisions.forget.remote(key)
+        if not self.keep_checkpoints:
+            shutil.rmtree(self.checkpoint(key), ignore_errors=True)
+
+    def checkpoint(self, key: str) -> Path:
+        return self.store.path.resolve() / "running" / key
+
+    def _lost_tuner(self, cause: BaseException) -> None:
+        """All its trials go back. Those that had not begun yet are charged with it; where all had, all are."""
+        self.sweep.begin()
+        starting = {key for key in self.keys.values() if last_sign(self.checkpoint(key)) is None} or set(self.keys.values())
+        text = f"{type(cause).__name__}: {cause}"
+        keys = list(self.keys.values())
+        self.keys.clear()
+        self.started.clear()
+        for key in keys:
+            if key in starting:
+                self.lost(key, text)
+            else:
+                self.router.happened("trial_retried", key, text)
+                self.router.put_back(key, 0)
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -82,11 +155,9 @@ class RouterSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
             student = session.router.student_folder(spec)
             return {
                 "spec": spec.model_dump_json(),
-                "checkpoint": str(session.store.path.resolve() / "running" / spec.key),
+                "checkpoint": str(session.checkpoint(spec.key)),
                 "student_folder": None if student is None else str(student),
-                "CPU": spec.resources.cpus_per_worker,
-                "GPU": spec.resources.gpus_per_worker,
-                "memory": spec.resources.memory_per_worker,
+                **wanted_by(spec),
             }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -102,23 +173,34 @@ class RouterSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 class StoreCallback(TrialProgressCallback):  # type: ignore[misc]  # ray is untyped
     """Brings what trials report to the router, which stores it. In the place of Tune's own callback that prints."""
 
-    def __init__(self, session: RouterSession, watcher: Watcher) -> None:
+    def __init__(self, session: RouterSession, watcher: Watcher, stalls: StallWatch) -> None:
         super().__init__()
         self._session = session
-        self._sweep = OrphanSweep()
         self._nodes = NodeWatch(watcher)
+        self._stalls = stalls
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self._sweep.step()
-        self._nodes.step()
+        session = self._session
+        session.sweep.step()
+        session.lost_nodes(self._nodes.step())
+        specs = {name: session.router.running(key) for name, key in session.keys.items()}
+        self._stalls.step(
+            {spec.key: (session.checkpoint(spec.key), spec.cell_id) for name, spec in specs.items() if name in session.started},
+            (wanted_by(spec) for name, spec in specs.items() if name not in session.started),
+        )
         if self._session.interrupted:  # here and not in the signal handler: never in the middle of a write
             raise KeyboardInterrupt
 
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._session.started.add(trial.trial_id)
+
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         session = self._session
+        if trial.trial_id not in session.keys:
+            return  # its outcome had come, and it is over
         with session.guard():
             # popped: Tune keeps every trial's last result
-            key = session.keys.get(trial.trial_id, "")
+            key = session.keys[trial.trial_id]
             if (record := result.pop("epoch_record", None)) is not None:
                 epoch = EpochRecord.model_validate_json(record)
                 stop = session.router.epoch(key, epoch)
@@ -133,48 +215,51 @@ class StoreCallback(TrialProgressCallback):  # type: ignore[misc]  # ray is unty
             elif (error := result.pop("error", None)) is not None:
                 key = self._close(trial)
                 session.router.fail(session.router.running(key), ErrorRecord.model_validate_json(error))
-            elif (error := result.pop("device_error", None)) is not None:
-                self._device_error(trial, ErrorRecord.model_validate_json(error))
-
-    def _device_error(self, trial: Any, error: ErrorRecord) -> None:
-        """The trial raises it next. Whatever its retries, it has one more try, in another process; then it has failed."""
-        session = self._session
-        key = session.keys[trial.trial_id]
-        if key not in session.lost_devices:
-            session.lost_devices.add(key)
-            trial.max_failures = max(trial.max_failures, trial.num_failures + 1)
-        else:
-            trial.max_failures = 0
-            session.router.fail(session.router.running(self._close(trial)), error)
+            elif (error := result.pop("device_error", None)) is not None:  # the trial raises it next
+                session.device_errors[key] = ErrorRecord.model_validate_json(error)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         pass
 
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Tune starts the trial again; it goes on from its checkpoint."""
-        self._sweep.begin()
-        if trial.trial_id not in self._session.keys:
-            return  # its process was lost after its outcome had come
-        with self._session.guard():
-            key = self._session.keys[trial.trial_id]
-            self._session.router.happened("trial_retried", key, _last_error(_error_text(trial)))
-
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Out of retries."""
-        self._sweep.begin()
-        if trial.trial_id not in self._session.keys:  # its outcome had come, or it was its second CUDA error
+        """Its process is gone, or it raised what a retry may mend."""
+        session = self._session
+        session.sweep.begin()
+        if trial.trial_id not in session.keys:  # its outcome had come
             return
-        with self._session.guard():
-            key = self._close(trial)
-            self._session.router.fail(self._session.router.running(key), _lost(_error_text(trial)))
+        with session.guard():
+            session.started.discard(trial.trial_id)
+            session.lost(session.keys.pop(trial.trial_id), _error_text(trial))
 
     def _close(self, trial: Any) -> str:
         key = self._session.keys.pop(trial.trial_id)
-        if self._session.decisions is not None:
-            self._session.decisions.forget.remote(key)
-        if not self._session.keep_checkpoints:
-            shutil.rmtree(trial.config["checkpoint"], ignore_errors=True)
+        self._session.started.discard(trial.trial_id)
+        self._session.ended(key)
         return key
+
+
+def dead_of(nodes: set[str], seconds: float) -> set[str]:
+    """Those of `nodes` that Ray knows to be gone, or learns to be gone within so many seconds."""
+    until = time.monotonic() + seconds
+    while nodes:
+        dead = nodes & {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+        if dead or time.monotonic() >= until:
+            return dead
+        time.sleep(1)
+    return set()
+
+
+def wanted_by(spec: TrialSpec) -> dict[str, float]:
+    """What of a node each worker of a trial takes, by Ray's names."""
+    wanted = spec.resources
+    return {"CPU": wanted.cpus_per_worker, "GPU": wanted.gpus_per_worker, "memory": wanted.memory_per_worker}
+
+
+def _of_ray(error: BaseException | None) -> BaseException | None:
+    """The error of Ray's core that is behind another one."""
+    while error is not None and not isinstance(error, ray.exceptions.RayError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _error_text(trial: Any) -> str:
@@ -196,7 +281,8 @@ def _last_error(text: str) -> str:
     """The error's own lines of what Tune wrote down of the last failure."""
     last = text.rsplit("\nFailure # ", 1)[-1].strip().splitlines()
     named = [line for line in last if re.match(r"[\w.]+(Error|Exception)\b", line.strip()) or line.startswith("The actor ")]
-    return " ".join(named[-2:]).split(" Some common causes include")[0] or "the trial's process was lost"
+    said = " ".join(named[-2:]).split(" Some common causes include")[0]
+    return said or next(iter(last), "the trial's process was lost")
 
 
 @contextmanager

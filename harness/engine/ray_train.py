@@ -29,6 +29,7 @@ from harness.records import EpochRecord, ErrorRecord, TrialSpec
 from harness.study.resources import TaskResources
 from harness.training.checkpoint import FILE, CheckpointError, TrialCheckpoint, existing_checkpoint
 from harness.training.failures import classify, is_out_of_memory, is_retried
+from harness.training.sign_of_life import SignOfLife
 
 _CLOSING_SECONDS = 20
 
@@ -162,7 +163,10 @@ def serve_trials(mailbox: Any, train: TrainFunction | None, cache: Path, decisio
                 tell("epoch", epoch_metrics(spec, record) | {"epoch_record": record.model_dump_json()})
             go_on_or_stop(decisions, spec.key, record.epoch)
 
-        further: dict[str, Any] = {"micro_batches": order.micro_batches} if order.micro_batches > 1 else {}
+        alive = SignOfLife(Path(order.checkpoint), ray.get_runtime_context().get_node_id(), ranks.rank)
+        further: dict[str, Any] = {"on_step": alive}
+        if order.micro_batches > 1:
+            further["micro_batches"] = order.micro_batches
         if order.student_folder is not None:
             further["student_folder"] = Path(order.student_folder)
         resume_from = Path(order.checkpoint) if order.resume else None

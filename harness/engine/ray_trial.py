@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ray
 from ray import tune
 
 from harness.engine.payload import pack
@@ -16,6 +17,7 @@ from harness.engine.ray_decisions import go_on_or_stop
 from harness.records import EpochRecord, TrialSpec
 from harness.training.checkpoint import CheckpointError, TrialCheckpoint, existing_checkpoint
 from harness.training.failures import classify, is_retried
+from harness.training.sign_of_life import SignOfLife
 
 if TYPE_CHECKING:
     from harness.training.trial import TrialOutcome
@@ -40,7 +42,9 @@ def run_trial(config: dict[str, Any], train: TrainFunction | None, cache: Path, 
     checkpoint = Path(config["checkpoint"])
     train = train or default_train()
     state = TrialCheckpoint(checkpoint, spec.resources.checkpoint_seconds)
-    keep = {"student_folder": Path(config["student_folder"])} if config["student_folder"] else {}
+    keep: dict[str, Any] = {"on_step": SignOfLife(checkpoint, ray.get_runtime_context().get_node_id())}
+    if config["student_folder"]:
+        keep["student_folder"] = Path(config["student_folder"])
 
     def on_epoch(record: EpochRecord, write: Callable[[Path], None]) -> None:
         state.after_epoch(write)

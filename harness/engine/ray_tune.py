@@ -22,6 +22,7 @@ from ray import tune
 from harness.engine.cluster import connect, ray_slots, require_slots
 from harness.engine.ray_decisions import start_decisions
 from harness.engine.ray_session import RouterSearcher, RouterSession, StoreCallback, interruptions
+from harness.engine.ray_stalls import StallWatch
 from harness.engine.ray_train import DistributedTrial
 from harness.engine.ray_trial import HEAD_NODE, TrainFunction, run_trial, trial_resources
 from harness.engine.router import Router
@@ -98,7 +99,8 @@ def _run_cells(
     watcher.happened("slots", slots=slots, cells=len(cells))
     router = Router(plan, cells, prepared, store, console, in_flight, watcher)
     decisions = start_decisions() if plan.study.search.early_stopping is not None else None
-    session = RouterSession(router, store, plan.study.keep_checkpoints, decisions)
+    session = RouterSession(router, store, plan.study.keep_checkpoints, decisions, resources.retries)
+    stalls = StallWatch(resources.stall_minutes, watcher, console)
     if _is_distributed(plan, _shape(cells[0])):
         trainable = tune.with_resources(
             tune.with_parameters(DistributedTrial, train=train, cache=cache, storage=storage, decisions=decisions),
@@ -106,27 +108,30 @@ def _run_cells(
         )
     else:
         trainable = tune.with_resources(_one_worker_trainable(train, cache, decisions), trial_resources)
-    tuner = tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            search_alg=RouterSearcher(session),
-            num_samples=-1,
-            max_concurrent_trials=slots,
-            reuse_actors=True,
-            trial_name_creator=lambda trial: trial.trial_id,
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=tune.RunConfig(
-            name=f"trials-{uuid4().hex}",
-            storage_path=str(storage),
-            verbose=0,
-            callbacks=[StoreCallback(session, watcher)],
-            failure_config=tune.FailureConfig(max_failures=resources.retries),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-        ),
-    )
+
+    def fit() -> None:
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=RouterSearcher(session),
+                num_samples=-1,
+                max_concurrent_trials=slots,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: trial.trial_id,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name=f"trials-{uuid4().hex}",
+                storage_path=str(storage),
+                verbose=0,
+                callbacks=[StoreCallback(session, watcher, stalls)],
+                failure_config=tune.FailureConfig(max_failures=0),  # the session counts, and deals them out again
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        ).fit()
+
     with interruptions(session):
-        session.run(tuner.fit)
+        session.run(fit)
 
 
 def _one_worker_trainable(train: TrainFunction | None, cache: Path, decisions: Any) -> Callable[[dict[str, Any]], None]:

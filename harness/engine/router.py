@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -108,6 +109,8 @@ class Router:
         self._students = KeptStudents(plan.study, store)
         self._runner: dict[str, _CellTrials] = {}
         """Key of a running trial -> its cell."""
+        self._returned: list[tuple[float, TrialSpec]] = []
+        """Running trials that have lost their processes, and from when on (time.monotonic()) they may start again."""
         for cell in self._cells:
             self._catch_up(cell)
 
@@ -117,6 +120,10 @@ class Router:
 
     def next(self) -> TrialSpec | None:
         """A trial to run now; None where every cell waits for its results, or all is done (`finished`)."""
+        due = [one for one in self._returned if one[0] <= time.monotonic()]
+        if due:
+            self._returned.remove(due[0])
+            return due[0][1]
         for cell in sorted(self._cells, key=lambda cell: cell.started):
             if cell.waiting is None and len(cell.running) < self._in_flight:
                 self._catch_up(cell)
@@ -167,6 +174,10 @@ class Router:
                 f"that were stored before are kept: free some space and give the same command again, it goes on from there."
             )
         self.finish(failed_record(spec, error, self._prepared[spec.task.name].majority), None)
+
+    def put_back(self, key: str, seconds: float) -> None:
+        """A running trial has lost its processes, and is dealt out again, after so many seconds at the earliest."""
+        self._returned.append((time.monotonic() + seconds, self.running(key)))
 
     def running(self, key: str) -> TrialSpec:
         return self._runner[key].running[key]

@@ -16,6 +16,7 @@ from typing import Any
 
 from harness.digest import digest
 from harness.errors import ModelError
+from harness.hub import HubError, snapshot
 from harness.study.schema import ModelSpec
 
 PACKAGE_PREFIX = "package:"
@@ -42,23 +43,19 @@ def resolve_model_path(model: str) -> str:
 
 
 def model_directory(model: str, revision: str | None = None) -> Path:
-    """The local directory of a model; a hub model is downloaded (or found in the hub's cache).
+    """The local directory of a model; a hub model is downloaded once a process, or found in the hub's cache (`harness.hub`).
 
     Raises ModelError where it cannot be had.
     """
     resolved = resolve_model_path(model)
     if Path(resolved).is_absolute():
         return Path(resolved)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
     try:
-        return Path(snapshot_download(resolved, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"]))
-    except (OSError, HFValidationError) as error:  # the hub's own errors are OSErrors
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return snapshot("model", resolved, revision, _HUB_FILES, ["*/*"])
+    except HubError as error:
         raise ModelError(
             f"model {model!r}{f' at revision {revision!r}' if revision else ''} is no local directory and could not be had "
-            f"from the hub ({reason}). Check the name and the connection, log in if it is gated, fetch it beforehand with "
+            f"from the hub ({error}). Check the name and the connection, log in if it is gated, fetch it beforehand with "
             f"`python -m harness prefetch STUDY`, or give a local directory or `{PACKAGE_PREFIX}NAME/SUBDIR` instead."
         ) from error
 
@@ -99,6 +96,11 @@ def known_configuration(spec: ModelSpec) -> dict[str, Any]:
     except (ModelError, OSError, ValueError):
         return {}  # said when the model is wanted
     return content if isinstance(content, dict) else {}
+
+
+def is_on_hub(model: str) -> bool:
+    """Whether this names neither a directory nor a package. Raises ModelError as `resolve_model_path` does."""
+    return not Path(resolve_model_path(model)).is_absolute()
 
 
 def model_digest(spec: ModelSpec) -> str:

@@ -198,6 +198,7 @@ def trial_spec(
         plugins=[str((plan.base / plugin).resolve()) for plugin in study.plugins],
         strategy_code=cell.strategy.code_digest,
         harness_code=numeric_code(),
+        hub_commits=ready.hub_commits,
         data_digest=ready.data_digest,
         student_digest=ready.student_digest,
         teacher_digests=[ready.teacher_digests[teacher.name] for teacher in cell.teachers],

@@ -22,6 +22,8 @@ class PreparedTask:
     student_digest: str
     teacher_digests: dict[str, str]
     """Teacher name -> digest of everything that determines its outputs."""
+    hub_commits: dict[str, str] = field(default_factory=dict)
+    """As `harness.hub.commits` says."""
     teacher_errors: dict[str, ErrorRecord] = field(default_factory=dict)
     """Teachers that could not be made: the trials that want them are recorded as failed."""
 

@@ -10,6 +10,7 @@ import math
 import numpy as np
 from tabulate import tabulate
 
+from harness.errors import printable
 from harness.report.caption import caption, legend, measured_rows, study_name
 from harness.report.cells import NOTHING, Cell, coverage, number, overall_columns, score_cell
 from harness.report.leaderboard import Estimate, Leaderboard
@@ -25,7 +26,7 @@ def task_headers(board: Leaderboard) -> list[str]:
 def markdown(board: Leaderboard) -> str:
     """Scores per task, overall figures and cost, rows of data, caption."""
     order = board.order
-    shown = [label.replace("|", "\\|") for label in board.selection.labels]
+    shown = [printable(label).replace("|", "\\|") for label in board.selection.labels]
     labels = [f"**{label}**" if i == board.baseline else label for i, label in enumerate(shown)]
     scores = [[labels[i], *(score_cell(board, i, t).text() for t in range(len(board.selection.tasks)))] for i in order]
     scores.append(["*teacher*", *(number(100 * float(score)) for score in board.teacher)])
@@ -134,7 +135,7 @@ def text(board: Leaderboard, width: int = 120) -> str:
     rows.append(["(teacher)", *(number(100 * float(score)) for score in board.teacher), *("" for _ in kept)])
     table = tabulate(rows, ["strategy", *task_headers(board), *short.values()], tablefmt="simple", disable_numparse=True)
     said = [textwrap.fill(sentence, width) for sentence in (" ".join(legend(board)), *caption(board))]
-    return "\n".join([table, "", *said])
+    return printable("\n".join([table, "", *said]))
 
 
 def _chosen_settings(board: Leaderboard, label: str) -> str:
@@ -155,6 +156,8 @@ def _chosen_settings(board: Leaderboard, label: str) -> str:
 def _plain(value: object) -> object:
     if isinstance(value, float):
         return "" if math.isnan(value) else repr(float(value))
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@"):
+        return f"'{value}"  # spreadsheets would compute it
     return value
 
 

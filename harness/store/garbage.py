@@ -78,6 +78,8 @@ def _referred(stores: Iterable[Store]) -> tuple[set[str], set[str]]:
         manifest = store.manifest()
         rows |= {digest(roles) for roles in manifest.get("digests", {}).values()}
         teachers |= {name for named in manifest.get("teachers", {}).values() for name in named.values()}
+        # of a run that was killed before it wrote its manifest, and so before it trained on them
+        teachers |= {event["digest"] for event in store.events() if event["kind"].startswith("teacher_")}
         for record in store.records():
             rows.add(record.spec.data_digest)
             teachers |= set(record.spec.teacher_digests)

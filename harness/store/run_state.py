@@ -35,7 +35,10 @@ class RunState:
     """Trials that ended in this run, failed ones too."""
     failed: int = 0
     retried: int = 0
+    stalled: int = 0
     nodes_lost: int = 0
+    waiting: int = 0
+    """Trials without a process when nothing had moved for a while; 0 where something has moved since."""
     slots: int = 0
     train_seconds: float = 0.0
     """Optimisation alone, of the trials that finished."""
@@ -114,6 +117,11 @@ def _runs(events: Iterable[Mapping[str, Any]]) -> Iterator[RunState]:
         elif kind == "ended":
             state.ended = True
         state.retried += kind == "trial_retried"
+        state.stalled += kind == "trial_stalled"
+        if kind == "nothing_moves":
+            state.waiting = event["waiting"]
+        elif kind in ("trial_started", "epoch", "trial_finished", "trial_failed", "trial_stopped"):
+            state.waiting = 0
         state.nodes_lost += kind == "node_lost"
     if state is not None:
         yield state

@@ -55,7 +55,10 @@ class ResourcesSpec(TaskResources):
     concurrent_trials: int | None = Field(None, ge=1)
     """At most so many trials at once; as many as the cluster holds where not given."""
     retries: int = Field(2, ge=0)
-    """For failures that are not the method's fault: a killed worker, a lost node. After a CUDA error there is always one."""
+    """For failures that are not the method's fault: a killed worker, a trial that stands still. Lost nodes do not count (20 of
+    them may go), and after a CUDA error there is always one."""
+    stall_minutes: float = Field(720, gt=0)
+    """A trial without a step for so long, in a process that lives, is ended and tried again. For the engine ray."""
     per_task: dict[str, TaskResources] = {}
     cluster_may_grow_to: list[NodeShape] = []
     """For a cluster with an autoscaler: all the nodes that it can have. What fits neither on them nor on those that

@@ -24,6 +24,7 @@ from harness.data.roles import load_report_rows, load_teacher_rows, load_trainin
 from harness.data.rows import Rows
 from harness.data.teacher_outputs import teacher_folder
 from harness.digest import digest
+from harness.hub import pin
 from harness.models.build import count_parameters, hidden_size, load_tokenizer, tokenizer_digest
 from harness.models.evaluate import predict, resolve_precision
 from harness.models.own_head import build_classifier, fine_tuned_labels
@@ -54,11 +55,14 @@ class TeacherJob(Section):
     """What to cache beside the logits (`harness.data.cached_outputs`): some strategy or loss term of the study wants it."""
     cpus: float = 1
     gpus: float = 0
+    hub_commits: dict[str, str] = {}
+    micro_batches: int = 1
+    """Batches are passed in so many parts from the start: what was there before has not fitted into memory."""
 
     @property
     def digest(self) -> str:
         content = self.identity()
-        for name in ("outputs", "cpus", "gpus"):
+        for name in ("outputs", "cpus", "gpus", "hub_commits", "micro_batches"):
             content.pop(name)
         content["task"].pop("files", None)
         # what it is called, where it lies and what its scores are used for is not what it is
@@ -97,6 +101,7 @@ def is_made(job: TeacherJob, cache: Path) -> bool:
 
 def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> None:
     started = time.perf_counter()
+    pin(job.hub_commits)
     device = device_for(job.gpus)
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(job.cpus)))
@@ -196,7 +201,14 @@ def _training(job: TeacherJob, model: nn.Module, fit: Encoded, select: Encoded, 
         job.task.metrics,
         job.task.headline_metric,
         Single(),
+        micro_batches=job.micro_batches,
     )
+
+
+def in_smaller_parts(job: TeacherJob) -> TeacherJob:
+    """The job after a process of it was killed for memory: in a process that lives, the training does that by itself."""
+    parts = min(2 * job.micro_batches, job.teacher.training.batch_size)
+    return job.model_copy(update={"micro_batches": parts})
 
 
 class _LabelsOnly(Strategy[Settings]):

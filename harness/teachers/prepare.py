@@ -17,6 +17,7 @@ from harness.data.rows import Rows, rows_in_common
 from harness.data.source import load_task
 from harness.data.teacher_outputs import teacher_folder
 from harness.errors import StoreError, StudyError
+from harness.hub import commits
 from harness.models.own_head import classifier_digest, fine_tuned_labels
 from harness.models.sources import model_digest
 from harness.models.tokenizing import load_tokenizer
@@ -182,7 +183,7 @@ def _make_teachers(
     unique: dict[str, TeacherJob] = {}
     for job in jobs:
         outputs = {*job.outputs, *(unique[job.digest].outputs if job.digest in unique else ())}
-        unique[job.digest] = job.model_copy(update={"outputs": tuple(sorted(outputs))})
+        unique[job.digest] = job.model_copy(update={"outputs": tuple(sorted(outputs)), "hub_commits": commits()})
     for job in unique.values():
         watcher.happened("teacher_started", **_named(job))
     made = [job for job in unique.values() if is_made(job, cache)]  # a process that would find only that takes seconds to start
@@ -240,5 +241,6 @@ def _prepared(
         majority=majority_scores(roles.training, roles.report, task),
         student_digest=student_digest,
         teacher_digests=own,
+        hub_commits=commits(),
         teacher_errors={name: errors[digest] for name, digest in own.items() if digest in errors},
     )

@@ -109,8 +109,10 @@ class Training:
         self.micro_batching = MicroBatching(self.weighting.students, strategy, self.terms, self.generator, self.device)
         self.micro_batching.count = micro_batches
 
-    def run(self, on_epoch: EpochHook | None = None, resume_from: Path | None = None) -> Progress:
-        """Train to the end, from the checkpoint in `resume_from` where there is one.
+    def run(
+        self, on_epoch: EpochHook | None = None, resume_from: Path | None = None, on_step: Callable[[], None] | None = None
+    ) -> Progress:
+        """Train to the end, from the checkpoint in `resume_from` where there is one. `on_step` hears of every step.
 
         Raises DivergedError for a loss, weight or score that is not finite, and CheckpointError for a checkpoint that cannot be
         read, or was written in another precision: `auto` means another one on another device.
@@ -118,7 +120,7 @@ class Training:
         if resume_from is not None:
             self._load(resume_from)
         for epoch in range(self.progress.epoch, self.recipe.epochs):
-            record = self._epoch(epoch)
+            record = self._epoch(epoch, on_step)
             if on_epoch is not None:
                 self._describe_device()
                 on_epoch(record, self._save)
@@ -128,7 +130,7 @@ class Training:
         self._describe_device()
         return self.progress
 
-    def _epoch(self, epoch: int) -> EpochRecord:
+    def _epoch(self, epoch: int, on_step: Callable[[], None] | None) -> EpochRecord:
         progress = self.progress
         # One seed an epoch: a run that resumes here needs no saved generator state, on any number of ranks.
         torch.manual_seed(derive_seed(self.seeds.dropout, epoch, self.ranks.rank))
@@ -143,6 +145,8 @@ class Training:
                 self.on_step(progress.step, loss)
             for name, values in terms.items():
                 sums[name] = sums.get(name, 0.0) + values.sum() / (values.shape[0] if values.dim() == 2 else 1)
+            if on_step is not None:
+                on_step()
         self._check_finite(epoch, loss_sum, sums)
         self._add_cost(time.perf_counter() - started)
         mean_terms = {name: float(total) / len(self.fit) for name, total in sums.items()}

@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from harness.data.roles import load_report_rows, load_training_rows
 from harness.data.rows import TrainingRows
 from harness.data.teacher_outputs import TeacherOutputs
 from harness.data.word_drop import WordDrop
+from harness.hub import pin
 from harness.loss_terms.base import TermSetup
 from harness.loss_terms.bound import LossTerms
 from harness.loss_terms.registry import needs_of_terms
@@ -73,13 +74,14 @@ def train_trial(
     resume_from: Path | None = None,
     micro_batches: int = 1,
     student_folder: Path | None = None,
+    on_step: Callable[[], None] | None = None,
 ) -> TrialOutcome:
     """Train, select and score one student. `harness.teachers.prepare` has put its rows and teacher outputs into `cache`.
 
     Every rank calls this; all get the same record. `on_epoch` may raise StoppedEarly, on all ranks; the record says so then.
     `micro_batches`: see `Training`. `student_folder`: where rank 0 leaves the trained student (`harness.models.save`), whole or
-    not at all. Raises DivergedError, OutOfMemoryError, CheckpointError where `resume_from` is damaged, or
-    whatever a strategy raises.
+    not at all. `on_step` is called after every step. Raises DivergedError, OutOfMemoryError, CheckpointError where
+    `resume_from` is damaged, or whatever a strategy raises.
     """
     started = time.perf_counter()
     ranks = ranks or Single()
@@ -90,7 +92,7 @@ def train_trial(
     made = make_training(spec, cache, ranks, device, micro_batches)
     training, teachers = made.training, made.teachers
     try:
-        progress = training.run(on_epoch, resume_from)
+        progress = training.run(on_epoch, resume_from, on_step)
     except StoppedEarly:
         return _stopped(spec, made, time.perf_counter() - started)
 
@@ -138,6 +140,7 @@ def make_training(spec: TrialSpec, cache: Path, ranks: Ranks, device: torch.devi
             f"code {numeric_code()}, planned {spec.harness_code}. Was a file changed while the study runs, or has this node "
             "another copy?"
         )
+    pin(spec.hub_commits)
     for plugin in spec.plugins:
         load_plugin(plugin)
     registered = resolve(spec.strategy)

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from harness.errors import printable
 from harness.plan.plan import Plan
 from harness.records import TrialRecord
 from harness.watching.progress import Progress
@@ -44,7 +45,7 @@ class Console:
     def note(self, text: str) -> None:
         """One line that stays."""
         if not self._quiet:
-            self._rich.print(Text(text))
+            self._rich.print(Text(printable(text)))
 
     def teacher_trains(self, name: str, progress: Mapping[str, Any]) -> bool:
         """How far a teacher is (`status_text.teacher_text`). Returns whether that is worth a line of a log: every 15 s."""
@@ -108,7 +109,8 @@ class Console:
         spec = record.spec
         first = (record.error.message.strip().splitlines() or [""])[0]
         where = f"{spec.task.name}/{spec.label}/{spec.repeat} trial {spec.index}"
-        self._rich.print(Text(f"failed: {where} ({record.error.kind}): {record.error.type}: {first}", style="red"))
+        said = f"failed: {where} ({record.error.kind}): {record.error.type}: {first}"
+        self._rich.print(Text(printable(said), style="red"))
 
     def _summary(self) -> str:
         progress = self.progress

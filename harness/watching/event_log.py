@@ -24,6 +24,8 @@ KINDS = {
     "total_seconds",
     "trial_failed": "a trial has failed for good: cell, key, purpose, trial, error_kind, error",
     "trial_retried": "a trial lost its process, node or GPU and starts again from its checkpoint: cell, key, error",
+    "trial_stalled": "a trial gave no sign of life for `resources.stall_minutes`, its processes are ended: cell, key, error",
+    "nothing_moves": "no trial gave a sign of life for minutes: running, waiting (trials without a process), seconds, free",
     "checkpoint_damaged": "a checkpoint cannot be read, its trial starts from its beginning: cell, key, error",
     "out_of_memory": "a rank ran out of memory, its trial goes on from its last epoch in smaller parts: cell, key, error",
     "damaged": "a record or its predictions are not what was written, the trial counts as not run: path, reason",

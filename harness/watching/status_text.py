@@ -8,9 +8,16 @@ from typing import Any
 
 from harness.store.run_state import RunState
 
+SILENT_SECONDS = 60.0
+"""A trial that has given no sign of life for so long is shown to be silent."""
 
-def describe(state: RunState, active: bool, to_go: int, now: datetime | None = None) -> list[str]:
-    """Lines for a terminal. `active`: a process holds the store. `to_go`: planned trials without an end."""
+
+def describe(
+    state: RunState, active: bool, to_go: int, now: datetime | None = None, silent: Mapping[str, float] | None = None
+) -> list[str]:
+    """Lines for a terminal. `active`: a process holds the store. `to_go`: planned trials without an end. `silent`: key ->
+    seconds since a trial's last sign of life.
+    """
     now = now or datetime.now(UTC)
     lines = []
     if active:
@@ -24,9 +31,11 @@ def describe(state: RunState, active: bool, to_go: int, now: datetime | None = N
                 lines.append(f"teachers being made: {', '.join(waiting)}")
         lines += [
             f"running: {one.cell} {'final run' if one.purpose == 'final' else f'trial {one.trial}'}, "
-            f"{one.epochs} epochs done, for {duration((now - one.since).total_seconds())}"
-            for one in sorted(state.running.values(), key=lambda one: one.since)
+            f"{one.epochs} epochs done, for {duration((now - one.since).total_seconds())}{_silence((silent or {}).get(key))}"
+            for key, one in sorted(state.running.items(), key=lambda item: item[1].since)
         ]
+        if state.waiting:
+            lines.append(f"nothing moves: {state.waiting} trials wait for a process; does the cluster have room for them?")
     else:
         lines.append("no process is running this study now")
     rate = state.rate(now)
@@ -42,6 +51,7 @@ def describe(state: RunState, active: bool, to_go: int, now: datetime | None = N
         for count, text in (
             (state.failed, "failed"),
             (state.retried, "times tried again"),
+            (state.stalled, "stood still and were ended"),
             (state.nodes_lost, "nodes lost"),
         )
         if count
@@ -57,6 +67,10 @@ def teacher_text(progress: Mapping[str, Any]) -> str:
         f"epoch {progress['epoch']} of {progress['epochs']}, loss {progress['loss']:.3f}, "
         f"about {duration(progress['seconds_left'])} of training left"
     )
+
+
+def _silence(seconds: float | None) -> str:
+    return "" if seconds is None or seconds < SILENT_SECONDS else f", silent for {duration(seconds)}"
 
 
 def duration(seconds: float) -> str:

@@ -107,6 +107,22 @@ def test_the_cache_keeps_what_the_given_folders_refer_to(study_file, store, caps
     assert main(["run", str(study_file()), "--quiet"]) == 0  # and nothing is missing
 
 
+def test_a_teacher_of_a_run_that_was_killed_before_its_first_trial_is_kept(study_file, store, capsys):
+    """There is no manifest yet that names it, and it took hours."""
+    assert main(["run", str(study_file()), "--quiet"]) == 0
+    (store.path / "manifest.json").unlink()
+    shutil.rmtree(store.path / "trials")
+    capsys.readouterr()
+    assert main(["gc", str(store.path), "--cache"]) == 0
+    assert "a teacher of no study" not in capsys.readouterr().out
+
+
+def test_the_cache_is_not_garbage_because_the_folder_is_the_wrong_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["gc", "--cache", "--delete"]) == 2
+    assert "there is no result folder in results/" in capsys.readouterr().err
+
+
 def test_nothing_is_touched_while_a_study_runs(study_file, store, capsys):
     assert main(["run", str(study_file()), "--quiet"]) == 0
     with store.writing():

@@ -45,6 +45,24 @@ def test_a_row_of_another_protocol_is_refused_by_name(results, capsys):
     assert f"has Protocol {PROTOCOL_VERSION}" in said
 
 
+def test_a_row_is_trained_again_from_any_folder(study_file, tmp_path, monkeypatch, capsys):
+    """Its data, and a plugin that lies elsewhere on this machine, are found where the study found them."""
+    monkeypatch.setattr("harness.report.build_report", lambda path: Report(path, (), (), ""))
+    (tmp_path / "mine").mkdir()
+    rows = "sentence,label\n" + "".join(f"good film {i},1\nbad film {i},0\n" for i in range(40))
+    for name in ("train", "dev"):
+        (tmp_path / "mine" / f"{name}.csv").write_text(rows.replace("film", name))
+    files = {"train": "mine/train.csv", "validation": "mine/dev.csv"}
+    task = {"name": "own", "text": ["sentence"], "labels": ["bad", "good"], "files": files}
+    study_file(tasks=[task], strategies=["ce_only"])
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "study.yaml", "--quiet", "--set", "results=results"]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["reproduce", "../results/tiny", "own/ce_only"]) == 0
+    assert "The number came out the same." in capsys.readouterr().out
+
+
 def test_stores_are_merged(results, tmp_path, capsys):
     assert main(["merge", str(results), "--into", str(tmp_path / "all")]) == 0
     assert "2 trials added" in capsys.readouterr().out

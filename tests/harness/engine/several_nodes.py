@@ -38,6 +38,7 @@ def noting_train(
     ranks: Any = None,
     on_epoch: Callable[[EpochRecord, Callable[[Path], None]], None] | None = None,
     resume_from: Path | None = None,
+    **_: Any,
 ) -> Any:
     """Real training that notes each epoch's node, and takes its time."""
     import ray
@@ -77,7 +78,7 @@ def run(folder: Path) -> None:
     for _ in range(3):
         cluster.add_node(num_cpus=1)
     cache = folder / "cache"
-    study = two_node_study(engine="ray", workers=2, placement="strict_spread", concurrent_trials=1, retries=1)
+    study = two_node_study(engine="ray", workers=2, placement="strict_spread", concurrent_trials=1, retries=0)
     try:
         with connect(cluster.address, folder / "logs"):
             from harness.engine.ray_paths import require_shared

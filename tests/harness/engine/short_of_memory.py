@@ -24,6 +24,7 @@ def short_of_memory_train(
     on_epoch: Callable[[EpochRecord, Callable[[Path], None]], None] | None = None,
     resume_from: Path | None = None,
     micro_batches: int = 1,
+    **_: Any,
 ) -> Any:
     from harness.models import student_pass
     from harness.training.trial import train_trial

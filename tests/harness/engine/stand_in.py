@@ -2,7 +2,8 @@
 
 A strategy's label says how its trials behave: `plain`, `raises`, `diverges`, `nan`, `killed` (the process of its first trial
 dies once, after the first epoch), `killed_rank` (rank 1 does), `slow` (0.4 s an epoch), `always_killed`, `lost_device` (its
-first trial meets a CUDA error once, after the first epoch), `always_lost_device`. Any other label: nothing happens. In a
+first trial meets a CUDA error once, after the first epoch), `always_lost_device`, `stopped` (stands still once, after the first
+epoch). Any other label: nothing happens. In a
 process that has met a CUDA error every trial meets it.
 """
 
@@ -72,6 +73,7 @@ def stand_in_train(
     ranks: Any = None,
     on_epoch: Callable[[EpochRecord, Callable[[Path], None]], None] | None = None,
     resume_from: Path | None = None,
+    **_: Any,
 ) -> Any:
     """Every epoch adds 1 / temperature. Notes each start and epoch in `cache`/log, with the process that did it."""
     rank = 0 if ranks is None else ranks.rank
@@ -140,6 +142,8 @@ def _behave(spec: TrialSpec, cache: Path, rank: int, epoch: int) -> None:
         _lost_devices.append(spec.key)
     if _lost_devices:
         raise RuntimeError(CUDA_ERROR)
+    if spec.label == "stopped" and epoch == 1 and _starts(cache, spec, rank) == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
     dies_once = spec.label == f"killed{'_rank' if rank else ''}" and spec.index == 0
     if epoch == 1 and (spec.label == "always_killed" or (dies_once and _starts(cache, spec, rank) == 1)):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
 
 from harness.engine import engine_for
 from harness.engine.cluster import ClusterError, _knock, _link, connect, map_tasks, ray_slots, require_slots
@@ -31,6 +34,41 @@ def test_tasks_come_back_with_their_items_and_errors(cluster: None) -> None:
     assert results[4] == 0.25
     assert isinstance(results[0], Refused)
     assert str(results[0]) == "zero has no inverse"
+
+
+def die_until(item: tuple[str, int]) -> int:
+    """As a process that is killed, while the file's count is below the number."""
+    file, times = Path(item[0]), item[1]
+    tried = len(file.read_text()) if file.exists() else 0
+    file.write_text("x" * (tried + 1))
+    if tried < times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return tried
+
+
+def test_a_task_that_loses_its_process_is_tried_again_and_not_for_ever(cluster: None, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("harness.engine.cluster.TRIES", 2)
+    once, often = (str(tmp_path / "once"), 1), (str(tmp_path / "often"), 99)
+    results = dict(map_tasks(die_until, [once, often], cpus=lambda item: 1, gpus=lambda item: 0))
+    assert results[once] == 1
+    assert isinstance(results[often], ray.exceptions.WorkerCrashedError)
+    assert (tmp_path / "often").read_text() == "xx"
+
+
+def test_what_was_killed_for_memory_is_tried_smaller_and_not_for_ever(cluster: None, tmp_path: Path, monkeypatch) -> None:
+    """Ray's own retries of it have no end."""
+    monkeypatch.setattr("harness.engine.cluster.time.sleep", lambda seconds: None)
+    get, tried = ray.get, []
+
+    def killed(done: Any) -> Any:
+        tried.append(get(done))
+        raise ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory")
+
+    monkeypatch.setattr(ray, "get", killed)
+    ((item, error),) = map_tasks(invert, [1], lambda item: 1, lambda item: 0, after_out_of_memory=lambda item: 2 * item)
+    assert item == 1
+    assert isinstance(error, ray.exceptions.OutOfMemoryError)
+    assert tried == [1, 1 / 2, 1 / 4, 1 / 8]
 
 
 def test_a_connection_is_reused(cluster: None, tmp_path: Path) -> None:

@@ -122,3 +122,12 @@ def test_a_label_with_a_bar_is_one_cell(tmp_path: Path) -> None:
     rows = [line for line in markdown(make_leaderboard(tmp_path, draws=50)).splitlines() if line.startswith("| ")]
     cells = {name: [len(re.split(r"(?<!\\)\|", row)) for row in rows if name in row] for name in ("fixed_alpha", r"a\|b")}
     assert set(cells["fixed_alpha"]) == set(cells[r"a\|b"]) == {4, 12}
+
+
+def test_a_strangers_store_cannot_command_a_terminal_or_a_spreadsheet(tmp_path: Path) -> None:
+    """A study refuses such labels; nobody says that a study has made the store."""
+    build_store(tmp_path, Planted(tasks=("sst2",), strategies=("fixed_alpha", "\x1b[2Jgone", "=1+1"), trials=1))
+    board = make_leaderboard(tmp_path, draws=50)
+    assert "\x1b" not in text(board) + markdown(board)
+    assert "\ufffd[2Jgone" in text(board)
+    assert "'=1+1" in {row["label"] for row in csv.DictReader(io.StringIO(csv_text(board)))}

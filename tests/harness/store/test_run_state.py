@@ -90,6 +90,18 @@ def test_what_runs_how_fast_and_how_long() -> None:
     assert describe(state, active=False, to_go=8, now=now)[0] == "no process is running this study now"
 
 
+def test_trials_that_are_silent_and_a_run_in_which_nothing_moves_are_shown() -> None:
+    stood = [at(60, "trial_stalled", cell="sst2/c/0", key="c", error="no sign"), at(61, "nothing_moves", running=1, waiting=3)]
+    state = state_of([*LOG, *stood])
+    now = START + timedelta(seconds=70)
+    lines = describe(state, active=True, to_go=8, now=now, silent={"c": 600.0})
+    assert lines[0] == "running: sst2/c/0 trial 0, 2 epochs done, for 40 s, silent for 10 min"
+    assert lines[1].startswith("nothing moves: 3 trials wait for a process")
+    assert "1 stood still and were ended" in lines[-1]
+    moved = trial(65, "epoch", "c", epoch=3)
+    assert not any("nothing moves" in line for line in describe(state_of([*LOG, *stood, moved]), active=True, to_go=8, now=now))
+
+
 def test_stopped_trials_and_idle_slots_count_in_slot_use() -> None:
     events = [
         at(0, "started", trials=2, cells=2),
