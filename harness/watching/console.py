@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from harness.errors import place_in
 from harness.plan.plan import Plan
 from harness.records import TrialRecord
 from harness.watching.progress import Progress
@@ -77,7 +78,8 @@ class Console:
         spec = record.spec
         first = (record.error.message.strip().splitlines() or [""])[0]
         where = f"{spec.task.name}/{spec.label}/{spec.repeat} trial {spec.index}"
-        self._rich.print(Text(f"failed: {where} ({record.error.kind}): {record.error.type}: {first}", style="red"))
+        place = place_in(record.error.traceback, spec.plugins)
+        self._rich.print(Text(f"failed: {where} ({record.error.kind}): {record.error.type}: {first}{place}", style="red"))
 
     def _summary(self) -> str:
         progress = self.progress

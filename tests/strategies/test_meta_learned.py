@@ -113,7 +113,7 @@ def test_per_sample_rw_kd_equals_the_derivative_at_zero_weights():
     ce, kd = (-8 / student.step_size * gradient for gradient in literal)
     largest = max(ce.max(), kd.max())
     ce, kd = ce.clamp_min(1e-6 * largest), kd.clamp_min(1e-6 * largest)
-    found = weigh(make("rw_kd", SETUP, meta_learner="per_sample"), student.full_context())["kd"]
+    found = weigh(make("rw_kd", SETUP, reading="per_sample"), student.full_context())["kd"]
     torch.testing.assert_close(found, kd / (ce + kd), rtol=1e-3, atol=1e-4)
 
 
