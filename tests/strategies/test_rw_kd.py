@@ -7,10 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from pydantic import ValidationError
 
 from harness.conformance.tiny_training import World
+from harness.errors import StudyError
+from harness.plan.plan import make_plan
 from strategies import resolve
 from strategies.meta_learned.rw_kd import features, share_of_kd
+from tests.harness.tiny import tiny_study
 from tests.strategies.contexts import make, make_context, make_setup, random_influence, steps, weigh
 
 SETUP = make_setup()
@@ -199,3 +203,29 @@ def _trace(settings, renew_before=()):
     made = registered.settings(settings)
     world = World(registered.needs(made), 1)
     return world.run(lambda: registered.create(made, world.setup), renew_before=renew_before).weights
+
+
+class TestOldName:
+    """Study files and stored trials of before say `meta_learner`."""
+
+    def test_it_is_read_as_the_reading(self):
+        registered = resolve("rw_kd")
+        assert registered.settings({"meta_learner": "per_sample"}) == registered.settings({"reading": "per_sample"})
+        assert registered.settings().model_dump()["reading"] == "network"
+
+    def test_both_names_at_once_are_refused(self):
+        with pytest.raises(ValidationError, match="meta_learner"):
+            resolve("rw_kd").settings({"meta_learner": "network", "reading": "per_sample"})
+
+    def test_trials_that_are_stored_with_it_can_be_made_again(self):
+        stored = {"engine": "auto", "meta_learner": "network", "hidden_size": 100, "interval": 1, "precondition": "none"}
+        assert resolve("rw_kd").settings(stored).reading == "network"
+
+
+@pytest.mark.parametrize("settings", [{"look_ahead_layers": 1}, {"precondition": "adam"}, {"look_ahead_rate": 0.1}])
+def test_what_does_not_go_with_the_optimiser_s_step_is_refused_at_plan(settings, tmp_path):
+    entry = {"name": "rw_kd", "settings": {"look_ahead": "adamw", **settings}}
+    with pytest.raises(StudyError, match=r"rw_kd.*adamw") as found:
+        make_plan(tiny_study(strategies=[entry]), tmp_path)
+    assert "\n" not in str(found.value)
+    make_plan(tiny_study(strategies=[{"name": "rw_kd", "settings": {"look_ahead": "adamw"}}]), tmp_path)
