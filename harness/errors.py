@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -35,3 +38,23 @@ class ModelError(UserError):
 
 class StoreError(UserError):
     """A result store that cannot be read or written."""
+
+
+def with_place(error: BaseException, file: str | Path | None = None) -> str:
+    """Type, text, and file and line of an error of somebody's code: the last line of it in `file`, where it was there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if file is not None and Path(frame.filename).resolve() == Path(file).resolve()]
+    where = ""
+    if isinstance(error, SyntaxError):  # says its file and line itself
+        where = f" ({error.filename}:{error.lineno})" if str(error.filename) not in str(error) else ""
+    elif frames:
+        last = (own or frames)[-1]
+        where = f" ({last.filename}:{last.lineno}, in {last.name})"
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def place_in(trace: str, files: Iterable[str]) -> str:
+    """` (FILE:LINE)` of the last line of one of the files in a traceback's text; empty where there is none."""
+    own = set(files)
+    found = [f" ({file}:{line})" for file, line in re.findall(r'File "(.+?)", line (\d+)', trace) if file in own]
+    return found[-1] if found else ""

@@ -54,6 +54,11 @@ LookAheadChoice = Literal["auto", LookAheadEngine]
 """auto: the fastest for the training's precision, which is fd in full and jvp in half precision."""
 
 
+LookAheadStep = Literal["sgd", "adamw_point", "adamw"]
+"""The step that is looked ahead of: a plain gradient step; or the student's optimiser's own, with the meta gradient there as it
+is, or led back through the step."""
+
+
 class Settings(BaseModel):
     """A strategy's hyper-parameters: subclass, give every field a default and a docstring or `Field(description=...)`."""
 
@@ -80,7 +85,8 @@ class Needs:
     look_ahead_options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments for `LookAhead` (`harness/look_ahead/look_ahead.py`), e.g. `{"meta_kd_weight": 1.0}`.
     `{"precondition": "adam"}`: the meta gradient is divided by the root mean square of the student's Adam.
-    `{"meta_precision": "bf16"}`: in another precision than the training's."""
+    `{"meta_precision": "bf16"}`: in another precision than the training's.
+    `{"step": "adamw"}`: a `LookAheadStep`; `Context.look_ahead` is then asked with weights."""
     term_gramian: bool = False
     """Inner products of the terms' batch-mean gradients, from `Context.term_gramian`."""
     student_features: bool = False
@@ -135,8 +141,9 @@ class LookAheadFunction(Protocol):
     def __call__(self, weights: Weights | None = None, ids: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """<gradient of the meta loss, gradient of term[m, i]> for every term m and sample i: name -> [batch].
 
-        The meta gradient is taken at the current student, or, where `weights` are given, after one SGD step of the student on
-        the loss that they weigh.
+        The meta gradient is taken at the current student, or, where `weights` are given, after one step of the student on the
+        loss that they weigh: SGD's, or its optimiser's where `Needs.look_ahead_options` says so. Then weights have to be given,
+        and `adamw` leads it back through the step.
 
         ids: training rows, [rows], that take the place of the batch and of the meta batch: influences of their terms on their
         own mean cross-entropy, name -> [rows]. `weights` are then for them.

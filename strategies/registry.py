@@ -28,6 +28,9 @@ ENTRY_POINT_GROUP = "harness.strategies"
 _PARTS = "strategies.parts"
 """What several strategies share; no strategy itself."""
 _DECLARED = ("family", "summary", "paper", "sample_wise", "normalisation")
+FIDELITY = ("As published", "Differs: ", "No paper: ")
+"""Docstrings and not attributes: words do not change the digest of a strategy's code."""
+CLAIMS = "Claims: "
 _strategies: dict[str, type[Strategy[Any]]] = {}
 _wrappers: dict[str, type[Wrapper]] = {}
 
@@ -62,6 +65,20 @@ class Wrapper(Strategy[Settings]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.inner.load_state_dict(state)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A weight's direction, as the source has it."""
+
+    term: str
+    sign: int
+    """1: the term's weight is larger where the measure is; -1: smaller."""
+    measure: str
+    """Of a sample, e.g. `teacher confidence`: `harness.conformance.behaviour_card`."""
+
+    def __str__(self) -> str:
+        return f"{self.term} {'rises' if self.sign > 0 else 'falls'} with {self.measure}"
 
 
 @dataclass(frozen=True)
@@ -112,6 +129,30 @@ class Registered:
         for wrapper in reversed(self.wrappers):
             made = wrapper(settings, setup, made)
         return made
+
+    @property
+    def fidelity(self) -> str | None:
+        """How it compares with its source: the paragraph of its class's docstring that begins with one of FIDELITY."""
+        return _paragraph(self.strategy, FIDELITY)
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """What is said of its weights: "Claims: TERM rises with MEASURE; TERM falls with MEASURE." in the class's docstring.
+
+        Raises ValueError for a paragraph that begins so and is not of this form. A wrapped strategy claims nothing.
+        """
+        said = None if self.wrappers else _paragraph(self.strategy, (CLAIMS,))
+        if said is None:
+            return ()
+        found = []
+        for part in said.removeprefix(CLAIMS).rstrip(".").split(";"):
+            match = re.fullmatch(r"\s*(\w+) (rises|falls) with ([\w ]+)", part)
+            if match is None:
+                raise ValueError(
+                    f"the docstring's claim {part.strip()!r} is not of the form: TERM rises (or falls) with MEASURE"
+                )
+            found.append(Claim(match[1], 1 if match[2] == "rises" else -1, match[3].strip()))
+        return tuple(found)
 
     @property
     def origin(self) -> str:
@@ -247,6 +288,14 @@ def _find(table: dict[str, Any], kind: str, name: str) -> Any:
     near = difflib.get_close_matches(name, table, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise UnknownStrategyError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(sorted(table))}")
+
+
+def _paragraph(cls: type, starts: tuple[str, ...]) -> str | None:
+    """The first paragraph of the class's own docstring that begins so, as one line."""
+    for paragraph in inspect.cleandoc(cls.__doc__ or "").split("\n\n"):
+        if paragraph.startswith(starts):
+            return " ".join(paragraph.split())
+    return None
 
 
 def _origin(cls: type) -> str:

@@ -6,7 +6,9 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", help="a strategy's name, e.g. wsl or 'shuffled(rw_kd)', or a Python file that registers some")
+    parser.add_argument(
+        "target", help="a strategy's name, e.g. wsl or 'shuffled(rw_kd)', a loss term's, or a Python file that registers some"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -98,6 +98,8 @@ def _strategy(name: str) -> str:
     registered = resolve(name)
     cls = registered.strategy
     lines = [f"{name} ({cls.family}): {cls.summary}", f"paper: {cls.paper}"]
+    if registered.fidelity:
+        lines.append(f"beside its source: {registered.fidelity}")
     if cls.reconstruction:
         lines.append(f"reconstruction: {cls.reconstruction}")
     lines += [

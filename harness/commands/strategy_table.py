@@ -28,9 +28,11 @@ def strategy_table() -> str:
         folders[strategy.family] = inside[0]
         needs = strategy.needs(strategy.Settings())
         marks = f"[`{name}`]({'/'.join(inside)}.py)" + (" *" if strategy.reconstruction else "")
-        paper = strategy.paper.replace("|", "\\|")
-        families[strategy.family].append([marks, strategy.summary, paper, _year(paper), _needs(needs), _passes(name, needs)])
-    header = ["strategy", "what it does", "paper", "year", "needs", "passes ×"]
+        paper, said = (text.replace("|", "\\|") for text in (strategy.paper, resolve(name).fidelity or _DASH))
+        families[strategy.family].append(
+            [marks, strategy.summary, paper, _year(paper), _needs(needs), _passes(name, needs), said]
+        )
+    header = ["strategy", "what it does", "paper", "year", "needs", "passes ×", "beside its source"]
     return "\n\n".join(
         f"### {family.capitalize()} (`{folders[family]}/`)\n\n" + tabulate(rows, header, tablefmt="pipe", disable_numparse=True)
         for family, rows in sorted(families.items())

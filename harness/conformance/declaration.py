@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 
 from harness.loss_terms import TermError, needs_of_terms
 from strategies.base import Cost, Normalisation, Settings, Strategy
-from strategies.registry import Registered
+from strategies.registry import FIDELITY, Registered
 from strategies.space import Choice
 
 TEXTS = ("name", "family", "summary", "paper")
@@ -22,6 +23,7 @@ def declaration_faults(registered: Registered) -> Iterator[tuple[str, str]]:
     yield from (("settings", fault) for fault in _settings_faults(cls.Settings))
     yield from (("search space", fault) for fault in _search_space_faults(cls.Settings))
     yield from (("needs", fault) for fault in _needs_faults(registered))
+    yield from (("fidelity", fault) for fault in _fidelity_faults(registered))
 
 
 def _attribute_faults(cls: type[Strategy[Any]]) -> Iterator[str]:
@@ -71,6 +73,18 @@ def _needs_faults(registered: Registered) -> Iterator[str]:
         yield str(error)
     if needs.look_ahead is not None and registered.strategy.cost is not Cost.LOOK_AHEAD:
         yield "needs() asks for the look-ahead; declare cost = Cost.LOOK_AHEAD"
+
+
+def _fidelity_faults(registered: Registered) -> Iterator[str]:
+    """A strategy that names a paper has to say how true it is to it; those of this package, in any case."""
+    said, paper = registered.fidelity, str(getattr(registered.strategy, "paper", ""))
+    if said is None and (re.search(r"\b(19|20)\d\d\b", paper) or registered.strategy.__module__.startswith("strategies.")):
+        yield (
+            "end the class's docstring with a paragraph that begins with one of "
+            f"{', '.join(repr(start) for start in FIDELITY)}: what differs from the paper and why, or that nothing does"
+        )
+    elif said is not None and said.startswith("Differs") and " because " not in said:
+        yield f"say why: the docstring's {said[:60]!r}... has no `because`"
 
 
 def _first(error: ValidationError) -> str:

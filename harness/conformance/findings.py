@@ -19,6 +19,8 @@ class StrategyReport:
     origin: str
     """File and line of the class."""
     findings: tuple[Finding, ...]
+    card: str = ""
+    """What its weights went with, as a table; empty where the strategy did not run."""
 
     @property
     def passed(self) -> bool:
@@ -30,6 +32,7 @@ class StrategyReport:
             lines.append(f"  {'ok  ' if finding.passed else 'FAIL'} {finding.check}")
             if finding.message:
                 lines.append(f"       {finding.message}")
+        lines += [f"  {line}" for line in self.card.splitlines()]
         return "\n".join(lines)
 
 

@@ -25,7 +25,7 @@ from harness.models.build import build_model, hidden_size, run_batch
 from harness.ranks import Single
 from harness.study.schema import ModelSpec
 from harness.training.weighting import Moment, Weighting
-from strategies.base import Needs, RoleView, Setup, Strategy
+from strategies.base import Context, Needs, RoleView, Setup, Strategy
 
 CLASSES = 3
 EPOCHS = 5
@@ -60,6 +60,8 @@ class Trace:
 
     weights: list[dict[str, Tensor]]
     """Step by step, the effective weights by term, in the terms' shapes."""
+    contexts: list[Context]
+    """What the strategy saw in each step."""
     forward: int
     """Student passes beside the training steps' own, in samples."""
     backward: int
@@ -68,26 +70,31 @@ class Trace:
 class World:
     """One task, one initial student, the given number of teachers; every `run` starts from the same point."""
 
-    def __init__(self, needs: Needs, teachers: int) -> None:
+    def __init__(self, needs: Needs, teachers: int, *, rows: int = FIT_ROWS, batch: int = BATCH, flipped: float = 0.0) -> None:
+        """`rows` to train on, a share of whose labels is `flipped`: the teachers, and the meta set, know the right ones."""
         self.needs = needs
+        self.rows, self.batch = rows, batch
+        self.steps = EPOCHS * -(-rows // batch)
         wanted = needs_of_terms(needs)
         generator = np.random.default_rng(0)
-        fit = _rows(generator, FIT_ROWS, teachers, FEATURES in wanted.teacher_outputs, first_id=50)
+        fit = _rows(generator, rows, teachers, FEATURES in wanted.teacher_outputs, first_id=50)
         meta = _rows(generator, META_ROWS, teachers, FEATURES in wanted.teacher_outputs, first_id=9000)
         self.fit, self.meta = _with_needs(fit, wanted, generator), _with_needs(meta, wanted, generator)
+        if flipped:
+            self.fit = _with_flips(self.fit, flipped, generator)
         if wanted.word_drop:
             self.fit = replace(self.fit, word_drop=WordDrop(self.fit.encoded, wanted.word_drop, 13))
-        self._model = build_model(STUDENT, CLASSES, 0, VOCABULARY)
-        self._initial = {name: value.clone() for name, value in self._model.state_dict().items()}
+        self.model = build_model(STUDENT, CLASSES, 0, VOCABULARY)
+        self._initial = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.setup = Setup(
             classes=CLASSES,
             teachers=tuple(f"teacher{k}" for k in range(teachers)),
             epochs=EPOCHS,
-            steps_per_epoch=STEPS_PER_EPOCH,
+            steps_per_epoch=-(-rows // batch),
             temperature=TEMPERATURE,
             fit=_view(self.fit),
             meta=_view(self.meta) if needs.needs_meta_set else None,
-            student_hidden_size=hidden_size(self._model),
+            student_hidden_size=hidden_size(self.model),
             teacher_hidden_sizes=(TEACHER_HIDDEN,) * teachers,
             seed=7,
             device=torch.device("cpu"),
@@ -105,10 +112,10 @@ class World:
         Before each step in `renew_before` the strategy is replaced by a new one that gets its state through a file, as a
         checkpoint does. `watch` may put something around the strategy. Raises whatever the strategy raises.
         """
-        self._model.load_state_dict(self._initial)
-        self._model.train()
-        terms = LossTerms(self.needs, self._term_setup())
-        optimizer = torch.optim.AdamW([*self._model.parameters(), *terms.parameters], lr=LEARNING_RATE)
+        self.model.load_state_dict(self._initial)
+        self.model.train()
+        terms = LossTerms(self.needs, self.term_setup())
+        optimizer = torch.optim.AdamW([*self.model.parameters(), *terms.parameters], lr=LEARNING_RATE)
         generator = torch.Generator().manual_seed(11)
         passes = {"forward": 0, "backward": 0}
 
@@ -118,7 +125,7 @@ class World:
 
         strategy = watch(make())
         weighting = Weighting(
-            self._model,
+            self.model,
             strategy,
             self.needs,
             self.fit,
@@ -126,13 +133,14 @@ class World:
             Single(),
             count,
             temperature=TEMPERATURE,
-            meta_batches=MetaBatches(self.meta.encoded.lengths, BATCH, 3) if self.needs.needs_meta_set else None,
+            meta_batches=MetaBatches(self.meta.encoded.lengths, self.batch, 3) if self.needs.needs_meta_set else None,
             precision="fp32",
             optimizer=optimizer,
             terms=terms,
         )
-        batches = LengthBucketedBatches(self.fit.encoded.lengths, BATCH, 5)
+        batches = LengthBucketedBatches(self.fit.encoded.lengths, self.batch, 5)
         found: list[dict[str, Tensor]] = []
+        contexts: list[Context] = []
         for epoch in range(EPOCHS):
             sums: dict[str, float] = {}
             for rows in batches.epoch(epoch):
@@ -142,9 +150,9 @@ class World:
                     strategy = weighting.strategy = watch(make())
                     strategy.load_state_dict(state)
                 batch = self.fit.batch(rows, len(rows), self.setup.device, epoch)
-                moment = Moment(epoch, step, step / (STEPS - 1), LEARNING_RATE)
+                moment = Moment(epoch, step, step / (self.steps - 1), LEARNING_RATE)
                 with weighting.forward_pass(moment):
-                    outputs = run_batch(self._model, batch, terms.needs.student_features, terms.needs.student_layers)
+                    outputs = run_batch(self.model, batch, terms.needs.student_features, terms.needs.student_layers)
                 count(batch.samples - len(rows), batch.samples - len(rows))
                 weighted = weighting.loss(moment, rows, batch, outputs, generator)
                 weighted.loss.backward()  # type: ignore[no-untyped-call]
@@ -152,13 +160,14 @@ class World:
                 optimizer.zero_grad(set_to_none=True)
                 strategy.after_step(weighted.context)
                 found.append({name: weight.clone() for name, weight in weighted.weights.items()})
+                contexts.append(weighted.context)
                 for name, values in weighted.terms.items():
                     teachers = values.shape[0] if values.dim() == 2 else 1
                     sums[name] = sums.get(name, 0.0) + float(values.sum()) / teachers
-            strategy.end_epoch(epoch, {name: total / FIT_ROWS for name, total in sums.items()})
-        return Trace(found, passes["forward"], passes["backward"])
+            strategy.end_epoch(epoch, {name: total / self.rows for name, total in sums.items()})
+        return Trace(found, contexts, passes["forward"], passes["backward"])
 
-    def _term_setup(self) -> TermSetup:
+    def term_setup(self) -> TermSetup:
         assert STUDENT.config is not None
         return TermSetup(
             classes=CLASSES,
@@ -198,6 +207,12 @@ def _rows(generator: np.random.Generator, rows: int, teachers: int, features: bo
     logits = generator.normal(size=(teachers, rows, CLASSES)) + 3 * np.eye(CLASSES)[preferred]
     pooled = tuple(generator.normal(size=(rows, TEACHER_HIDDEN)).astype(np.float32) for _ in range(teachers))
     return LabelledRows(encoded, logits.astype(np.float32), pooled if features else None)
+
+
+def _with_flips(rows: LabelledRows, share: float, generator: np.random.Generator) -> LabelledRows:
+    flipped = generator.random(len(rows)) < share
+    labels = np.where(flipped, (rows.encoded.labels + 1) % CLASSES, rows.encoded.labels)
+    return replace(rows, encoded=replace(rows.encoded, labels=labels, flipped=flipped))
 
 
 def _with_needs(rows: LabelledRows, wanted: TermNeeds, generator: np.random.Generator) -> LabelledRows:

@@ -57,6 +57,7 @@ class StrategyLoss:
         temperature: float = 2.0,
         meta_batch_size: int = 32,
         optimizer: torch.optim.Optimizer | None = None,
+        clip_norm: float | None = None,
         precision: Literal["fp32", "bf16"] = "fp32",
         micro_batches: int = 1,
         seed: int = 0,
@@ -71,7 +72,8 @@ class StrategyLoss:
         meta             labelled rows beside them, for strategies that need a meta set
         settings         of the strategy, where they are to differ from its defaults
         meta_batch_size  rows of a look-ahead's meta batch; `meta_order_seed` orders them
-        optimizer        the student's (Adam): needed where a look-ahead follows it (`precondition: adam`)
+        optimizer        the student's: needed where a look-ahead follows it (Adam's `precondition`, AdamW's `look_ahead`)
+        clip_norm        what the whole gradient's norm is clipped to before each step, where it is: read by `look_ahead: adamw`
         precision        what the student's pass runs in: bf16 for autocast in bfloat16
         micro_batches    pass a batch through the student in so many parts (`run`, look-aheads), for want of memory
         seed             of the strategy's own parameters and draws
@@ -102,6 +104,7 @@ class StrategyLoss:
             meta_batches=None if meta is None else MetaBatches(meta.encoded.lengths, meta_batch_size, meta_order_seed),
             precision=precision,
             optimizer=optimizer,
+            clip_norm=clip_norm,
             terms=self.terms,
         )
         for student in self.weighting.students:

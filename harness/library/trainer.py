@@ -59,6 +59,7 @@ class StrategyTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             "temperature": temperature,
             "meta_batch_size": meta_batch_size,
             "micro_batches": micro_batches,
+            "clip_norm": self.args.max_grad_norm or None,
             "precision": "bf16" if self.args.bf16 else "fp32",
             "seed": self.args.seed if strategy_seed is None else strategy_seed,
             "meta_order_seed": self.args.seed if meta_order_seed is None else meta_order_seed,

@@ -6,7 +6,8 @@ weight as
     d L_meta(theta') / d w[m, i] = -eta / rows * a[m, i],    a[m, i] = < grad L_meta(theta'), grad l[m, i](theta) >,
 
 (Ren et al., ICML 2018; Shu et al., NeurIPS 2019), so all of them together are one directional derivative of the per-sample
-terms at theta, along v = grad L_meta(theta'). `harness.look_ahead.directional` has three ways to take it.
+terms at theta, along v = grad L_meta(theta'). `harness.look_ahead.directional` has three ways to take it. With AdamW's step in
+the place of SGD's (`harness.look_ahead.adam`), v = J^T grad L_meta(theta'), J the derivative of its step in the gradient.
 """
 
 from __future__ import annotations
@@ -21,18 +22,22 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.data.batch import Batch
+from harness.look_ahead.adam import AdamWStep
 from harness.look_ahead.directional import TermsAt, along_difference, along_double_backward, along_forward_mode
 from harness.look_ahead.moved_parameters import moved_names
 from harness.loss_terms.losses import cross_entropy
+from harness.loss_terms.registry import step_refusal
 from harness.models.build import Outputs
 from harness.models.evaluate import autocast
 from harness.models.forward_trace import ForwardTrace
 from harness.models.student_pass import StudentPass, in_micro_batches, passes_forward
-from strategies.base import LookAheadEngine
+from strategies.base import LookAheadEngine, LookAheadStep
 
 Terms = Callable[[Outputs, Batch], dict[str, Tensor]]
 CENTRAL_RADIUS = 1e-3
 FORWARD_RADIUS = 3e-4
+ADAMW_RADIUS = 1e-2
+"""Along AdamW's direction, which is spread over all entries: terms change less along it, and rounding counts for more."""
 
 
 class LookAhead:
@@ -48,7 +53,7 @@ class LookAhead:
                      graph). The first two take attention apart, as fused kernels are differentiated once, and backward only
     meta_kd_weight   L_meta = sum over the meta batch of (ce + meta_kd_weight * kd) / its global rows
     radius           length of the finite difference's step in parameter space; by default FORWARD_RADIUS where `influence` is
-                     given `base_terms`, and CENTRAL_RADIUS else
+                     given `base_terms`, and CENTRAL_RADIUS else; ADAMW_RADIUS with the step `adamw`
     layers           the look-ahead moves the last so many encoder layers and the head only; all other parameters stay
     shortest_step    the step from theta is taken where it is at least this long: learning rate * largest weight. Not taking it
                      saves a forward and a backward pass, and costs nothing at the rates of fine-tuning: for a three-layer
@@ -61,6 +66,9 @@ class LookAhead:
     reduce_sum       sums each tensor of a list over ranks, in place; every rank then holds its own rows' influence
     precondition     maps the meta gradient, in the order of `parameters`, to the direction that is used in its place, e.g. to
                      divide by Adam's root mean square
+    step             the look-ahead's step: `sgd`; `adamw`, that of the student's optimiser; or `adamw_point`, the same with the
+                     meta gradient there as it is, without J (LGTM, Ren et al., ACL 2023). Both want `optimizer_step`, which is
+                     set afterwards, and weights, and are taken however short they are
     """
 
     def __init__(
@@ -79,11 +87,14 @@ class LookAhead:
         layer_features: bool = False,
         reduce_sum: Callable[[list[Tensor]], None] | None = None,
         precondition: Callable[[list[Tensor]], list[Tensor]] | None = None,
+        step: LookAheadStep = "sgd",
     ) -> None:
         if engine not in get_args(LookAheadEngine):
             raise ValueError(f"there is no look-ahead engine {engine!r}; there are {', '.join(get_args(LookAheadEngine))}")
         if radius is not None and not radius > 0:
             raise ValueError(f"radius is {radius}; it must be positive")
+        if reason := step_refusal({"step": step, "layers": layers, "precondition": precondition}):
+            raise ValueError(reason)
         self.model = model
         self.terms = terms
         self.engine = engine
@@ -97,6 +108,8 @@ class LookAhead:
         self.layer_features = layer_features
         self.reduce_sum = reduce_sum
         self.precondition = precondition
+        self.step = step
+        self.optimizer_step: AdamWStep | None = None
         self.micro_batches = 1
         """In so many parts a batch is passed (`harness.models.student_pass`), for want of memory."""
         self.student_forward = 0
@@ -122,6 +135,8 @@ class LookAhead:
 
     def takes_step(self, learning_rate: float, largest: float | None) -> bool:
         """Whether `influence` takes the step that weights of at most `largest` make; None: without weights."""
+        if self.step != "sgd":  # all entries of it are about as long as the learning rate
+            return True
         return largest is not None and learning_rate * largest >= self.shortest_step
 
     def meta_gradient_here(self, meta_batch: Batch) -> list[Tensor]:
@@ -145,7 +160,7 @@ class LookAhead:
         """a[m, i] for every term m and sample i of this rank's rows, in the terms' shapes, detached.
 
         Without `weights` the meta gradient is taken at theta (the per-sample form); with `weights`, which broadcast to their
-        terms, after one SGD step with `learning_rate` on the loss that they weigh (the network form).
+        terms, after one step with `learning_rate` on the loss that they weigh (the network form).
 
         train_gradient   gradient of the weighted loss at theta where it is known (of all ranks): saves its passes
         base_terms       the terms at theta where they are known to full precision: saves `fd` a pass. Not used where PyTorch is
@@ -164,10 +179,14 @@ class LookAhead:
         theta = self._theta
         with self._as_in_evaluation():
             trace = trace or self.new_trace()
+            if weights is None and self.step != "sgd":
+                raise ValueError(f"a look-ahead by {self.step} is asked with the weights that the step is taken with")
             if weights is not None and self.takes_step(learning_rate, largest):
                 with trace.modes():
-                    where = self._stepped(theta, batch, learning_rate, weights, train_gradient, trace)
-                direction = self._meta_gradient(where, meta_batch)
+                    gradient = train_gradient or self._train_gradient(theta, batch, weights, trace)
+                direction = self._meta_gradient(self._after_step(theta, gradient, learning_rate), meta_batch)
+                if self.step == "adamw" and self.optimizer_step is not None:
+                    direction = self.optimizer_step.pulled_back(gradient, direction)
             else:
                 direction = meta_gradient or self._meta_gradient(theta, meta_batch)
             if self.precondition is not None:
@@ -175,23 +194,22 @@ class LookAhead:
             with trace.modes():
                 return self._along(theta, direction, batch, base_terms, trace)
 
-    def _stepped(
-        self,
-        theta: list[Tensor],
-        batch: Batch,
-        learning_rate: float,
-        weights: Mapping[str, Tensor | float],
-        train_gradient: Sequence[Tensor] | None,
-        trace: ForwardTrace,
-    ) -> list[Tensor]:
-        if train_gradient is None:
-            leaves = [tensor.requires_grad_() for tensor in _aliases(theta)]
-            terms = self._terms_at(batch, trace)(leaves)
-            if set(weights) != set(terms):
-                raise ValueError(f"the look-ahead got weights for {sorted(weights)}, but the terms are {sorted(terms)}")
-            loss = torch.stack([(weights[name] * value).sum() for name, value in terms.items()]).sum() / batch.global_rows
-            train_gradient = self._gradient(loss, leaves, batch)
-        return list(torch._foreach_add(theta, list(train_gradient), alpha=-learning_rate))
+    def _train_gradient(
+        self, theta: list[Tensor], batch: Batch, weights: Mapping[str, Tensor | float], trace: ForwardTrace
+    ) -> Sequence[Tensor]:
+        leaves = [tensor.requires_grad_() for tensor in _aliases(theta)]
+        terms = self._terms_at(batch, trace)(leaves)
+        if set(weights) != set(terms):
+            raise ValueError(f"the look-ahead got weights for {sorted(weights)}, but the terms are {sorted(terms)}")
+        loss = torch.stack([(weights[name] * value).sum() for name, value in terms.items()]).sum() / batch.global_rows
+        return self._gradient(loss, leaves, batch)
+
+    def _after_step(self, theta: list[Tensor], gradient: Sequence[Tensor], learning_rate: float) -> list[Tensor]:
+        if self.step == "sgd":
+            return list(torch._foreach_add(theta, list(gradient), alpha=-learning_rate))
+        assert self.optimizer_step is not None
+        with torch.no_grad():
+            return self.optimizer_step.taken(theta, gradient, learning_rate)
 
     def _meta_gradient(self, where: list[Tensor], meta_batch: Batch) -> list[Tensor]:
         leaves = [tensor.requires_grad_() for tensor in _aliases(where)]
@@ -237,7 +255,8 @@ class LookAhead:
                 found = along_forward_mode(terms_at, theta, direction)
             self.student_forward += batch.samples
         else:
-            radius = self.radius or (CENTRAL_RADIUS if base_terms is None else FORWARD_RADIUS)
+            by_default = CENTRAL_RADIUS if base_terms is None else FORWARD_RADIUS
+            radius = self.radius or (ADAMW_RADIUS if self.step == "adamw" else by_default)
             found = along_difference(terms_at, theta, direction, radius, base_terms)
         return {name: value.detach() for name, value in found.items()}
 

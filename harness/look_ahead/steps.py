@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from harness.data.batch import Batch
 from harness.data.batches import MetaBatches
 from harness.data.labelled_rows import LabelledRows
-from harness.look_ahead.adam_direction import adam_direction
+from harness.look_ahead.adam import AdamWStep, adam_direction
 from harness.look_ahead.look_ahead import LookAhead, Terms, largest_weight
 from harness.loss_terms.base import TermNeeds
-from harness.loss_terms.registry import look_ahead_engine, look_ahead_refusal
+from harness.loss_terms.registry import look_ahead_engine, look_ahead_refusal, step_refusal
 from harness.models.evaluate import WIDTH_STEPS
 from harness.models.forward_trace import ForwardTrace
 from harness.ranks import Ranks, own_part, shard
@@ -148,10 +148,16 @@ def make_look_ahead(
     ranks: Ranks,
     precision: str,
     optimizer: torch.optim.Optimizer | None,
+    clip_norm: float | None,
 ) -> LookAhead:
-    """The look-ahead that a strategy declares. Raises ValueError where such terms, or no optimizer, do not allow it."""
+    """The look-ahead that a strategy declares. Raises ValueError where such terms, or the optimizer, do not allow it.
+
+    `clip_norm`: of the student's gradient before its steps.
+    """
     assert needs.look_ahead is not None
     if reason := look_ahead_refusal(term_needs, needs.look_ahead, ranks.world):
+        raise ValueError(reason)
+    if reason := step_refusal(needs.look_ahead_options):
         raise ValueError(reason)
     options = dict(needs.look_ahead_options)
     like_adam = options.pop("precondition", None) == "adam"
@@ -167,8 +173,11 @@ def make_look_ahead(
         reduce_sum=ranks.sum_,
         **options,
     )
-    if like_adam:
+    if like_adam or look_ahead.step != "sgd":
         if optimizer is None:
             raise ValueError("it looks ahead with the student's Adam, and no optimizer was given")
-        look_ahead.precondition = adam_direction(optimizer, look_ahead.parameters)
+        if like_adam:
+            look_ahead.precondition = adam_direction(optimizer, look_ahead.parameters)
+        else:
+            look_ahead.optimizer_step = AdamWStep(optimizer, look_ahead.parameters, clip_norm)
     return look_ahead

@@ -78,6 +78,8 @@ class LossTerm(ABC, Generic[O]):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    scales: ClassVar[str | None] = None
+    """The plain term that this one multiplies by a number a sample: such numbers are weights as well, and are looked at so."""
     Options: ClassVar[type[TermOptions]] = TermOptions
     module: torch.nn.Module | None = None
     learning_rate_scale: float = 1.0

@@ -23,6 +23,7 @@ class NoisyKdOptions(TermOptions):
     word_drop: float = Field(0.1, ge=0.0, lt=1.0)
     """Share of the words left out of the student's training inputs."""
     temperature: float = Field(1.0, gt=0.0)
+    """T of both softened distributions; the paper's is 1."""
     same_architecture: bool = True
     """Refuse teachers of another architecture than the student's."""
 

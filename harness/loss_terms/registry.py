@@ -10,13 +10,13 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
 from harness.data.cached_outputs import FEATURES
 from harness.loss_terms.base import LossTerm, TermNeeds, TermOptions
-from strategies.base import LookAheadChoice, LookAheadEngine, Needs
+from strategies.base import LookAheadChoice, LookAheadEngine, LookAheadStep, Needs
 
 PLAIN = ("ce", "kd", "kd_each", "mse_logits", "tckd", "nckd", "standardised_kd")
 """The terms that are functions of logits and labels (`harness.loss_terms.logit_terms`)."""
@@ -38,10 +38,13 @@ def register_term(cls: C) -> C:
     """Class decorator: make a loss term available under its `name`. Raises ValueError for a name that is taken or no name."""
     name = getattr(cls, "name", None)
     if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
-        raise ValueError(f"a loss term needs a class attribute `name` of letters, digits and _, got {name!r}")
+        raise ValueError(f"{_origin(cls)}: a loss term needs a class attribute `name` of letters, digits and _, got {name!r}")
+    if not isinstance(getattr(cls, "summary", None), str):
+        raise ValueError(f"{_origin(cls)}: the loss term {name!r} needs a class attribute `summary`, one line of text")
     known = _terms.get(name)
     if name in PLAIN or (known is not None and _origin(known) != _origin(cls)):
-        raise ValueError(f"the loss term {name!r} is there already: {_origin(known) if known else 'logit_terms.py'}")
+        there = _origin(known) if known else "harness/loss_terms/logit_terms.py"
+        raise ValueError(f"the loss term name {name!r} is taken twice: by {there} and by {_origin(cls)}")
     _terms[name] = cls
     return cls
 
@@ -121,6 +124,21 @@ def look_ahead_refusal(needs: TermNeeds, engine: str | None, workers: int) -> st
     )
 
 
+def step_refusal(options: Mapping[str, Any]) -> str | None:
+    """Why a look-ahead cannot take the step of `Needs.look_ahead_options` with the others of them; None where it can."""
+    step, steps = options.get("step", "sgd"), get_args(LookAheadStep)
+    if step not in steps:
+        return f"there is no look-ahead step {step!r}; there are {', '.join(steps)}"
+    if step != "sgd" and options.get("layers") is not None:
+        return (
+            f"the look-ahead step {step!r} is of all parameters, since the norm of their gradient clips it, and the look-ahead "
+            f"is to move the last {options['layers']} layers alone. Use the step 'sgd', or all layers"
+        )
+    if step != "sgd" and options.get("precondition") not in (None, "none"):
+        return f"the look-ahead step {step!r} has Adam's root mean square in it. Use it without `precondition`"
+    return None
+
+
 def look_ahead_engine(needs: TermNeeds, engine: LookAheadChoice, workers: int, precision: str) -> LookAheadEngine:
     """What `engine` means for such terms on so many ranks. `auto`: jvp in half precision, in which fd would need passes of its
     own in full precision; else fd; the other one where the terms allow no more.
@@ -144,4 +162,7 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def _origin(cls: type) -> str:
-    return f"{inspect.getsourcefile(cls)}:{cls.__qualname__}"
+    try:
+        return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
+    except (OSError, TypeError):
+        return f"{cls.__module__}.{cls.__qualname__}"

@@ -31,6 +31,7 @@ class WordKd(LossTerm[WordKdOptions]):
 
     name = "word_kd"
     summary = "KD weighted by the importance of the sample's words"
+    scales = "kd"
     Options = WordKdOptions
 
     def __init__(self, options: WordKdOptions, setup: TermSetup) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import StudyError
+from harness.errors import StudyError, with_place
 from harness.numeric_code import numeric_code
 from harness.plan.batch_checks import check_batch_sizes
 from harness.plan.checks import (
@@ -114,7 +114,10 @@ def make_plan(study: Study, base: Path) -> Plan:
         try:
             load_plugin(base / plugin)
         except Exception as error:  # a plugin may raise anything
-            raise StudyError(f"the plugin cannot be loaded: {type(error).__name__}: {error}", ("plugins", index)) from error
+            found = (
+                f"{type(error).__name__}: {error}" if isinstance(error, FileNotFoundError) else with_place(error, base / plugin)
+            )
+            raise StudyError(f"the plugin cannot be loaded: {found}", ("plugins", index)) from error
     tasks = resolve_tasks(study, base)
     # a task that was completed from its data set is kept so: reports and reproductions need no hub
     named = [entry if entry == task.name and entry in GLUE else task for entry, task in zip(study.tasks, tasks, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.errors import StudyError
-from harness.loss_terms.registry import TermError, look_ahead_refusal, needs_of_terms
+from harness.loss_terms.registry import TermError, look_ahead_refusal, needs_of_terms, step_refusal
 from harness.plan.foreign_teachers import outputs_refusal
 from harness.study.schema import ModelSpec, Study, TeacherSpec
 from harness.study.yaml_lines import KeyPath
@@ -25,6 +25,8 @@ def check_terms(
             raise StudyError(f"strategy {strategy!r}: {error}", where) from error
         if reason := look_ahead_refusal(wanted, one.look_ahead, workers):
             raise StudyError(f"strategy {strategy!r} with the loss terms {', '.join(one.terms)}: {reason}", where)
+        if reason := step_refusal(one.look_ahead_options):
+            raise StudyError(f"strategy {strategy!r}: {reason}", where)
         if reason := outputs_refusal(wanted, one.terms, teachers):
             raise StudyError(f"strategy {strategy!r}: {reason}", where)
         if wanted.same_architecture:

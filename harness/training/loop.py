@@ -103,6 +103,7 @@ class Training:
             meta_batches=None if meta is None else MetaBatches(meta.encoded.lengths, meta_batch_size, seeds.order),
             precision=self.precision,
             optimizer=self.optimizer,
+            clip_norm=recipe.clip_norm,
             terms=self.terms,
         )
         self._wrapped = ranks.wrap(self.weighting.student)

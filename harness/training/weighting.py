@@ -64,9 +64,11 @@ class Weighting:
         meta_batches: MetaBatches | None,
         precision: str,
         optimizer: torch.optim.Optimizer | None = None,
+        clip_norm: float | None = None,
         terms: LossTerms | None = None,
     ) -> None:
-        """`optimizer`: the student's; read by look-aheads that are to follow it (`precondition: adam`).
+        """`optimizer`: the student's, and the norm that its gradient is clipped to before each step; read by look-aheads that
+        are to follow it (`precondition: adam`, `look_ahead: adamw`).
         `terms`: the strategy's, which may be left out where they are all plain functions.
         """
         self.model = model
@@ -81,7 +83,7 @@ class Weighting:
         self.device = next(model.parameters()).device
         self._count = count
         self.student = StudentPass(model)
-        self._look_ahead = self._make_look_ahead(optimizer, meta_batches)
+        self._look_ahead = self._make_look_ahead(optimizer, clip_norm, meta_batches)
 
     def forward_pass(self, moment: Moment) -> AbstractContextManager[None]:
         """Around the student's pass on the batch that `loss` will get next."""
@@ -188,7 +190,7 @@ class Weighting:
         return [self.student] if self._look_ahead is None else [self.student, self._look_ahead.look_ahead]
 
     def _make_look_ahead(
-        self, optimizer: torch.optim.Optimizer | None, meta_batches: MetaBatches | None
+        self, optimizer: torch.optim.Optimizer | None, clip_norm: float | None, meta_batches: MetaBatches | None
     ) -> LookAheadSteps | None:
         if self.needs.look_ahead is None:
             return None
@@ -201,6 +203,7 @@ class Weighting:
                 self.ranks,
                 self.precision,
                 optimizer,
+                clip_norm,
             )
         except ValueError as error:
             raise ValueError(f"strategy {self.strategy.name!r}: {error}") from error

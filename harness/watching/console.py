@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from harness.errors import printable
+from harness.errors import place_in, printable
 from harness.plan.plan import Plan
 from harness.records import TrialRecord
 from harness.watching.progress import Progress
@@ -110,6 +110,7 @@ class Console:
         first = (record.error.message.strip().splitlines() or [""])[0]
         where = f"{spec.task.name}/{spec.label}/{spec.repeat} trial {spec.index}"
         said = f"failed: {where} ({record.error.kind}): {record.error.type}: {first}"
+        said += place_in(record.error.traceback, spec.plugins)
         self._rich.print(Text(printable(said), style="red"))
 
     def _summary(self) -> str:

@@ -10,7 +10,10 @@ from strategies.registry import register
 
 @register
 class RandomWeights(Strategy[TermSettings]):
-    """w = softmax(z), z ~ N(0, I), drawn anew each step, one weight for each term."""
+    """w = softmax(z), z ~ N(0, I), drawn anew each step, one weight for each term.
+
+    As published, with the paper's normal distribution of the logits.
+    """
 
     name = "random_weights"
     family = "control"

@@ -8,7 +8,10 @@ from strategies.registry import register
 
 @register
 class CeOnly(Strategy[Settings]):
-    """L = mean_i ce_i. The lower end point of every comparison."""
+    """L = mean_i ce_i. The lower end point of every comparison.
+
+    No paper: the end point that every comparison needs.
+    """
 
     name = "ce_only"
     family = "fixed"

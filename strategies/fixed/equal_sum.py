@@ -9,7 +9,10 @@ from strategies.registry import register
 
 @register
 class EqualSum(Strategy[TermSettings]):
-    """L = mean_i [ce_i + kd_i + ...]: equal weights in the multi-task convention. Twice the scale of a convex mixture."""
+    """L = mean_i [ce_i + kd_i + ...]: equal weights in the multi-task convention. Twice the scale of a convex mixture.
+
+    No paper: a convention of multi-task libraries.
+    """
 
     name = "equal_sum"
     family = "fixed"

@@ -18,7 +18,10 @@ class FixedAlphaSettings(Settings):
 
 @register
 class FixedAlpha(Strategy[FixedAlphaSettings]):
-    """L = mean_i [(1 - kd_weight) ce_i + kd_weight kd_i], with T^2 inside kd."""
+    """L = mean_i [(1 - kd_weight) ce_i + kd_weight kd_i], with T^2 inside kd.
+
+    As published.
+    """
 
     name = "fixed_alpha"
     family = "fixed"

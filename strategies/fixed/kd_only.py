@@ -8,7 +8,10 @@ from strategies.registry import register
 
 @register
 class KdOnly(Strategy[Settings]):
-    """L = mean_i kd_i. The other end point of the mixture; the labels are not used."""
+    """L = mean_i kd_i. The other end point of the mixture; the labels are not used.
+
+    No paper: the end point that every comparison needs.
+    """
 
     name = "kd_only"
     family = "fixed"

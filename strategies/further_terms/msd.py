@@ -22,6 +22,9 @@ class Msd(FixedWeights[MsdSettings]):
     """L = mean_i [ce_weight ce_i + kd_weight kd_i + term_weight sum_m w[m, i] KD(x_i with part m alone)].
 
     The parts are the two texts of a pair, or the halves of a single one; w by how much the teacher's output changes without m.
+
+    Differs: the two texts of a pair, or the halves of one, stand for image and text, because GLUE has no images; saliency is a
+    KL divergence between the teacher's outputs with and without a part, because only the abstract could be read.
     """
 
     name = "msd"

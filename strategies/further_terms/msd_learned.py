@@ -48,6 +48,9 @@ class MsdLearned(Strategy[MsdLearnedSettings]):
 
     The network follows the loss of a meta batch after the student's step on the weighted loss, as Meta-Weight-Net's does. Its
     last layer starts at 0: all parts weigh the same.
+
+    Differs: the network, its inputs and the meta set are ours, because only the abstract could be read; the parts are those of
+    `msd`, because GLUE has no images.
     """
 
     name = "msd_learned"
@@ -72,7 +75,12 @@ class MsdLearned(Strategy[MsdLearnedSettings]):
 
     @classmethod
     def needs(cls, settings: MsdLearnedSettings) -> Needs:
-        return Needs(terms=("ce", "kd", "part_kd_each"), teachers=(1, None), look_ahead=settings.engine)
+        return Needs(
+            terms=("ce", "kd", "part_kd_each"),
+            teachers=(1, None),
+            look_ahead=settings.engine,
+            look_ahead_options=settings.step_options,
+        )
 
     def weights(self, context: Context) -> Weights:
         raw = features(context)

@@ -24,6 +24,9 @@ class RelationalKd(FixedWeights[RelationalKdSettings]):
     """L = mean_i [ce_weight ce_i + kd_weight kd_i + term_weight KL( R_T,i || R_S,i )], R_i: relations to the batch.
 
     Each sample's similarities to all others of the global batch teach, as in-batch negatives do with a tightly coupled teacher.
+
+    Differs: pooled vectors and cosines stand for queries, passages and late interaction, because this is a transfer from
+    retrieval to classification; the teacher's vectors are cached, because it has no dropout in the step.
     """
 
     name = "relational_kd"

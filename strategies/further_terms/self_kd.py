@@ -42,6 +42,9 @@ class SelfKd(FixedWeights[SelfKdSettings]):
 
     The teacher has the student's architecture and was trained with cross-entropy: `architecture: student` among a study's
     teachers. Its noisy outputs are drawn and cached before training, `draws` teacher passes over the training rows, once.
+
+    Differs: one class distribution in the place of one a token, and no noise on the order of sentences, because this is a
+    transfer from summarisation.
     """
 
     name = "self_kd"

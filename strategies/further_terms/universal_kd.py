@@ -28,6 +28,9 @@ class UniversalKd(FixedWeights[UniversalKdSettings]):
 
     layer_kd lets each student layer imitate, through a pseudo-classifier, an attention-weighted mixture of the teacher layers'
     pseudo-classifiers (`harness.loss_terms.layer_kd`).
+
+    Differs: attention, weights, the lengths of the stages and the pseudo-classifiers' training are ours, because only the
+    abstract and a third party's summary could be read.
     """
 
     name = "universal_kd"

@@ -30,6 +30,12 @@ class WordImportance(FixedWeights[WordImportanceSettings]):
     """L = mean_i [ce_weight ce_i + term_weight s_i kd_i + kd_weight kd_i], s_i the mean importance of the sample's words.
 
     The importances lie in the loss term `word_kd`, so that other strategies can weigh it; s averages 1 over the training rows.
+
+    Differs: word weights weigh samples in KD, because this is a transfer from the compression of embeddings; words are the
+    student's tokens, because it has no others; a learned weight is a noise level a word, because there are no embedding
+    dimensions to gate.
+
+    Claims: word_kd rises with frequent words.
     """
 
     name = "word_importance"

@@ -22,7 +22,11 @@ class CaGradSettings(TermSettings):
 
 @register
 class CaGrad(GradientAggregator[CaGradSettings]):
-    """d = argmax min_m <d, grad L_m> subject to |d - g0| <= radius |g0|, g0 the average gradient."""
+    """d = argmax min_m <d, grad L_m> subject to |d - g0| <= radius |g0|, g0 the average gradient.
+
+    Differs: the update is not divided by 1 + radius^2, as the authors' code divides it, because algorithm 1 does not; gradients
+    are of all parameters, because a student has no layers of one term alone.
+    """
 
     name = "cagrad"
     family = "gradient aggregation"

@@ -25,6 +25,8 @@ class Mgda(GradientAggregator[MgdaSettings]):
     """w = argmin |sum_m w_m grad L_m|^2 over w >= 0, sum w = 1.
 
     With two terms: w_ce = clip(<g_kd - g_ce, g_kd> / |g_ce - g_kd|^2, 0, 1).
+
+    As published, on the gradients of all parameters.
     """
 
     name = "mgda"

@@ -15,6 +15,8 @@ class PcGrad(GradientAggregator[TermSettings]):
     """Each term's gradient loses its component against every other term's gradient where the two conflict; the sum is taken.
 
     Without a conflict all weights are 1.
+
+    As published.
     """
 
     name = "pcgrad"

@@ -15,6 +15,8 @@ class UpGrad(GradientAggregator[TermSettings]):
     """Each term's gradient is projected onto the cone of directions that harm no term; the mean of the projections is taken.
 
     Without a conflict all weights are 1 / (number of terms).
+
+    As published.
     """
 
     name = "upgrad"

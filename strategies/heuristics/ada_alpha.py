@@ -19,7 +19,13 @@ class AdaAlphaSettings(Settings):
 
 @register
 class AdaAlpha(Strategy[AdaAlphaSettings]):
-    """w_kd,i = max(0, p_T(label) - mean of p_T over the other classes), w_ce,i = 1 - w_kd,i."""
+    """w_kd,i = max(0, p_T(label) - mean of p_T over the other classes), w_ce,i = 1 - w_kd,i.
+
+    Differs: a weight a sample from the teacher's probabilities in the place of one a class from held-out reliability, because
+    the later paper's baseline, which is compared with, has it so.
+
+    Claims: kd rises with teacher agreement.
+    """
 
     name = "ada_alpha"
     family = "sample-wise heuristic"

@@ -19,7 +19,12 @@ class CorrectnessGateSettings(Settings):
 
 @register
 class CorrectnessGate(Strategy[CorrectnessGateSettings]):
-    """w_kd,i = kd_weight where the teacher's most probable class is the label, else 0; w_ce,i = 1 - w_kd,i."""
+    """w_kd,i = kd_weight where the teacher's most probable class is the label, else 0; w_ce,i = 1 - w_kd,i.
+
+    No paper: a convention.
+
+    Claims: kd rises with teacher agreement.
+    """
 
     name = "correctness_gate"
     family = "sample-wise heuristic"

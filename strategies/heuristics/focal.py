@@ -37,6 +37,10 @@ class Focal(Strategy[FocalSettings]):
         w_kd,i = kd_weight f_i
 
     with the terms in brackets that have the factor. What is logged are these weights.
+
+    Differs: the factor is on KD, too, because the paper has cross-entropy alone.
+
+    Claims: kd rises with student loss.
     """
 
     name = "focal"

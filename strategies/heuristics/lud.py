@@ -20,7 +20,13 @@ class LudSettings(Settings):
 
 @register
 class Lud(Strategy[LudSettings]):
-    """w_kd,i = 1 where max p_T,i > median over the training rows of max p_T, else 0; w_ce,i = 1 - w_kd,i."""
+    """w_kd,i = 1 where max p_T,i > median over the training rows of max p_T, else 0; w_ce,i = 1 - w_kd,i.
+
+    Differs: samples are routed by the median of the teacher's confidence, because Selective-KD's code, which compares with the
+    paper, has it so; the paper weighs classes, and has correlation losses and a dynamic temperature beside.
+
+    Claims: kd rises with teacher confidence.
+    """
 
     name = "lud"
     family = "sample-wise heuristic"

@@ -29,7 +29,12 @@ class McdSettings(Settings):
 
 @register
 class Mcd(Strategy[McdSettings]):
-    """L_i = 12 kd_i + ce_i where the teacher is right, kd_i + 2 ce_i where it is wrong."""
+    """L_i = 12 kd_i + ce_i where the teacher is right, kd_i + 2 ce_i where it is wrong.
+
+    Differs: the rule is that of Selective-KD's code, because the paper could not be found.
+
+    Claims: kd rises with teacher agreement; ce falls with teacher agreement.
+    """
 
     name = "mcd"
     family = "sample-wise heuristic"

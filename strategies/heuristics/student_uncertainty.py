@@ -28,6 +28,11 @@ class StudentUncertainty(Strategy[StudentUncertaintySettings]):
     The paper's dynamic objective has a further loss on hidden states with weight u_i: a student that is uncertain shall learn
     from those, one that is certain from the teacher's logits (`models/student.py` of lancopku/DynamicKD, strategy
     `uncertainty`, which `scripts/objective.sh` runs; the other direction is its `uncertainty-r`).
+
+    Differs: without the loss on hidden states, and with the KL divergence in the place of a squared error on logits, because
+    all strategies weigh the same terms.
+
+    Claims: kd rises with student confidence.
     """
 
     name = "student_uncertainty"

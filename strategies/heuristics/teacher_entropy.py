@@ -22,7 +22,12 @@ class TeacherEntropySettings(Settings):
 
 @register
 class TeacherEntropy(Strategy[TeacherEntropySettings]):
-    """w_kd,i = kd_weight * (1 - H(p_T,i) / log classes), w_ce,i = 1 - w_kd,i."""
+    """w_kd,i = kd_weight * (1 - H(p_T,i) / log classes), w_ce,i = 1 - w_kd,i.
+
+    Differs: the entropy weighs KD against labels, because there is one teacher and the paper weighs several.
+
+    Claims: kd rises with teacher confidence.
+    """
 
     name = "teacher_entropy"
     family = "sample-wise heuristic"

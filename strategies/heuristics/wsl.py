@@ -25,7 +25,12 @@ class WslSettings(Settings):
 
 @register
 class Wsl(Strategy[WslSettings]):
-    """L = mean_i [ce_i + kd_weight * w_i * kd_i], w_i = 1 - exp(-ce_student,i / ce_teacher,i)."""
+    """L = mean_i [ce_i + kd_weight * w_i * kd_i], w_i = 1 - exp(-ce_student,i / ce_teacher,i).
+
+    As published.
+
+    Claims: kd rises with teacher agreement.
+    """
 
     name = "wsl"
     family = "sample-wise heuristic"

@@ -9,7 +9,12 @@ from strategies.registry import register
 
 @register
 class WslConvex(Strategy[Settings]):
-    """L = mean_i [(1 - w_i) ce_i + w_i kd_i] with the weight of `wsl`. Another method than `wsl`, which only adds."""
+    """L = mean_i [(1 - w_i) ce_i + w_i kd_i] with the weight of `wsl`. Another method than `wsl`, which only adds.
+
+    Differs: w_i mixes both losses in the place of weighing KD alone, because the later paper's baseline has it so.
+
+    Claims: kd rises with teacher agreement.
+    """
 
     name = "wsl_convex"
     family = "sample-wise heuristic"

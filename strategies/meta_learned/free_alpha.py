@@ -34,6 +34,9 @@ class FreeAlpha(Strategy[FreeAlphaSettings]):
     There is no held-out loss: a_i drifts toward the smaller of its two losses, without a bound. Each a_i has an Adam of its own
     that steps when its row is in the batch, and not else: `src/baseline_RW.py` of Chengming0501/TGeo-KD has one Adam over all
     rows, all of which are in every batch. In batches of some rows that Adam would go on moving the others by their momentum.
+
+    Differs: each row has an Adam of its own, because batches here hold some rows and not all; temperature and T^2 are the
+    study's, because all strategies share them.
     """
 
     name = "free_alpha"

@@ -26,6 +26,9 @@ class L2rw(Strategy[L2rwSettings]):
     """l_i = (1 - kd_weight) ce_i + kd_weight kd_i has the weight batch * u_i / sum u, u_i = max(<grad L_meta, grad l_i>, 0).
 
     Where no sample helps, all weights are 0 and the step does nothing, as in the paper.
+
+    Differs: a sample's loss is its mixture with KD, because the paper has labels alone; the student steps with AdamW and not
+    SGD, because all students here do (`look_ahead: adamw` looks ahead of that step).
     """
 
     name = "l2rw"
@@ -42,12 +45,17 @@ class L2rw(Strategy[L2rwSettings]):
     @classmethod
     def needs(cls, settings: L2rwSettings) -> Needs:
         return Needs(
-            teachers=(1, None), look_ahead=settings.engine, look_ahead_options={"meta_kd_weight": settings.meta_kd_weight}
+            teachers=(1, None),
+            look_ahead=settings.engine,
+            look_ahead_options={"meta_kd_weight": settings.meta_kd_weight, **settings.step_options},
         )
 
     def weights(self, context: Context) -> Weights:
         assert context.look_ahead is not None
-        helps = mixture(context.look_ahead(), self.settings.kd_weight).clamp_min(0.0)
+        even = None  # a step from zero weights
+        if self.settings.look_ahead != "sgd":  # AdamW's is taken around equal ones: from zero it would be the moments' alone
+            even = {"ce": 1 - self.settings.kd_weight, "kd": self.settings.kd_weight}
+        helps = mixture(context.look_ahead(even), self.settings.kd_weight).clamp_min(0.0)
         total = helps.sum()
         weight = len(helps) * helps / total if total > 0 else torch.zeros_like(helps)
         return as_term_weights(weight, self.settings.kd_weight)

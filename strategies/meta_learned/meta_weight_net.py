@@ -48,6 +48,10 @@ class MetaWeightNet(Strategy[MetaWeightNetSettings]):
     0.9, learning rate 1e-3 and weight decay 5e-4; `MW-Net.py` does not divide, and V has Adam with 1e-3 and 1e-4. Here the
     weights are those of the first and Adam is that of the second, since the meta gradient's size goes with the student's
     learning rate: with 2e-5 in the place of 0.1, SGD would leave V where it starts.
+
+    Differs: the loss is the mixture with KD, because the paper has labels alone; the learning rate does not multiply V's
+    gradient, V's last layer starts at 0 and its gradient is clipped, because V would else not leave its start, or start with
+    unequal weights.
     """
 
     name = "meta_weight_net"
@@ -73,7 +77,11 @@ class MetaWeightNet(Strategy[MetaWeightNetSettings]):
 
     @classmethod
     def needs(cls, settings: MetaWeightNetSettings) -> Needs:
-        options = {"meta_kd_weight": settings.meta_kd_weight, "shortest_step": settings.shortest_look_ahead}
+        options = {
+            "meta_kd_weight": settings.meta_kd_weight,
+            "shortest_step": settings.shortest_look_ahead,
+            **settings.step_options,
+        }
         return Needs(teachers=(1, None), look_ahead=settings.engine, look_ahead_options=options)
 
     def weights(self, context: Context) -> Weights:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from strategies.base import Context, Cost, Needs, Normalisation, Setup, Strategy, Weights
 from strategies.lazy import torch
@@ -27,10 +27,11 @@ FEATURES = 6
 
 
 class RwKdSettings(LookAheadSettings):
-    meta_learner: Literal["network", "per_sample"] = "network"
-    """How the paper is read. network: a small network maps a sample's losses and uncertainties to its two weights, and is
-    trained through the student's look-ahead step (Meta-Weight-Net style); no published program has it. per_sample: no network;
-    in each step, each term's weight is its own influence on the meta loss (L2RW style), as later papers' programs have it."""
+    reading: Literal["network", "per_sample"] = Field("network", validation_alias=AliasChoices("reading", "meta_learner"))
+    """How the paper is read (before: `meta_learner`, a name that still is taken). network: a small network maps a sample's
+    losses and uncertainties to its two weights, and is trained through the student's look-ahead step (Meta-Weight-Net style);
+    ours, no published program of RW-KD has a network. per_sample: no network; in each step, each term's weight is its own
+    influence on the meta loss (L2RW style), as in Selective-KD's program."""
     hidden_size: int = Field(100, ge=1)
     """network: units of its hidden layer."""
     meta_learning_rate: float = Field(1e-3, gt=0.0)
@@ -42,7 +43,7 @@ class RwKdSettings(LookAheadSettings):
     """Weight of the KD term in the meta loss, beside 1 for cross-entropy. Not given: what each reading's source does, 0 for
     network and 1 for per_sample."""
     look_ahead_rate: float | None = Field(None, gt=0.0)
-    """network: step size of the look-ahead; the student's current learning rate where not given."""
+    """network, with `look_ahead: sgd`: step size of the look-ahead; the student's current learning rate where not given."""
     look_ahead_layers: int | None = Field(None, ge=1)
     """Take the meta gradient over the classifier and this many last layers only; all parameters where not given. 1 of 3 layers
     is the cheap setting: a step takes at most 1.5 times a plain one, and the cosine to the whole meta gradient is 0.75 to 0.99
@@ -52,10 +53,11 @@ class RwKdSettings(LookAheadSettings):
     the exact ones; it is faster on GPUs, and on CPUs that compute in bf16."""
     shortest_look_ahead: float = Field(3e-4, ge=0.0)
     """network: a look-ahead step whose size is below this is not taken: the meta gradient is taken where the student stands,
-    which saves a forward and a backward pass and changes nothing (cosine above 0.9999 at 2e-4). 0: it is always taken."""
+    which saves a forward and a backward pass and changes nothing (cosine above 0.9999 at 2e-4). 0: it is always taken, as it is
+    by `look_ahead: adamw`."""
     precondition: Literal["none", "adam"] = "none"
-    """adam: influences as the student's Adam would have them, each entry of the meta gradient over its root mean square,
-    instead of those of a plain gradient step."""
+    """adam: each entry of the meta gradient over its root mean square in the student's Adam, without moments or decay. An
+    approximation of `look_ahead: adamw`, and not to be had with it."""
     floor: float = Field(1e-6, gt=0.0, lt=1.0)
     """per_sample: influences are raised to this share of the batch's largest. (A fixed floor would pin the weights at 0.5 late
     in training, when all influences are small.)"""
@@ -80,8 +82,11 @@ class RwKd(Strategy[RwKdSettings]):
     size of a. network: w_i = softmax(network(features_i)); its phi follows -(eta / batch) sum a[m, i] dw[m, i]/dphi, L_meta
     taken after the student's step on the weighted loss; the weights are computed again after the update. It starts at 0.5.
 
-    The look-ahead is an SGD step in both, while the student steps with AdamW: the influences are those of a plain gradient
-    step, not of the step that follows. `precondition: adam` does not repair this.
+    The look-ahead is an SGD step in both readings by default, while the student steps with AdamW; `look_ahead: adamw` is the
+    step that follows.
+
+    Differs: how far is not known, because the paper's full text was not available and no code was published; both readings are
+    given.
     """
 
     name = "rw_kd"
@@ -117,6 +122,7 @@ class RwKd(Strategy[RwKdSettings]):
     @classmethod
     def needs(cls, settings: RwKdSettings) -> Needs:
         options: dict[str, Any] = {
+            **settings.step_options,
             "meta_kd_weight": meta_kd_weight(settings),
             "shortest_step": settings.shortest_look_ahead,
             "meta_precision": settings.meta_precision,
@@ -127,8 +133,17 @@ class RwKd(Strategy[RwKdSettings]):
             options["precondition"] = "adam"
         return Needs(teachers=(1, None), look_ahead=settings.engine, look_ahead_options=options)
 
+    @classmethod
+    def refuses(cls, settings: RwKdSettings, classes: int) -> str | None:
+        if settings.look_ahead_rate is not None and settings.look_ahead != "sgd":
+            return (
+                f"look_ahead_rate is {settings.look_ahead_rate}, and the step of look_ahead: {settings.look_ahead} has the "
+                "student's own rate. Leave look_ahead_rate out, or choose look_ahead: sgd"
+            )
+        return None
+
     def weights(self, context: Context) -> Weights:
-        by_network = self.settings.meta_learner == "network"
+        by_network = self.settings.reading == "network"
         kd = self._by_network(context) if by_network else self._by_influence(context)
         return {"ce": 1 - kd, "kd": kd}
 
@@ -151,7 +166,8 @@ class RwKd(Strategy[RwKdSettings]):
         if context.step % self.settings.interval != 0:
             return self.memory[context.ids]
         assert context.look_ahead is not None
-        influence = context.look_ahead()
+        even = None if self.settings.look_ahead == "sgd" else {"ce": 0.5, "kd": 0.5}  # around which AdamW's step is taken
+        influence = context.look_ahead(even)
         kd = share_of_kd(influence["ce"], influence["kd"], self.settings.floor)
         return self.memory.average(context.ids, kd, self.settings.smoothing)
 
@@ -172,7 +188,7 @@ def meta_kd_weight(settings: RwKdSettings) -> float:
     """Weight of the KD term in the meta loss."""
     if settings.meta_kd_weight is not None:
         return settings.meta_kd_weight
-    return 0.0 if settings.meta_learner == "network" else 1.0
+    return 0.0 if settings.reading == "network" else 1.0
 
 
 def share_of_kd(ce: torch.Tensor, kd: torch.Tensor, floor: float) -> torch.Tensor:

@@ -42,6 +42,10 @@ class Tgeo(Strategy[TgeoSettings]):
     The five differences are those of class mean, label and teacher from the student, and of teacher and class mean from the
     label: `state_design`, option 3, in src/fusion_ratio_bilevel.py of Chengming0501/TGeo-KD. The outer loss is cross-entropy on
     the meta set after the student's look-ahead step.
+
+    Differs: the network is trained by the look-ahead that the paper describes, because the released one never trains; its
+    learning rate, its last layer from 0 and class means over all training rows are ours, because the release says nothing that
+    works, and batches here are parts of the training set.
     """
 
     name = "tgeo"
@@ -64,13 +68,13 @@ class Tgeo(Strategy[TgeoSettings]):
 
     def __init__(self, settings: TgeoSettings, setup: Setup) -> None:
         super().__init__(settings, setup)
-        network = feed_forward(VECTORS * setup.classes, HIDDEN, 1, setup.seed, setup.device, leaky=True)
+        network = feed_forward(VECTORS * setup.classes, HIDDEN, 1, setup.seed, setup.device, between="LeakyReLU")
         self.meta_learner = MetaNetwork(network, settings.meta_learning_rate, weight_decay=settings.weight_decay)
         self.class_means = class_means(setup.fit, setup.classes).to(setup.device)
 
     @classmethod
     def needs(cls, settings: TgeoSettings) -> Needs:
-        options = {"shortest_step": settings.shortest_look_ahead}
+        options = {"shortest_step": settings.shortest_look_ahead, **settings.step_options}
         return Needs(teachers=(1, None), look_ahead=settings.engine, look_ahead_options=options)
 
     def weights(self, context: Context) -> Weights:

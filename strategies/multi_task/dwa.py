@@ -24,7 +24,10 @@ class DwaSettings(TermSettings):
 
 @register
 class Dwa(Strategy[DwaSettings]):
-    """w_m = M * softmax_m( r_m / softness ), r_m = L_m(epoch - 1) / L_m(epoch - 2); ones in the first two epochs."""
+    """w_m = M * softmax_m( r_m / softness ), r_m = L_m(epoch - 1) / L_m(epoch - 2); ones in the first two epochs.
+
+    As published, with losses of label and teacher as the tasks.
+    """
 
     name = "dwa"
     family = "multi-task"

@@ -35,6 +35,10 @@ class GradNorm(Strategy[GradNormSettings]):
     """w = M softmax(v); v follows the gradient of sum_m |G_m - stop(mean G * r_m^alpha)|, G_m = w_m |grad L_m|.
 
     r_m = (L_m / L_m(0)) / mean over terms. Norms are over all of the student's parameters.
+
+    Differs: weights are a softmax, because they then stay positive without a projection; gradients are of all parameters,
+    because a student has no single last shared layer; the reference is the first epoch's losses, because a single first batch's
+    are noise.
     """
 
     name = "gradnorm"

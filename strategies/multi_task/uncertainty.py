@@ -31,7 +31,11 @@ class UncertaintySettings(TermSettings):
 
 @register
 class Uncertainty(Strategy[UncertaintySettings]):
-    """w_m = 1 / (2 sigma_m^2), sigma trained together with the student on the batch's mean losses L_m."""
+    """w_m = 1 / (2 sigma_m^2), sigma trained together with the student on the batch's mean losses L_m.
+
+    Differs: s is bounded and has an Adam of its own, because a loss near 0 would have a weight without limit; the default is
+    the revised penalty, because the first form's becomes negative.
+    """
 
     name = "uncertainty"
     family = "multi-task"

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from strategies.base import LookAheadChoice, Settings
+from typing import Any
+
+from strategies.base import LookAheadChoice, LookAheadStep, Settings
 
 
 class LookAheadSettings(Settings):
     engine: LookAheadChoice = "auto"
     """How the look-ahead is computed, the same numbers up to rounding. fd: finite difference; jvp: forward-mode
     differentiation; exact: literal double backward; auto: fd, or jvp where the training is in half precision."""
+    look_ahead: LookAheadStep = "sgd"
+    """The student's step that is looked ahead of. sgd: a plain gradient step. adamw: the step that its AdamW takes, with
+    moments, decay and clipping, and the influences led back through it. adamw_point: the same step, and the influences of where
+    it ends, as LGTM has them. The last two take a forward and a backward pass more."""
+
+    @property
+    def step_options(self) -> dict[str, Any]:
+        """For `Needs.look_ahead_options`."""
+        return {} if self.look_ahead == "sgd" else {"step": self.look_ahead}

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from strategies.base import Context, LookAheadFunction
 from strategies.lazy import torch
@@ -24,9 +24,17 @@ from strategies.parts.state import detached
 
 
 def feed_forward(
-    inputs: int, hidden: tuple[int, ...], outputs: int, seed: int, device: torch.device, *, leaky: bool = False
+    inputs: int,
+    hidden: tuple[int, ...],
+    outputs: int,
+    seed: int,
+    device: torch.device,
+    *,
+    between: Literal["ReLU", "LeakyReLU", "Tanh"] = "ReLU",
+    from_zero: bool = True,
 ) -> torch.nn.Sequential:
-    """Linear layers with ReLU (or LeakyReLU) between. The last starts at zero: the first output is 0 for every input.
+    """Linear layers with an activation between. `from_zero`: the last starts at zero, and the first output is 0 for every
+    input; else as torch initialises it.
 
     Initialised from `seed` alone; no global generator is touched.
     """
@@ -35,15 +43,11 @@ def feed_forward(
     layers: list[torch.nn.Module] = []
     for index, (before, after) in enumerate(itertools.pairwise(sizes)):
         layer = torch.nn.utils.skip_init(torch.nn.Linear, before, after)  # type: ignore[no-untyped-call]
-        if index < len(hidden):
-            bound = 1 / math.sqrt(before)  # torch.nn.Linear's own initialisation
-            torch.nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-            torch.nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
-            layers += [layer, torch.nn.LeakyReLU() if leaky else torch.nn.ReLU()]
-        else:
-            torch.nn.init.zeros_(layer.weight)
-            torch.nn.init.zeros_(layer.bias)
-            layers.append(layer)
+        last = index == len(hidden)
+        bound = 0.0 if last and from_zero else 1 / math.sqrt(before)  # torch.nn.Linear's own initialisation
+        torch.nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+        torch.nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+        layers += [layer] if last else [layer, getattr(torch.nn, between)()]
     return torch.nn.Sequential(*layers).to(device)
 
 

@@ -36,6 +36,9 @@ class AnnealedAlpha(Strategy[AnnealedAlphaSettings]):
     """w_kd = kd_weight * factor(progress), w_ce = 1 - w_kd.
 
     Linear with kd_weight 1 is, at temperature 1, BAM!'s teacher annealing: the target r * one-hot + (1 - r) * teacher.
+
+    Differs: the schedules but linear are controls, because the paper has that one alone; the KD term keeps its temperature,
+    because all strategies share it.
     """
 
     name = "annealed_alpha"

@@ -20,7 +20,11 @@ class AnnealingKdSettings(Settings):
 
 @register
 class AnnealingKd(Strategy[AnnealingKdSettings]):
-    """Phase 1: L = mean_i |s_i - Phi t_i|^2 / classes, Phi = tau / tau_max rising to 1. Phase 2: L = mean_i ce_i."""
+    """Phase 1: L = mean_i |s_i - Phi t_i|^2 / classes, Phi = tau / tau_max rising to 1. Phase 2: L = mean_i ce_i.
+
+    Differs: phase 2 goes on from phase 1's last state under one learning-rate schedule, because a trial is one training; the
+    scale rises with progress and not with whole epochs, because trainings here are short.
+    """
 
     name = "annealing_kd"
     family = "scheduled"

@@ -35,6 +35,9 @@ class AEKD(PaperScaled[AEKDSettings]):
     g_k is the gradient of teacher k's KD term with respect to the student's logits, its mean over the batch. The problem is the
     dual of a one-class support vector machine with nu = 1 / (C teachers) and the Gram matrix of the g_k as kernel:
     `find_optimal_svm` in helper/optimization.py, and `opt.nu` in train_student.py, of AnTuo1998/AE-KD.
+
+    Differs: the problem is solved exactly, because the authors' solver stops early where gradients are small; KD's weight is
+    searched, because theirs, 0.9 beside 1, is of their data.
     """
 
     name = "ae_kd"

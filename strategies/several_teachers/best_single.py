@@ -26,7 +26,12 @@ class BestSingleSettings(MixtureSettings):
 
 @register
 class BestSingle(Strategy[BestSingleSettings]):
-    """w[k, i] = 1 for the teacher k with the lowest cross-entropy on sample i; teachers that tie share it."""
+    """w[k, i] = 1 for the teacher k with the lowest cross-entropy on sample i; teachers that tie share it.
+
+    Differs: how far is not known, because the paper's rule could not be read.
+
+    Claims: kd_each rises with teacher agreement.
+    """
 
     name = "best_single"
     family = "several teachers"

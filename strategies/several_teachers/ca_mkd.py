@@ -19,6 +19,11 @@ class CAMKD(PaperScaled[PaperScaleSettings]):
     """w[k, i] = (1 - softmax_k(ce_k,i)) / (teachers - 1), ce_k,i the cross-entropy of teacher k with the label.
 
     At `paper_scale` a sample's weights sum to 1 / teachers, as the authors' code divides by their number once more.
+
+    Differs: without the term on intermediate features, because strategies among teachers weigh their outputs alone; weights sum
+    to 1 unless `paper_scale`, because all are compared at one scale.
+
+    Claims: kd_each rises with teacher agreement.
     """
 
     name = "ca_mkd"

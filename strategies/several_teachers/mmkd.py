@@ -43,6 +43,10 @@ class MMKD(PaperScaled[MMKDSettings]):
     sum_k w[k, i] kd_each[k, i], and one on cross-entropy (`train_meta.py` of Rorozhl/MMKD with --hard_buffer, the command of
     its README). The student is then put back to where it was: --rollback is on there by default and cannot be turned off. The
     network's last layer starts at 0: equal weights. Logits are taken without their mean over classes, which means nothing.
+
+    Differs: the three steps are taken as one, without momentum and decay, because that is equal to first order and costs a
+    third; the network is updated before the student's step, because weights are asked for then; no term on intermediate
+    features, because strategies among teachers weigh their outputs alone.
     """
 
     name = "mmkd"
@@ -74,7 +78,9 @@ class MMKD(PaperScaled[MMKDSettings]):
 
     @classmethod
     def needs(cls, settings: MMKDSettings) -> Needs:
-        return needs_teachers(look_ahead=settings.engine, look_ahead_rows="fit", replay=True)
+        return needs_teachers(
+            look_ahead=settings.engine, look_ahead_rows="fit", look_ahead_options=settings.step_options, replay=True
+        )
 
     def weights(self, context: Context) -> Weights:
         self.hard.add(context.ids, context.student_logits.argmax(-1) != context.labels, context.generator)

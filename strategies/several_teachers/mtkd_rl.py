@@ -55,6 +55,11 @@ class MTKDRL(PaperScaled[MTKDRLSettings]):
     [0, 1]: weights of samples with a low loss count, and no single teacher earns more than another. (This is the authors' rule,
     `train` and `train_agent` in train_loops.py and `PolicyTrans` in models/policy.py of winycg/MTKD-RL without
     --dynamic; it is no REINFORCE.) The agent's last layer starts at 0: equal weights.
+
+    Differs: no loss on features, in reward and state neither, because strategies among teachers weigh their outputs alone;
+    states are standardised and the agent starts with equal weights, because its inputs' scales differ between tasks.
+
+    Claims: kd_each rises with teacher agreement.
     """
 
     name = "mtkd_rl"

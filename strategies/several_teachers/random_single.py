@@ -10,7 +10,10 @@ from strategies.registry import register
 
 @register
 class RandomSingle(Strategy[MixtureSettings]):
-    """w[k, i] = 1 for one k, drawn for every sample and step with equal probabilities: selection without a reason."""
+    """w[k, i] = 1 for one k, drawn for every sample and step with equal probabilities: selection without a reason.
+
+    Differs: how far is not known, because the paper's part on baselines could not be read.
+    """
 
     name = "random_single"
     family = "several teachers"

@@ -59,6 +59,9 @@ class RLKD(Strategy[RLKDSettings]):
         mean_i (r_i - baseline) / scale * sum_k log pi(a[k, i] | s[k, i]) + entropy_weight * entropy,
 
     with the running mean and standard deviation of the rewards. A and b start at 0: every teacher with probability 1/2.
+
+    Differs: baseline and scale of rewards, standardised states, entropy, Adam and the length of an episode are ours, because
+    only summaries of the paper could be read.
     """
 
     name = "rl_kd"

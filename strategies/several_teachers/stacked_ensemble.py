@@ -27,6 +27,8 @@ class StackedEnsemble(Strategy[StackedEnsembleSettings]):
     z[k, i, c] = log(p_k,i(c) / (1 - p_k,i(c))), over all samples i and classes c, with one coefficient a teacher and no
     intercept. For two classes this is the logistic regression of the label on the teachers' log-odds. Equal weights where no
     coefficient is positive.
+
+    Differs: one coefficient a teacher on log-odds, clipped at 0, is ours, because the regression's inputs could not be read.
     """
 
     name = "stacked_ensemble"

@@ -10,7 +10,10 @@ from strategies.registry import register
 
 @register
 class UniformEnsemble(Strategy[MixtureSettings]):
-    """w_k = 1 / teachers. The same loss as `fixed_alpha`, whose term is the mean over teachers."""
+    """w_k = 1 / teachers. The same loss as `fixed_alpha`, whose term is the mean over teachers.
+
+    As published.
+    """
 
     name = "uniform_ensemble"
     family = "several teachers"

@@ -29,7 +29,10 @@ class WeightedEnsembleSettings(MixtureSettings):
 
 @register
 class WeightedEnsemble(Strategy[WeightedEnsembleSettings]):
-    """w_k = softmax_k(accuracy_k / accuracy_temperature), the same for all samples and steps."""
+    """w_k = softmax_k(accuracy_k / accuracy_temperature), the same for all samples and steps.
+
+    Differs: a softmax of held-out accuracies is ours, because the paper's weights could not be read.
+    """
 
     name = "weighted_ensemble"
     family = "several teachers"

@@ -45,6 +45,9 @@ class Ctkd(Strategy[CtkdSettings]):
     The gradient's strength rises from 0 to 1 as (1 - cos) / 2. h is one of the parameters of the student's own SGD in
     the authors' code (`train_student.py` of zhengli97/CTKD): learning rate 0.05, momentum 0.9, weight decay 5e-4, and the rate
     falls with the student's. Here the student has AdamW, so h has that SGD for itself. The study's temperature is not used.
+
+    Differs: h has an SGD of its own, because students here have AdamW; the strength rises from step to step, because trainings
+    have few epochs.
     """
 
     name = "ctkd"

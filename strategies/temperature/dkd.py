@@ -38,6 +38,8 @@ class Dkd(Strategy[DkdSettings]):
     of 240 epochs on CIFAR-100. Here it rises from step to step, as a fine-tuning has few
     epochs.
     Plain KD is TCKD_i + (1 - p_T,i(label)) NCKD_i: the second weight is what DKD frees from the teacher's confidence.
+
+    Differs: the warm-up is a share of the training and rises from step to step, because trainings have few epochs.
     """
 
     name = "dkd"

@@ -27,7 +27,10 @@ class LogitStandardisationSettings(Settings):
 
 @register
 class LogitStandardisation(Strategy[LogitStandardisationSettings]):
-    """L = mean_i [ce_weight ce_i + kd_weight kd(z(s_i), z(t_i))], z = (logits - mean) / standard deviation over classes."""
+    """L = mean_i [ce_weight ce_i + kd_weight kd(z(s_i), z(t_i))], z = (logits - mean) / standard deviation over classes.
+
+    Differs: default weights are those of a third party's code, because the authors' go with each pair of models.
+    """
 
     name = "logit_standardisation"
     family = "temperature side"

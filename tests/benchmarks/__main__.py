@@ -19,6 +19,7 @@ BENCHMARKS = {
     "data_path": "making batches against having them in memory",
     "teacher_outputs": "reading cached teacher outputs against computing them in the step",
     "rw_kd_step": "a step of rw_kd against a plain step, double backward with torch.func, and higher",
+    "look_ahead_steps": "influences by each look-ahead against real AdamW steps along a run, and their cost",
     "packed": "several students on one core: processes, and stacked in one program",
     "study": "60 trials under Ray against the same trainings back to back",
     "distillers": "an epoch of distillation against TextBrewer and torchdistill",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from harness.look_ahead.adam import AdamWStep
 from harness.loss_terms.losses import kd
 from strategies import TermShape, resolve
 from strategies.meta_learned.tgeo import class_means
@@ -113,7 +115,7 @@ def test_per_sample_rw_kd_equals_the_derivative_at_zero_weights():
     ce, kd = (-8 / student.step_size * gradient for gradient in literal)
     largest = max(ce.max(), kd.max())
     ce, kd = ce.clamp_min(1e-6 * largest), kd.clamp_min(1e-6 * largest)
-    found = weigh(make("rw_kd", SETUP, meta_learner="per_sample"), student.full_context())["kd"]
+    found = weigh(make("rw_kd", SETUP, reading="per_sample"), student.full_context())["kd"]
     torch.testing.assert_close(found, kd / (ce + kd), rtol=1e-3, atol=1e-4)
 
 
@@ -255,3 +257,136 @@ class TestFreeAlpha:
         strategy = make("free_alpha", SETUP)
         weigh(strategy, make_context(SETUP, rows=torch.arange(8)))
         assert (weigh(strategy, make_context(SETUP, rows=torch.arange(8, 16)))["kd"] == 0.5).all()
+
+
+class TestBikd:
+    """Against the authors' programme, typed out: its double backward, its network, its Adam and its accumulation."""
+
+    def test_is_the_authors_training_of_the_network(self):
+        strategy = make("bikd", SETUP)
+        student = SmallStudent(make_context(SETUP), step_size=0.3)
+        theirs = torch.nn.Sequential(
+            torch.nn.Linear(2, 64), torch.nn.Tanh(), torch.nn.Linear(64, 64), torch.nn.Tanh(), torch.nn.Linear(64, 2)
+        )
+        theirs.load_state_dict(strategy.network.state_dict())
+        optimizer = torch.optim.Adam(theirs.parameters(), 1e-3, weight_decay=1e-4)
+        context = student.full_context()
+        ce_teacher = F.cross_entropy(context.teacher_logits[0], context.labels, reduction="none")
+        inputs = torch.stack([context.terms["ce"], ce_teacher], 1)
+        for step in range(11):
+            w_hard, w_soft = torch.sigmoid(theirs(inputs)).unbind(1)
+            after = student.fast({"ce": w_hard, "kd": w_soft}, create_graph=True)
+            # the student's rate is a factor that theirs has and the strategy leaves out
+            (student.meta_loss(after) / student.step_size / 5).backward()
+            if step % 5 == 4:
+                optimizer.step()
+                optimizer.zero_grad()
+            expected = torch.sigmoid(theirs(inputs)).detach()
+            weights = weigh(strategy, replace(context, step=step, progress=0.1))
+            torch.testing.assert_close(torch.stack([weights["ce"], weights["kd"]], 1), expected, rtol=1e-4, atol=1e-5)
+        moved = [
+            float((p - q).detach().abs().max())
+            for p, q in zip(theirs.parameters(), make("bikd", SETUP).network.parameters(), strict=True)
+        ]
+        assert min(moved) > 1e-3
+
+    def test_its_learning_rate_falls_as_theirs(self):
+        """adjust_learning_rate: times 0.8 at epochs 80 and 100 of 120."""
+        strategy = make("bikd", SETUP, accumulate=1)
+        for progress, factor in ((0.6, 1.0), (0.7, 0.8), (0.9, 0.64)):
+            strategy.weights(replace(make_context(SETUP, influence=random_influence(0)), progress=progress))
+            assert strategy.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * factor)
+
+    def test_its_first_weights_are_near_one_half_and_free(self):
+        weights = weigh(make("bikd", SETUP), make_context(SETUP, influence=random_influence(0)))
+        assert ((weights["ce"] - 0.5).abs() < 0.2).all()
+        assert (weights["ce"] + weights["kd"]).std() > 0
+
+
+class TestLgtm:
+    def test_weighs_kd_by_the_positive_influences(self):
+        influence = {"ce": torch.full((8,), 9.0), "kd": torch.tensor([1.0, -4.0, 0.0, 3.0] * 2)}
+        weights = weigh(make("lgtm", SETUP, kd_weight=0.8), make_context(SETUP, influence=influence))
+        torch.testing.assert_close(weights["kd"], 0.8 * torch.tensor([1.0, 0.0, 0.0, 3.0] * 2))
+        torch.testing.assert_close(weights["ce"], torch.full((8,), 0.2))
+
+    def test_nothing_helps_all_count_the_same(self):
+        influence = {name: -torch.ones(8) for name in ("ce", "kd")}
+        assert (weigh(make("lgtm", SETUP), make_context(SETUP, influence=influence))["kd"] == 1.0).all()
+
+    def test_is_the_authors_influence(self):
+        """utils_glue.py of twinkle0331/LGTM, typed out: AdamW's step on KD alone, the meta gradient there, and a central
+        difference of each sample's KD along it at the student before the step.
+        """
+        student = SmallStudent(make_context(SETUP))
+        parameters, rate = student.parameters, 0.05
+        optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
+        for _ in range(3):  # moments
+            optimizer.zero_grad()
+            student.terms()["kd"].mean().backward()
+            optimizer.step()
+        optimizer.zero_grad()
+        theta = [p.detach().clone() for p in parameters]
+        state = optimizer.state
+        unrolled = []
+        for p, g in zip(parameters, torch.autograd.grad(student.terms()["kd"].mean(), parameters), strict=True):
+            t = int(state[p]["step"]) + 1
+            m = 0.9 * state[p]["exp_avg"] + 0.1 * g
+            v = 0.999 * state[p]["exp_avg_sq"] + 0.001 * g * g
+            step = rate * math.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+            d = p.detach() * (1 - rate * 0.01) - step * m / (v.sqrt() + 1e-8 * math.sqrt(1 - 0.999**t))
+            unrolled.append(d.requires_grad_())
+        vector = torch.autograd.grad(student.meta_loss(unrolled), unrolled)
+        radius = 1e-2 / torch.cat([v.flatten() for v in vector]).norm()
+        ends = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                for p, at, v in zip(parameters, theta, vector, strict=True):
+                    p.copy_(at + sign * radius * v)
+            ends.append(student.terms()["kd"].detach())
+        with torch.no_grad():
+            for p, at in zip(parameters, theta, strict=True):
+                p.copy_(at)
+        influence = (ends[0] - ends[1]) / (2 * radius)
+        step = AdamWStep(optimizer, parameters, None)
+
+        def look_ahead(weights, ids=None):
+            assert weights == {"ce": 0.0, "kd": 1.0}
+            gradient = torch.autograd.grad(student.terms()["kd"].mean(), parameters)
+            there = [p.requires_grad_() for p in step.taken([p.detach() for p in parameters], gradient, rate)]
+            direction = torch.autograd.grad(student.meta_loss(there), there)
+            each = [torch.autograd.grad(one, parameters, retain_graph=True) for one in student.terms()["kd"]]
+            found = torch.stack([sum((g * d).sum() for g, d in zip(one, direction, strict=True)) for one in each])
+            return {"ce": found, "kd": found}
+
+        helps = influence.clamp_min(0)
+        assert helps.max() > 0
+        found = weigh(make("lgtm", SETUP), replace(student.full_context(), look_ahead=look_ahead))["kd"]
+        torch.testing.assert_close(found, 8 * helps / helps.sum(), rtol=1e-2, atol=1e-3)
+
+    def test_asks_for_the_point_that_the_real_optimiser_reaches(self):
+        registered = resolve("lgtm")
+        assert registered.needs(registered.settings()).look_ahead_options == {"step": "adamw_point"}
+
+
+@pytest.mark.parametrize("name", ["rw_kd", "l2rw", "meta_weight_net", "tgeo", "bikd", "lgtm", "mmkd", "msd_learned"])
+@pytest.mark.parametrize("look_ahead", ["sgd", "adamw", "adamw_point"])
+def test_every_look_ahead_can_be_that_of_the_optimiser_s_step(name, look_ahead):
+    """All choices run in a small training (`harness.conformance.choices`); here: that the choice gets there."""
+    registered = resolve(name)
+    options = registered.needs(registered.settings({"look_ahead": look_ahead})).look_ahead_options
+    assert options.get("step", "sgd") == look_ahead
+
+
+@pytest.mark.parametrize(("name", "settings"), [("rw_kd", {"reading": "per_sample"}), ("l2rw", {"kd_weight": 0.3})])
+def test_weights_from_scratch_are_asked_around_equal_ones_by_the_optimiser_s_step(name, settings):
+    asked = []
+
+    def influence(weights):
+        asked.append(weights)
+        return random_influence(len(asked))
+
+    for look_ahead in ("sgd", "adamw"):
+        weigh(make(name, SETUP, look_ahead=look_ahead, **settings), make_context(SETUP, influence=influence))
+    assert asked[0] is None
+    assert asked[1] == ({"ce": 0.7, "kd": 0.3} if name == "l2rw" else {"ce": 0.5, "kd": 0.5})

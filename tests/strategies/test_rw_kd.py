@@ -7,10 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from pydantic import ValidationError
 
 from harness.conformance.tiny_training import World
+from harness.errors import StudyError
+from harness.plan.plan import make_plan
 from strategies import resolve
 from strategies.meta_learned.rw_kd import features, share_of_kd
+from tests.harness.tiny import tiny_study
 from tests.strategies.contexts import make, make_context, make_setup, random_influence, steps, weigh
 
 SETUP = make_setup()
@@ -47,19 +51,19 @@ class TestPerSample:
     def test_identical_terms_and_gradients_give_one_half(self):
         influence = torch.randn(8, generator=torch.Generator().manual_seed(0))
         weights = weigh(
-            make("rw_kd", SETUP, meta_learner="per_sample"), make_context(SETUP, influence={"ce": influence, "kd": influence})
+            make("rw_kd", SETUP, reading="per_sample"), make_context(SETUP, influence={"ce": influence, "kd": influence})
         )
         assert (weights["kd"] == 0.5).all()
 
     def test_teacher_equal_to_student_leaves_the_labels(self):
         """kd's gradient is 0, so its influence is floored: weight 0 where cross-entropy helps."""
         influence = {"ce": torch.tensor([1.0, -1.0] * 4), "kd": torch.zeros(8)}
-        kd = weigh(make("rw_kd", SETUP, meta_learner="per_sample"), make_context(SETUP, influence=influence))["kd"]
+        kd = weigh(make("rw_kd", SETUP, reading="per_sample"), make_context(SETUP, influence=influence))["kd"]
         assert kd[::2].max() < 1e-5
         assert (kd[1::2] == 0.5).all()
 
     def test_between_look_aheads_a_sample_keeps_its_weight(self):
-        strategy = make("rw_kd", SETUP, meta_learner="per_sample", interval=2)
+        strategy = make("rw_kd", SETUP, reading="per_sample", interval=2)
         rows = torch.arange(8)
         first = weigh(strategy, make_context(SETUP, step=0, rows=rows, influence=random_influence(0)))["kd"]
         # half of the next batch was seen, half was not; without a look-ahead to call
@@ -68,7 +72,7 @@ class TestPerSample:
         assert (second[4:] == 0.5).all()
 
     def test_smoothing_averages_over_a_samples_visits(self):
-        strategy = make("rw_kd", SETUP, meta_learner="per_sample", smoothing=0.75)
+        strategy = make("rw_kd", SETUP, reading="per_sample", smoothing=0.75)
         rows = torch.arange(8)
         one = weigh(strategy, make_context(SETUP, step=0, rows=rows, influence=pull(1.0)))["kd"]
         two = weigh(strategy, make_context(SETUP, step=1, rows=rows.flip(0), influence=pull(-1.0)))["kd"]
@@ -148,9 +152,7 @@ class TestNetwork:
         assert kd[0] > 0.5
 
 
-@pytest.mark.parametrize(
-    ("settings", "weight"), [({}, 0.0), ({"meta_learner": "per_sample"}, 1.0), ({"meta_kd_weight": 0.3}, 0.3)]
-)
+@pytest.mark.parametrize(("settings", "weight"), [({}, 0.0), ({"reading": "per_sample"}, 1.0), ({"meta_kd_weight": 0.3}, 0.3)])
 def test_the_meta_loss_is_the_one_of_each_reading(settings, weight):
     strategy = make("rw_kd", SETUP, **settings)
     needs = strategy.needs(strategy.settings)
@@ -159,7 +161,7 @@ def test_the_meta_loss_is_the_one_of_each_reading(settings, weight):
     assert needs.needs_meta_set
 
 
-@pytest.mark.parametrize("meta_learner", ["network", "per_sample"])
+@pytest.mark.parametrize("reading", ["network", "per_sample"])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -172,20 +174,18 @@ def test_the_meta_loss_is_the_one_of_each_reading(settings, weight):
     ],
     ids=lambda settings: ",".join(settings),
 )
-def test_options_in_a_small_training_with_the_real_look_ahead(meta_learner, settings):
+def test_options_in_a_small_training_with_the_real_look_ahead(reading, settings):
     """Every option runs, changes what it should, and keeps the weights convex and the state exact."""
-    default = _default_trace(meta_learner)
-    changed = _trace({"meta_learner": meta_learner, **settings})
-    renewed = (
-        _trace({"meta_learner": meta_learner, **settings}, renew_before=(2, 3, 7)) if "engine" not in settings else changed
-    )
+    default = _default_trace(reading)
+    changed = _trace({"reading": reading, **settings})
+    renewed = _trace({"reading": reading, **settings}, renew_before=(2, 3, 7)) if "engine" not in settings else changed
     for ours, again in zip(changed, renewed, strict=True):
         torch.testing.assert_close(ours, again, rtol=0, atol=0)
     difference = max(float((a["kd"] - b["kd"]).abs().max()) for a, b in zip(default, changed, strict=True))
     if "engine" in settings:
-        tolerance = 0.02 if meta_learner == "network" else 0.1  # a ratio of two small influences amplifies rounding
+        tolerance = 0.02 if reading == "network" else 0.1  # a ratio of two small influences amplifies rounding
         assert difference < tolerance
-    elif meta_learner == "per_sample" and "look_ahead_rate" in settings:
+    elif reading == "per_sample" and "look_ahead_rate" in settings:
         assert difference == 0  # its look-ahead starts from zero weights: the step size falls out
     else:
         assert difference > 1e-4
@@ -194,8 +194,8 @@ def test_options_in_a_small_training_with_the_real_look_ahead(meta_learner, sett
 
 
 @cache
-def _default_trace(meta_learner):
-    return _trace({"meta_learner": meta_learner})
+def _default_trace(reading):
+    return _trace({"reading": reading})
 
 
 def _trace(settings, renew_before=()):
@@ -203,3 +203,29 @@ def _trace(settings, renew_before=()):
     made = registered.settings(settings)
     world = World(registered.needs(made), 1)
     return world.run(lambda: registered.create(made, world.setup), renew_before=renew_before).weights
+
+
+class TestOldName:
+    """Study files and stored trials of before say `meta_learner`."""
+
+    def test_it_is_read_as_the_reading(self):
+        registered = resolve("rw_kd")
+        assert registered.settings({"meta_learner": "per_sample"}) == registered.settings({"reading": "per_sample"})
+        assert registered.settings().model_dump()["reading"] == "network"
+
+    def test_both_names_at_once_are_refused(self):
+        with pytest.raises(ValidationError, match="meta_learner"):
+            resolve("rw_kd").settings({"meta_learner": "network", "reading": "per_sample"})
+
+    def test_trials_that_are_stored_with_it_can_be_made_again(self):
+        stored = {"engine": "auto", "meta_learner": "network", "hidden_size": 100, "interval": 1, "precondition": "none"}
+        assert resolve("rw_kd").settings(stored).reading == "network"
+
+
+@pytest.mark.parametrize("settings", [{"look_ahead_layers": 1}, {"precondition": "adam"}, {"look_ahead_rate": 0.1}])
+def test_what_does_not_go_with_the_optimiser_s_step_is_refused_at_plan(settings, tmp_path):
+    entry = {"name": "rw_kd", "settings": {"look_ahead": "adamw", **settings}}
+    with pytest.raises(StudyError, match=r"rw_kd.*adamw") as found:
+        make_plan(tiny_study(strategies=[entry]), tmp_path)
+    assert "\n" not in str(found.value)
+    make_plan(tiny_study(strategies=[{"name": "rw_kd", "settings": {"look_ahead": "adamw"}}]), tmp_path)

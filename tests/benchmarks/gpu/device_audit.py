@@ -48,7 +48,7 @@ STEPS: list[tuple[str, dict[str, Any]]] = [
     ("rw_kd", {}),
     ("rw_kd", {"engine": "fd"}),
     ("rw_kd", {"engine": "exact"}),
-    ("rw_kd", {"meta_learner": "per_sample"}),
+    ("rw_kd", {"reading": "per_sample"}),
     ("rw_kd", {"precondition": "adam"}),
     ("rw_kd", {"look_ahead_layers": 1}),
     ("rw_kd", {"shortest_look_ahead": 0.0}),

@@ -29,7 +29,7 @@ counted(dist, "all_gather")
 counted(dist, "all_reduce")
 counted(ProcessGroup, "gather_rows")
 bench = Bench(small=True, glue=Path())
-for strategy, settings in (("fixed_alpha", {}), ("rw_kd", {}), ("rw_kd", {"meta_learner": "per_sample"})):
+for strategy, settings in (("fixed_alpha", {}), ("rw_kd", {}), ("rw_kd", {"reading": "per_sample"})):
     training = bench.training(bench.task(), "minilm3", strategy, settings, "fp32", ranks=ProcessGroup())
     step = step_of(training)
     for index in range(4):

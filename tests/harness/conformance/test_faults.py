@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.conformance import CHECKS, check
+from harness.conformance.behaviour_card import behaviour_card, claim_faults
 from harness.errors import UserError
-from strategies import registry
+from harness.loss_terms.parts import word_scores
+from strategies import Strategy, registry, resolve, strategy_names
+from strategies.registry import Registered
 
 numbers = itertools.count()
 
@@ -94,6 +99,7 @@ MISTAKES = {
         {"methods": '@classmethod\ndef needs(cls, settings):\n    return Needs(terms=("ce", "kdd"))'},
         "kdd",
     ),
+    "fidelity": ({"attributes": 'paper = "Somebody, Somewhere 2024"'}, "'Differs: '"),
     "runs": ({"body": 'return {"ce": 1.0}'}, "gave no weight for ['kd']"),
     "detached": ({"body": "kd = kd * torch.ones((), requires_grad=True)"}, "detach()"),
     "context untouched": ({"body": "context.terms['ce'].mul_(2.0)"}, "terms['ce']"),
@@ -111,6 +117,7 @@ MISTAKES = {
     "normalisation": ({"body": 'return {"ce": torch.ones_like(kd), "kd": kd}'}, "ADDITIVE"),
     "sample-wise": ({"body": "kd = kd.mean()"}, "Declare False"),
     "cost": ({"attributes": "cost = Cost.PER_TERM"}, "Cost.PLAIN"),
+    "claims": ({"attributes": '__doc__ = "Claims: kd falls with teacher confidence."'}, "turned round"),
     "own behaviour": (
         {"attributes": "sample_wise = False", "body": 'return {"ce": 0.5, "kd": 0.5}'},
         "'fixed_alpha'",
@@ -229,3 +236,67 @@ class TestBadTargets:
         file.write_text("x = 1\n")
         with pytest.raises(UserError, match="@register"):
             check(str(file))
+
+
+class TestBehaviourCard:
+    """The directions that sources claim would have shown these two strategies in the reversed direction they once had."""
+
+    @staticmethod
+    def faults(strategy: type[Strategy[Any]]) -> str:
+        registered = Registered(strategy.name, strategy)
+        return "; ".join(text for _, text in claim_faults(registered, behaviour_card(registered)))
+
+    def test_student_uncertainty_turned_round(self):
+        strategy = resolve("student_uncertainty").strategy
+
+        class Turned(strategy):
+            __doc__ = strategy.__doc__
+
+            def weights(self, context):
+                return {**super().weights(context), "kd": 1 - super().weights(context)["kd"]}
+
+        assert self.faults(strategy) == ""
+        assert "kd rises with student confidence, and the rank correlation is -0." in self.faults(Turned)
+
+    def test_word_importance_turned_round(self, monkeypatch):
+        strategy = resolve("word_importance").strategy
+        assert self.faults(strategy) == ""
+        right = word_scores.tf_idf
+        monkeypatch.setattr(word_scores, "tf_idf", partial(right, alpha=0.5, beta=0.25))  # as it was: nobody's constants
+        assert "word_kd rises with frequent words, and the rank correlation is -0." in self.faults(strategy)
+
+    def test_it_is_printed_with_the_checks(self):
+        shown = str(check("teacher_entropy"))
+        assert "rank correlation of weights with" in shown
+        assert "+0.99" in shown or "+1.00" in shown
+        assert "the same for all samples" in str(check("fixed_alpha"))
+
+    @pytest.mark.parametrize(
+        ("claim", "advice"),
+        [
+            ("kd goes up with age", "not of the form"),
+            ("kdd rises with student loss", "Did you mean 'kd'"),
+            ("kd rises with student los", "Did you mean 'student loss'"),
+        ],
+    )
+    def test_a_claim_that_cannot_be_read_is_explained(self, claim, advice, tmp_path):
+        found = failures(plugin(tmp_path, attributes=f'__doc__ = "Claims: {claim}."'))
+        assert list(found) == ["claims"]
+        assert advice in found["claims"]
+
+
+def test_every_difference_from_a_source_says_why():
+    for name in strategy_names():
+        registered = resolve(name)
+        if registered.strategy.__module__.startswith("strategies."):
+            said = registered.fidelity
+            assert said, name
+            assert not said.startswith("Differs") or all(" because " in part for part in said.split(";")[:1]), name
+            # a convention has no paper to differ from, and what names one says how it compares
+            assert said.startswith("No paper") == registered.strategy.paper.startswith("convention"), name
+
+
+def test_a_difference_without_a_reason_is_found(tmp_path):
+    found = failures(plugin(tmp_path, attributes='__doc__ = "Differs: in all."'))
+    assert list(found) == ["fidelity"]
+    assert "because" in found["fidelity"]

@@ -44,7 +44,7 @@ def weighting(engine: Any, **options: Any) -> tuple[World, Weighting]:
     needs = Needs(terms=FURTHER, look_ahead=engine, look_ahead_options=options)
     world = World(needs, 2)
     made = Weighting(
-        world._model,
+        world.model,
         Nothing(Settings(), world.setup),
         needs,
         world.fit,
@@ -54,7 +54,7 @@ def weighting(engine: Any, **options: Any) -> tuple[World, Weighting]:
         temperature=TEMPERATURE,
         meta_batches=MetaBatches(world.meta.encoded.lengths, BATCH, 3),
         precision="fp32",
-        terms=LossTerms(needs, world._term_setup()),
+        terms=LossTerms(needs, world.term_setup()),
     )
     return world, made
 
@@ -106,7 +106,7 @@ def test_a_term_s_influence_is_what_a_step_on_it_does_to_the_meta_loss() -> None
     meta = world.meta.batch(MetaBatches(world.meta.encoded.lengths, BATCH, 3).at(2), BATCH, torch.device("cpu"))
     from harness.models.build import run_batch, run_model
 
-    model = world._model.eval()
+    model = world.model.eval()
     parameters = list(model.parameters())
 
     def meta_loss() -> torch.Tensor:

@@ -35,7 +35,7 @@ STRATEGIES: list[Any] = [
     "gradnorm",
     "uncertainty",
     "rw_kd",
-    {"name": "rw_kd", "label": "rw_kd exact", "settings": {"engine": "exact", "meta_learner": "per_sample"}},
+    {"name": "rw_kd", "label": "rw_kd exact", "settings": {"engine": "exact", "reading": "per_sample"}},
     {"name": "rw_kd", "label": "rw_kd jvp", "settings": {"engine": "jvp"}},
     "relational_kd",
     {"name": "dwa", "label": "dwa extra", "settings": {"extra_terms": EXTRA}},
