@@ -1,7 +1,7 @@
 """Encoder layers of BERT and RoBERTa with less work on a CPU, and the same numbers up to rounding.
 
-One product for queries, keys and values; in the last layer, queries of the token alone that the classifier reads; weights cast once
-where PyTorch's autocast would look at every operation; dropout of attention as in `harness.models.dropout`.
+One product for queries, keys and values; in the last layer, queries of the token alone that the classifier reads; casts to bf16
+by hand, where autocast would look at every operation; dropout of attention as in `harness.models.dropout`.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def _pass(model: nn.Module, given: Mapping[str, Tensor], features: bool, layers:
 
 
 def _masked_on_the_device(config: Any, given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """With the mask of attention that transformers would make, after it has waited for a GPU to say whether there is padding."""
+    """With the mask of attention that transformers would make, after it has waited for a GPU to say if there is padding."""
     mask = given["attention_mask"]
     if mask.device.type != "cuda" or config.model_type not in ("bert", "roberta") or config._attn_implementation != "sdpa":
         return given

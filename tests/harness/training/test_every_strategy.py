@@ -101,7 +101,7 @@ def together(world: World, request: pytest.FixtureRequest) -> dict[str, TrialRec
 
 
 def one_of_each_kind() -> list[Any]:
-    """Strategies that declare the same needs take the same way through the harness: the first of each, the others marked slow."""
+    """Strategies of the same needs take the same way through the harness: the first of each is fast, the others are slow."""
     seen: set[str] = set()
     params = []
     for name in NAMES:
