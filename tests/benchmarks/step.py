@@ -52,8 +52,8 @@ def run(options: Options) -> Outcome:
                 best = max(sum(seconds[OLD]) / sum(times) for times in seconds.values())
                 targets.append(Target(f"{task}, {precision}: step", best, at_least=AT_LEAST[task, precision]))
     notes = [
-        "Student: MiniLM, 3 layers, its own dropout 0.1; batch 32; CPU seconds of the process, one thread. `times faster`: median "
-        "over rounds of the ratio within a round; and of all rounds together, as batches differ in length.",
+        "Student: MiniLM, 3 layers, its own dropout 0.1; batch 32; CPU seconds of the process, one thread. `times faster`: "
+        "median over rounds of the ratio within a round; and of all rounds together, as batches differ in length.",
     ]
     return Outcome("a plain KD step and what makes it cheaper", found, notes, targets)
 
