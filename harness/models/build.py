@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from harness.errors import ModelError
+from harness.models.dropout import draw_dropout_from_16_bits
 from harness.models.layers import compute_first_token_only, encoder_layers, keep_layers, number_of_layers
 from harness.models.pooling import is_causal, read_the_mean
 from harness.models.quiet import quiet_transformers
@@ -58,6 +59,8 @@ def build_model(
     eager, whatever is asked for, in families that have no other. `tokenizer` tells the padding token to causal models, and the
     end token to encoder-decoders from a config that names none. Raises ModelError.
     """
+    from harness.models.lean_layers import make_lean  # it imports transformers' models
+
     with quiet_transformers(), _seeded(seed):
         if spec.model is not None:
             model = _load(spec.model, model_directory(spec.model, spec.revision), spec, classes, attention)
@@ -76,6 +79,8 @@ def build_model(
         read_the_mean(model)
     else:
         compute_first_token_only(model)
+    make_lean(model, first_token_alone=spec.pooling != "mean")
+    draw_dropout_from_16_bits(model)
     return model.train()
 
 

@@ -68,16 +68,25 @@ def in_one_pass(model: nn.Module) -> bool:
 
 
 def _pass(model: nn.Module, given: Mapping[str, Tensor], features: bool, layers: bool) -> Outputs:
-    if not features and not layers:
-        return Outputs(_full_precision(model(**given).logits), None)
-    found = model(**given, output_hidden_states=True)
     bare: Any = getattr(model, "module", model)
+    shown = _masked_on_the_device(bare.config, given)
+    if not features and not layers:
+        return Outputs(_full_precision(model(**shown).logits), None)
+    found = model(**shown, output_hidden_states=True)
     states = found.decoder_hidden_states if bare.config.is_encoder_decoder else found.hidden_states
     return Outputs(
         _full_precision(found.logits),
         _full_precision(pooled(bare, given, states[-1])) if features else None,
         torch.stack([_full_precision(pooled(bare, given, state)) for state in states[1:]]) if layers else None,
     )
+
+
+def _masked_on_the_device(config: Any, given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """With the mask of attention that transformers would make, after it has waited for a GPU to say if there is padding."""
+    mask = given["attention_mask"]
+    if mask.device.type != "cuda" or config.model_type not in ("bert", "roberta") or config._attn_implementation != "sdpa":
+        return given
+    return {**given, "attention_mask": mask[:, None, None, :].bool()}
 
 
 def _by_length(model: nn.Module, given: Mapping[str, Tensor], features: bool, layers: bool) -> Outputs:

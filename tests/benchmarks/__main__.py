@@ -18,6 +18,7 @@ BENCHMARKS = {
     "start": "commands that only look",
     "data_path": "making batches against having them in memory",
     "teacher_outputs": "reading cached teacher outputs against computing them in the step",
+    "step": "a plain KD step, with and without what makes it cheaper on a CPU",
     "rw_kd_step": "a step of rw_kd against a plain step, double backward with torch.func, and higher",
     "look_ahead_steps": "influences by each look-ahead against real AdamW steps along a run, and their cost",
     "packed": "several students on one core: processes, and stacked in one program",
