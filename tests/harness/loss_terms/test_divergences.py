@@ -157,6 +157,16 @@ def test_every_divergence_is_its_formula(seed, classes, temperature):
         torch.testing.assert_close(value(name, s, t, temperature), formula, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", sorted({*DIVERGENCES} - {"dist_inter", "dist_intra", "dynamic_temperature_kd"}))
+def test_with_two_classes_all_pull_in_the_direction_of_kl(name):
+    """With more classes they do not."""
+    for classes, parallel in ((2, True), (6, False)):
+        student, teacher = normal(20, classes).requires_grad_(), normal(20, classes, seed=1)
+        both = value(name, student, teacher), losses.kd(student, teacher, 2.0)
+        found, plain = (torch.autograd.grad(one.sum(), student)[0] for one in both)
+        assert (float(torch.nn.functional.cosine_similarity(found, plain, dim=-1).min()) > 0.9999) == parallel
+
+
 def test_kl_has_its_place_among_them():
     s, t = normal(6, 5), normal(6, 5, seed=1)
     kd = losses.kd(s, t, 2.0)
