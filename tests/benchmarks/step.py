@@ -8,15 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
 from harness.models.build import build_model
-from harness.models.dropout import Dropout16
 from harness.models.evaluate import WIDTH_STEPS
-from harness.models.lean_layers import LEAN_LAYERS
 from tests.benchmarks.measure import in_turns, median_ratio
 from tests.benchmarks.outcome import Options, Outcome, Target
 from tests.benchmarks.setting import STUDENT, Rows, glue_rows, make_training, step_of
+from tests.harness.small_models import as_transformers_has_it
 
 ROWS = 2500
 OLD, MASKS = "transformers' layers, PyTorch's dropout", "transformers' layers, dropout of 16 bits"
@@ -66,15 +64,7 @@ def variants(rows: Rows, precision: str) -> dict[str, Callable[[int], object]]:
 
 
 def one(rows: Rows, precision: str, name: str, width: int | None = None) -> Callable[[int], object]:
-    model = build_model(STUDENT, 2, 1, rows.vocabulary)
-    if name != LEAN:
-        own = {lean: layer for layer, lean in LEAN_LAYERS.items()}
-        for layer in model.bert.encoder.layer:
-            layer.__class__ = own[type(layer)]
-    if name == OLD:
-        for module in model.modules():
-            if type(module) is Dropout16:
-                module.__class__ = nn.Dropout
+    model = as_transformers_has_it(build_model(STUDENT, 2, 1, rows.vocabulary), dropout=name == OLD, layers=name != LEAN)
     step = step_of(make_training(rows, "fixed_alpha", precision=precision, model=model))
     usual = WIDTH_STEPS[precision]
 

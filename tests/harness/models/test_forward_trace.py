@@ -48,7 +48,8 @@ def test_a_repeated_pass_gives_the_same_numbers(config, attention, layers):
 @pytest.mark.parametrize("config", KINDS)
 @pytest.mark.parametrize("layers", [None, 1])
 def test_engines_agree_on_the_step_s_own_dropout_masks(config, layers):
-    model, batch, meta = student(**config), make_batch(2, 16, 1), make_batch(2, 12, 2)
+    # rows that finite differences do not take over a kink: DistilBERT has a ReLU before its classifier
+    model, batch, meta = student(**config), make_batch(2, 16, 3), make_batch(2, 12, 4)
     trace, terms = traced_step(model, batch, layers)
     exact, jvp, central, forward = (
         LookAhead(model, TERMS, engine, layers=layers).influence(

@@ -14,10 +14,9 @@ from harness.look_ahead.directional import along_double_backward, along_forward_
 from harness.models.build import build_model, run_model
 from harness.models.dropout import Dropout16, dropped
 from harness.models.evaluate import autocast
-from harness.models.lean_layers import LEAN_LAYERS
 from harness.study.schema import ModelSpec
+from tests.harness.small_models import as_transformers_has_it
 
-OWN = {lean: own for own, lean in LEAN_LAYERS.items()}
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "initializer_range": 0.3}
 CPU = torch.device("cpu")
 
@@ -25,10 +24,7 @@ CPU = torch.device("cpu")
 def lean_and_own(kind: str, **changes: Any) -> tuple[Any, Any]:
     spec = ModelSpec(config={"model_type": kind, "max_position_embeddings": 40, **SIZES}, **{"dropout": 0.0, **changes})
     lean = build_model(spec, 3, 0, 50).double()
-    own = copy.deepcopy(lean)
-    for layer in own.base_model.encoder.layer:
-        layer.__class__ = OWN[type(layer)]
-    return lean, own
+    return lean, as_transformers_has_it(copy.deepcopy(lean))
 
 
 def inputs(kind: str, padded: bool = True) -> dict[str, Tensor]:
