@@ -88,6 +88,7 @@ def fetch(name: str, configuration: str | None, revision: str | None, splits: di
     """Split -> `datasets.Dataset`. Raises DataError with the library's own reason, in one line."""
     import datasets
 
+    datasets.disable_progress_bars()  # they would write over the console
     try:
         return datasets.load_dataset(name, configuration, revision=revision, split=splits)
     except Exception as error:  # the library raises a dozen kinds, and wraps the network's
