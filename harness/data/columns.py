@@ -29,7 +29,7 @@ def rows_from_frame(frame: pd.DataFrame, task: TaskSpec, origin: str | Path) -> 
     if missing:
         raise DataError(
             f"{origin}: the task {task.name!r} needs the columns {needed}; "
-            f"missing {missing}, found {[str(name) for name in frame.columns]}"
+            f"missing {missing}, found {[str(name) for name in frame.columns]}{nearest(missing[0], map(str, frame.columns))}"
         )
     for name in [*needed, "idx"]:
         if list(frame.columns).count(name) > 1:

@@ -92,6 +92,7 @@ def fetch(name: str, configuration: str | None, revision: str | None, splits: di
     """
     import datasets
 
+    datasets.disable_progress_bars()  # they would write over the console
     try:
         return datasets.load_dataset(str(_folder(name, configuration, revision)), configuration, split=splits)
     except Exception as error:  # the library raises a dozen kinds, and wraps the network's

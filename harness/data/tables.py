@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness.errors import DataError
+from harness.study.schema_errors import nearest
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 LEFT_OUT = "left_out"
@@ -23,7 +24,9 @@ def read_table(file: Path, drop_broken: bool = False) -> pd.DataFrame:
     Raises DataError.
     """
     if not file.is_file():
-        raise DataError(f"{file}: no such file")
+        beside = [one.name for one in file.parent.glob("*")] if file.parent.is_dir() else []
+        hint = nearest(file.name, beside)
+        raise DataError(f"{file}: no such file{f'.{hint}' if hint else ''}")
     if file.suffix == ".parquet":
         return _read_parquet(file)
     if file.suffix in (".jsonl", ".json"):

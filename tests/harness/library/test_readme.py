@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import pipeline
 
 from harness.__main__ import main
+from harness.cache import cache_folder
 from harness.models.build import build_model
 from harness.models.save import save_classifier
 from harness.models.tokenizing import load_tokenizer
@@ -61,3 +64,7 @@ def test_the_page_does_what_it_says(at_home: Path) -> None:
     assert torch.isfinite(weights["kd"]).all()
     assert (at_home / "student-of-mine" / "model.safetensors").is_file()
     assert "mine/rw_kd/" in (at_home / "mine-student" / "README.md").read_text("utf-8")
+    said = pipeline("text-classification", model="mine-student")("a good film", truncation=True)
+    assert said[0]["label"] in LABELS
+    made = [json.loads(file.read_text("utf-8"))["job"]["teacher"] for file in cache_folder().glob("teachers/*/teacher.json")]
+    assert [teacher["fine_tuned"] for teacher in made if teacher["name"] == "theirs"] == [{"mine": "my-teacher"}]

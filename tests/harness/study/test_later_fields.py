@@ -3,7 +3,7 @@
 import pytest
 
 from harness.digest import digest
-from harness.study.schema import ModelSpec, TeacherSpec
+from harness.study.schema import DataSpec, ModelSpec, TeacherSpec
 
 
 @pytest.mark.parametrize("kind", [ModelSpec, TeacherSpec])
@@ -19,3 +19,7 @@ def test_another_value_is_part_of_it_and_changes_the_digest(kind):
     plain, mean = kind(model="org/name"), kind(model="org/name", pooling="mean")
     assert mean.identity() == {**plain.identity(), "pooling": "mean"}
     assert digest(mean.identity()) != digest(plain.identity())
+
+
+def test_where_rows_of_the_hub_come_from_is_no_part_of_what_was_trained_before():
+    assert set(DataSpec().identity()) == DataSpec.first_fields

@@ -42,12 +42,12 @@ def easy_task(folder: Path) -> dict[str, Any]:
 def save_checkpoint(
     plan: Plan, prepared: Mapping[str, PreparedTask], cache: Path, folder: Path, order: Sequence[int], names: Sequence[str]
 ) -> Path:
-    """The study's first teacher of TASK as a checkpoint whose output k is the class `order[k]` and is called `names[k]`."""
-    ready, teacher = prepared[TASK], plan.study.models.teachers[0]
+    """The first task's first teacher as a checkpoint whose output k is the class `order[k]` and is called `names[k]`."""
+    ready, teacher = prepared[plan.tasks[0].name], plan.study.models.teachers[0]
     tokenizer = load_tokenizer(teacher, load_training_rows(cache, ready.data_digest).texts(), cache)
     model: Any = build_model(teacher, len(order), 0, len(tokenizer))
     state = load_file(teacher_folder(cache, ready.teacher_digests[teacher.name]) / "model.safetensors")
-    for name in ("classifier.weight", "classifier.bias"):
+    for name in [name for name in state if name.startswith("classifier.") and len(state[name]) == len(order)]:
         state[name] = state[name][list(order)].clone()
     model.load_state_dict(state)
     model.config.id2label = dict(enumerate(names))
@@ -61,10 +61,11 @@ def save_outputs(
     plan: Plan, prepared: Mapping[str, PreparedTask], cache: Path, file: Path, probabilities: bool = False
 ) -> Path:
     """The same teacher's outputs on the training rows in use: rows and columns in another order than the study's."""
-    outputs = TeacherOutputs.load(cache, prepared[TASK].teacher_digests["teacher"])
+    task = plan.tasks[0]
+    outputs = TeacherOutputs.load(cache, prepared[task.name].teacher_digests["teacher"])
     values = torch.from_numpy(np.array(outputs.all_logits)).double()
     values = values.softmax(-1) if probabilities else values
-    columns = {label: values[:, k].numpy() for k, label in reversed(list(enumerate(LABELS)))}
+    columns = {label: values[:, k].numpy() for k, label in reversed(list(enumerate(task.labels)))}
     frame = pd.DataFrame({**columns, "idx": outputs.ids})
     frame.sample(frac=1, random_state=0).to_parquet(file, index=False)
     return file

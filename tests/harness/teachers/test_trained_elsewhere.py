@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,27 @@ def test_as_stored_logits_it_gives_the_same_students(home: Home, tmp_path: Path,
     given = students(with_teachers(home.study, {**teacher, "outputs": {TASK: {"train": str(file)}}}), home.cache)
     assert [one[:2] for one in given] == [one[:2] for one in home.students]
     assert largest_difference(given, home.students) == 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_mpnet_base_in_each_form_gives_the_same_students(real_glue: Path, tmp_path: Path) -> None:
+    """Fine-tuned here, then as a checkpoint with its classes in another order, then as stored outputs."""
+    weights = os.environ.get("MPNET")
+    if weights is None:
+        pytest.skip("needs the weights of all-mpnet-base-v2: a folder named by $MPNET")
+    teacher = {"model": weights, "training": {"epochs": 1, "learning_rate": 1e-4, "batch_size": 8}}
+    data = {"source": "directory", "path": str(real_glue), "train_rows": 120, "report_rows": 40, "max_length": 32}
+    study = with_teachers(tiny_study(tasks=["cola"], strategies=STRATEGIES, data=data), teacher)
+    plan, prepared = prepared_plan(study, tmp_path)
+    trained = students(study, tmp_path)
+    names = ("acceptable", "unacceptable")
+    checkpoint = str(save_checkpoint(plan, prepared, tmp_path, tmp_path / "checkpoint", (1, 0), names))
+    stored = str(save_outputs(plan, prepared, tmp_path, tmp_path / "train.parquet"))
+    for origin in ({"fine_tuned": {"cola": checkpoint}}, {"outputs": {"cola": {"train": stored}}}):
+        given = students(with_teachers(study, {"name": "theirs", **origin}), tmp_path)
+        assert [one[:2] for one in given] == [one[:2] for one in trained]
+        assert largest_difference(given, trained) == 0.0
 
 
 def test_probabilities_give_the_same_student_up_to_rounding(home: Home, tmp_path: Path) -> None:
