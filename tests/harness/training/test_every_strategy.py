@@ -16,7 +16,12 @@ from strategies import resolve, strategy_names
 from tests.harness.tiny import TEACHER, default_specs, tiny_study
 from tests.harness.two_workers import run_on_two_workers
 
-NAMES = [*strategy_names(), "shuffled(rw_kd)", "batch_mean(rw_kd)", "mean_one(wsl)"]
+BY_ADAMW = {
+    "rw_kd_adamw": {"name": "rw_kd", "settings": {"look_ahead": "adamw"}},
+    "l2rw_adamw": {"name": "l2rw", "settings": {"look_ahead": "adamw", "engine": "jvp"}},
+}
+"""Label -> entry: look-aheads that read the optimiser's moments."""
+NAMES = [*strategy_names(), "shuffled(rw_kd)", "batch_mean(rw_kd)", "mean_one(wsl)", *BY_ADAMW]
 OFTEN = {"rl_kd": {"update_every": 2}, "mtkd_rl": {"update_every": 2}, "mmkd": {"interval": 2}}
 """What learns every few steps does so within these few steps, and with a checkpoint between."""
 TRAIN_ALL = """
@@ -66,6 +71,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def _entry(name: str) -> dict[str, Any]:
+    if name in BY_ADAMW:
+        return {"label": name, "teachers": ["first", "second"], **BY_ADAMW[name]}
     found = resolve(name)
     needs = found.needs(found.settings())
     teachers = ["first"] if needs.teachers[1] == 1 else ["first", "second"]
