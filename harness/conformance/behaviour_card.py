@@ -134,6 +134,8 @@ def _effective(term: str, weight: Tensor, context: Context) -> Tensor:
 
 def _spearman(weights: Tensor, measure: Tensor) -> float | None:
     one, other = (values.double().flatten().numpy() for values in (weights, measure))
+    if not (np.isfinite(one).all() and np.isfinite(other).all()):
+        return None  # another check says it
     if np.ptp(one) <= 1e-6 * np.abs(one).max() or np.ptp(other) == 0:
         return None
     return float(np.corrcoef(rankdata(one.round(9)), rankdata(other))[0, 1])

@@ -43,35 +43,41 @@ class AdamWStep:
                     "rules: give torch.optim.AdamW without amsgrad and maximize, or choose `look_ahead: sgd`"
                 )
 
-    def taken(self, theta: Sequence[Tensor], gradient: Sequence[Tensor], learning_rate: float) -> list[Tensor]:
-        """theta', in the order of the parameters."""
-        scale, _ = self._clipping(gradient)
-        found = []
-        for at, parameter, g in zip(theta, self._parameters, gradient, strict=True):
-            first, root = self._moments(parameter, g * scale)
-            group = self._groups[id(parameter)]
-            step = first / (root + group["eps"])
-            found.append(at * (1 - learning_rate * group["weight_decay"]) - learning_rate * step)
-        return found
+    def taken(
+        self, theta: Sequence[Tensor], gradient: Sequence[Tensor], learning_rate: float
+    ) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], list[Tensor]]]:
+        """theta', in the order of the parameters, after the step on `gradient`; and u -> J^T u.
 
-    def pulled_back(self, gradient: Sequence[Tensor], direction: Sequence[Tensor]) -> list[Tensor]:
-        """J^T `direction`, where the step is on `gradient` before clipping."""
+        Written to read and write each tensor few times: beside short texts, passes over parameters count.
+        """
         scale, norm = self._clipping(gradient)
-        found = []
-        for parameter, g, u in zip(self._parameters, gradient, direction, strict=True):
-            group = self._groups[id(parameter)]
-            (b1, b2), eps = group["betas"], group["eps"]
-            c1, c2 = self._corrections(parameter)
-            first, root = self._moments(parameter, g * scale)
-            over = 1 / (root + eps)
-            slope = (1 - b1) / c1 * over - first * over.square() / root * ((1 - b2) / c2) * (g * scale)
-            found.append(torch.where(root > 0, slope, 0.0) * u)
-        if self._clip_norm is None:
-            return found
-        # c = clip / (norm + 1e-6): d (c g) / dg = c I - c / (norm (norm + 1e-6)) g g^T; c = 1 where it does not clip
-        along = torch.stack([(g * x).sum() for g, x in zip(gradient, found, strict=True)]).sum()
-        away = torch.where(scale < 1, along / (norm * (norm + 1e-6)), 0.0)
-        return [scale * (x - away * g) for x, g in zip(found, gradient, strict=True)]
+        places, slopes = [], []
+        for at, parameter, g, done in zip(theta, self._parameters, gradient, self._steps(), strict=True):
+            group, state = self._groups[id(parameter)], self._optimizer.state.get(parameter, {})
+            b1, b2 = group["betas"]
+            c1, c2 = 1 - b1 ** (done + 1), 1 - b2 ** (done + 1)
+            g = g * scale
+            first, second = g * ((1 - b1) / c1), g.square().mul_((1 - b2) / c2)
+            if "exp_avg" in state:
+                first.add_(state["exp_avg"], alpha=b1 / c1)
+                second.add_(state["exp_avg_sq"], alpha=b2 / c2)
+            root = second.sqrt_()
+            over = root + group["eps"]
+            place = at * (1 - learning_rate * group["weight_decay"])
+            places.append(place.addcdiv_(first, over, value=-learning_rate))
+            slope = first.mul_(g).div_(root).div_(over).mul_((b2 - 1) / c2).add_((1 - b1) / c1).div_(over)
+            slopes.append(slope.masked_fill_(root == 0, 0.0))
+
+        def pulled_back(direction: Sequence[Tensor]) -> list[Tensor]:
+            found = [slope * u for slope, u in zip(slopes, direction, strict=True)]
+            if self._clip_norm is None:
+                return found
+            # c = clip / (norm + 1e-6): d (c g) / dg = c I - c / (norm (norm + 1e-6)) g g^T; c = 1 where it does not clip
+            along = torch.stack([torch.dot(g.flatten(), x.flatten()) for g, x in zip(gradient, found, strict=True)]).sum()
+            away = scale * torch.where(scale < 1, along / (norm * (norm + 1e-6)), 0.0)
+            return [x.mul_(scale).sub_(g * away) for x, g in zip(found, gradient, strict=True)]
+
+        return places, pulled_back
 
     def _clipping(self, gradient: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The factor, and the norm before it; tensors, as the device need not be waited for."""
@@ -79,22 +85,12 @@ class AdamWStep:
         clip = float("inf") if self._clip_norm is None else self._clip_norm
         return (clip / (norm + 1e-6)).clamp(max=1.0), norm
 
-    def _moments(self, parameter: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """M' and sqrt(v')."""
-        state = self._optimizer.state.get(parameter, {})
-        b1, b2 = self._groups[id(parameter)]["betas"]
-        c1, c2 = self._corrections(parameter)
-        first, second = (1 - b1) * gradient, (1 - b2) * gradient.square()
-        if "exp_avg" in state:
-            first, second = first + b1 * state["exp_avg"], second + b2 * state["exp_avg_sq"]
-        return first / c1, (second / c2).sqrt()
-
-    def _corrections(self, parameter: Tensor) -> tuple[Any, Any]:
-        """c1 and c2, in double precision: 1 - 0.999 would lose digits."""
-        steps = self._optimizer.state.get(parameter, {}).get("step", 0.0)
-        steps = 1 + (steps.double() if isinstance(steps, Tensor) else steps)
-        b1, b2 = self._groups[id(parameter)]["betas"]
-        return 1 - b1**steps, 1 - b2**steps
+    def _steps(self) -> list[int]:
+        """Done so far on each parameter."""
+        states = [self._optimizer.state.get(parameter, {}) for parameter in self._parameters]
+        known = [torch.as_tensor(state["step"]) for state in states if "step" in state]
+        found = iter(torch.stack(known).tolist() if known else [])  # together: a device is waited for once
+        return [int(next(found)) if "step" in state else 0 for state in states]
 
 
 def adam_direction(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> Callable[[list[Tensor]], list[Tensor]]:

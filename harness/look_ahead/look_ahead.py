@@ -184,9 +184,13 @@ class LookAhead:
             if weights is not None and self.takes_step(learning_rate, largest):
                 with trace.modes():
                     gradient = train_gradient or self._train_gradient(theta, batch, weights, trace)
-                direction = self._meta_gradient(self._after_step(theta, gradient, learning_rate), meta_batch)
-                if self.step == "adamw" and self.optimizer_step is not None:
-                    direction = self.optimizer_step.pulled_back(gradient, direction)
+                if self.optimizer_step is None or self.step == "sgd":
+                    where = list(torch._foreach_add(theta, list(gradient), alpha=-learning_rate))
+                    direction = self._meta_gradient(where, meta_batch)
+                else:
+                    where, pulled_back = self.optimizer_step.taken(theta, gradient, learning_rate)
+                    direction = self._meta_gradient(where, meta_batch)
+                    direction = direction if self.step == "adamw_point" else pulled_back(direction)
             else:
                 direction = meta_gradient or self._meta_gradient(theta, meta_batch)
             if self.precondition is not None:
@@ -203,13 +207,6 @@ class LookAhead:
             raise ValueError(f"the look-ahead got weights for {sorted(weights)}, but the terms are {sorted(terms)}")
         loss = torch.stack([(weights[name] * value).sum() for name, value in terms.items()]).sum() / batch.global_rows
         return self._gradient(loss, leaves, batch)
-
-    def _after_step(self, theta: list[Tensor], gradient: Sequence[Tensor], learning_rate: float) -> list[Tensor]:
-        if self.step == "sgd":
-            return list(torch._foreach_add(theta, list(gradient), alpha=-learning_rate))
-        assert self.optimizer_step is not None
-        with torch.no_grad():
-            return self.optimizer_step.taken(theta, gradient, learning_rate)
 
     def _meta_gradient(self, where: list[Tensor], meta_batch: Batch) -> list[Tensor]:
         leaves = [tensor.requires_grad_() for tensor in _aliases(where)]

@@ -39,12 +39,12 @@ def register_term(cls: C) -> C:
     name = getattr(cls, "name", None)
     if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
         raise ValueError(f"{_origin(cls)}: a loss term needs a class attribute `name` of letters, digits and _, got {name!r}")
-    if not isinstance(getattr(cls, "summary", None), str):
-        raise ValueError(f"{_origin(cls)}: the loss term {name!r} needs a class attribute `summary`, one line of text")
     known = _terms.get(name)
     if name in PLAIN or (known is not None and _origin(known) != _origin(cls)):
         there = _origin(known) if known else "harness/loss_terms/logit_terms.py"
         raise ValueError(f"the loss term name {name!r} is taken twice: by {there} and by {_origin(cls)}")
+    if not isinstance(getattr(cls, "summary", None), str):
+        raise ValueError(f"{_origin(cls)}: the loss term {name!r} needs a class attribute `summary`, one line of text")
     _terms[name] = cls
     return cls
 

@@ -51,10 +51,7 @@ def run(options: Options) -> Outcome:
         if done in points:
             found.append({"after steps": done, **at_point(training, rows, meta_batches, samples)})
         step(done)
-    steps = {PLAIN: step_of(make_training(rows, "fixed_alpha"))}
-    steps |= {name: step_of(make_training(rows, "rw_kd", settings)) for name, settings in WAYS.items()}
-    seconds = in_turns(steps, 1 if options.small else 12)
-    cost = {name: median_ratio(times, seconds[PLAIN]) for name, times in seconds.items()}
+    cost = costs(rows, 1 if options.small else 12)
     found.append({"after steps": "median", **{key: statistics.median(r[key] for r in found) for key in list(found[0])[3:]}})
     found.append({"after steps": "step, of plain", **{name: round(cost[name], 2) for name in WAYS}})
     notes = [
@@ -72,6 +69,14 @@ def run(options: Options) -> Outcome:
         Target("adamw, step of plain", cost["adamw"], at_most=3.5),
     ]
     return Outcome("Look-aheads against real AdamW steps", found, notes, targets)
+
+
+def costs(rows: Rows, rounds: int) -> dict[str, float]:
+    """Seconds of a step of rw_kd, of those of a plain step."""
+    steps = {PLAIN: step_of(make_training(rows, "fixed_alpha"))}
+    steps |= {name: step_of(make_training(rows, "rw_kd", settings)) for name, settings in WAYS.items()}
+    seconds = in_turns(steps, rounds)
+    return {name: median_ratio(times, seconds[PLAIN]) for name, times in seconds.items()}
 
 
 def at_point(training: Training, rows: Rows, meta_batches: MetaBatches, samples: tuple[int, int]) -> dict[str, Any]:

@@ -353,7 +353,7 @@ class TestLgtm:
         def look_ahead(weights, ids=None):
             assert weights == {"ce": 0.0, "kd": 1.0}
             gradient = torch.autograd.grad(student.terms()["kd"].mean(), parameters)
-            there = [p.requires_grad_() for p in step.taken([p.detach() for p in parameters], gradient, rate)]
+            there = [p.requires_grad_() for p in step.taken([p.detach() for p in parameters], gradient, rate)[0]]
             direction = torch.autograd.grad(student.meta_loss(there), there)
             each = [torch.autograd.grad(one, parameters, retain_graph=True) for one in student.terms()["kd"]]
             found = torch.stack([sum((g * d).sum() for g, d in zip(one, direction, strict=True)) for one in each])

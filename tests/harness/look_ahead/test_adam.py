@@ -142,7 +142,7 @@ def test_the_point_alone_is_where_the_real_optimiser_goes() -> None:
 def test_an_entry_that_never_had_a_gradient_has_no_influence() -> None:
     parameter = torch.zeros(2, requires_grad=True)
     step = AdamWStep(torch.optim.AdamW([parameter], lr=0.1), [parameter], None)
-    (found,) = step.pulled_back([torch.tensor([1e-8, 0.0])], [torch.ones(2)])
+    (found,) = step.taken([torch.zeros(2)], [torch.tensor([1e-8, 0.0])], 0.1)[1]([torch.ones(2)])
     assert found[0] > 1e3
     assert found[1] == 0.0
 

@@ -58,10 +58,12 @@ def test_two_amounts_of_noise_do_not_go_together(monkeypatch):
 
 
 def test_a_taken_name_is_refused():
-    with pytest.raises(ValueError, match="there already"):
+    with pytest.raises(ValueError, match=r"taken twice: by harness.loss_terms.logit_terms\.py"):
         register_term(type("Mine", (LossTerm,), {"name": "kd"}))
     with pytest.raises(ValueError, match="needs a class attribute `name`"):
         register_term(type("Mine", (LossTerm,), {}))
+    with pytest.raises(ValueError, match="needs a class attribute `summary`"):
+        register_term(type("Mine", (LossTerm,), {"name": "of_no_words"}))
 
 
 def test_relations_over_workers_go_with_finite_differences_only():

@@ -275,7 +275,8 @@ def test_what_an_override_replaced_has_no_line_any_more(file):
 def test_a_broken_plugin_is_the_studys_fault(file, tmp_path):
     (tmp_path / "broken.py").write_text("raise RuntimeError('no')\n")
     file.write_text(STUDY + "plugins:\n  - broken.py\n")
-    assert refused(file) == f"{file}:19: plugins.0: the plugin cannot be loaded: RuntimeError: no"
+    place = f"{tmp_path / 'broken.py'}:1, in <module>"
+    assert refused(file) == f"{file}:19: plugins.0: the plugin cannot be loaded: RuntimeError: no ({place})"
     assert "FileNotFoundError" in refused(file, "plugins=[missing.py]")
 
 

@@ -16,7 +16,12 @@ from strategies import resolve, strategy_names
 from tests.harness.tiny import TEACHER, default_specs, tiny_study
 from tests.harness.two_workers import run_on_two_workers
 
-NAMES = [*strategy_names(), "shuffled(rw_kd)", "batch_mean(rw_kd)", "mean_one(wsl)"]
+BY_ADAMW = {
+    "rw_kd_adamw": {"name": "rw_kd", "settings": {"look_ahead": "adamw"}},
+    "l2rw_adamw": {"name": "l2rw", "settings": {"look_ahead": "adamw", "engine": "jvp"}},
+}
+"""Label -> entry: look-aheads that read the optimiser's moments."""
+NAMES = [*strategy_names(), "shuffled(rw_kd)", "batch_mean(rw_kd)", "mean_one(wsl)", *BY_ADAMW]
 TOGETHER = "tests/harness/training/test_every_strategy.py::test_two_workers_train_as_one["
 OFTEN = {"rl_kd": {"update_every": 2}, "mtkd_rl": {"update_every": 2}, "mmkd": {"interval": 2}}
 """What learns every few steps does so within these few steps, and with a checkpoint between."""
@@ -67,6 +72,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def _entry(name: str) -> dict[str, Any]:
+    if name in BY_ADAMW:
+        return {"label": name, "teachers": ["first", "second"], **BY_ADAMW[name]}
     found = resolve(name)
     needs = found.needs(found.settings())
     teachers = ["first"] if needs.teachers[1] == 1 else ["first", "second"]
@@ -105,8 +112,9 @@ def one_of_each_kind() -> list[Any]:
     seen: set[str] = set()
     params = []
     for name in NAMES:
-        found = resolve(name)
-        needs = repr(found.needs(found.settings()))
+        entry = _entry(name)
+        found = resolve(entry["name"])
+        needs = repr(found.needs(found.settings(entry["settings"])))
         kind = needs + str("(" in name)  # a control is a way of its own
         params.append(pytest.param(name, marks=pytest.mark.slow if kind in seen else ()))
         seen.add(kind)
