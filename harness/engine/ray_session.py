@@ -104,6 +104,7 @@ class RouterSession:
         """Nothing of a trial's state is needed any more."""
         if self.decisions is not None:
             self.decisions.forget.remote(key)
+        forget(self.checkpoint(key))
         if not self.keep_checkpoints:
             shutil.rmtree(self.checkpoint(key), ignore_errors=True)
 
