@@ -16,6 +16,8 @@ LONGEST_WAIT = 60.0
 _BUSY = (429, 500, 502, 503, 504)
 _commits: dict[str, str] = {}
 """What this process knows: kind, name and revision -> commit."""
+_pinned: set[str] = set()
+"""Those that it was told by the one that asked."""
 
 
 class HubError(Exception):
@@ -29,6 +31,7 @@ def commits() -> dict[str, str]:
 
 def pin(known: Mapping[str, str]) -> None:
     """From here on these repositories are read at these commits from the cache, and the hub is not asked for them."""
+    _pinned.update(key for key, commit in known.items() if _commits.get(key) != commit)
     _commits.update(known)
 
 
@@ -48,10 +51,10 @@ def snapshot(
     while True:
         attempt += 1
         try:
-            found = Path(snapshot_download(name, revision=known or revision, local_files_only=known is not None, **wanted))
+            found = Path(snapshot_download(name, revision=known or revision, local_files_only=key in _pinned, **wanted))
         except Exception as error:  # the libraries below raise a dozen kinds
             seconds = _wait(error, attempt)
-            if known is not None or seconds is None:
+            if key in _pinned or seconds is None:
                 at = f" at commit {known}, which was resolved before" if known else ""
                 raise HubError(_reason(error) + at) from error
             time.sleep(seconds)

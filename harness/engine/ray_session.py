@@ -85,9 +85,10 @@ class RouterSession:
         nodes = {node for node, _ in processes(self.checkpoint(key))}
         dead = dead_of(nodes, _NEWS_SECONDS if len(nodes) > 1 and self.losses.is_last(key) else 0)
         forget(self.checkpoint(key))
-        if not dead:
+        node = bool(dead) or "its node has died" in error.traceback  # Ray's words for a trial that had not begun yet
+        if not node:
             self._lost_on[key] = nodes
-        if (seconds := self.losses.wait(key, error, node=bool(dead))) is None:
+        if (seconds := self.losses.wait(key, error, node)) is None:
             self.ended(key)
             self.router.fail(spec, error)
         else:
@@ -104,6 +105,7 @@ class RouterSession:
         """Nothing of a trial's state is needed any more."""
         if self.decisions is not None:
             self.decisions.forget.remote(key)
+        forget(self.checkpoint(key))
         if not self.keep_checkpoints:
             shutil.rmtree(self.checkpoint(key), ignore_errors=True)
 

@@ -58,7 +58,7 @@ class StallWatch:
             if key not in self._seen or self._seen[key][0] != sign:
                 self._seen[key] = (sign, now)
                 self._has_moved(now)
-            elif now - self._seen[key][1] > self._seconds:
+            elif sign is not None and now - self._seen[key][1] > self._seconds:  # before the first one there is nothing to end
                 self._end(key, folder, cell)
                 self._seen[key] = (sign, now)  # a process that survives even that is ended again, one stall later
         if now - self._moved > QUIET_SECONDS and not self._said:

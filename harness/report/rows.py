@@ -96,6 +96,11 @@ def compare_runs(stored: TrialRecord, again: TrialRecord, tolerance: float = 0.0
     ]
     if stored.spec.strategy_code != again.spec.strategy_code:
         changed.append("the strategy's code")
+    if stored.spec.harness_code not in ("", again.spec.harness_code):
+        changed.append("the harness's code")
+    teachers = stored.teacher_contents, again.teacher_contents
+    if all(teachers) and teachers[0] != teachers[1]:
+        changed.append("what its teachers say: they were made again, and came out different")
     if changed:
         lines.append("changed since: " + "; ".join(changed))
     lines.append("The number came out the same." if same else "The number did not come out the same.")

@@ -23,22 +23,24 @@ configs:
   data_files:
   - {split: train, path: rte/train-*}
   - {split: validation, path: rte/validation-*}
+- config_name: sst2
+  data_files:
+  - {split: train, path: sst2/train-*}
+  - {split: validation, path: sst2/validation-*}
 ---
 """
 
 
 def data(root: Path, revision: str, first: int) -> None:
     folder = root / "datasets/nyu-mll/glue" / revision
-    (folder / "rte").mkdir(parents=True)
+    folder.mkdir(parents=True)
     (folder / "README.md").write_text(CARD)
-    for split in ("train", "validation"):
-        rows = {
-            "sentence1": [f"w{i % 9} v{i % 7}" for i in range(60)],
-            "sentence2": ["c"] * 60,
-            "label": [first, 1 - first] * 30,
-            "idx": range(60),
-        }
-        pd.DataFrame(rows).to_parquet(folder / "rte" / f"{split}-00000-of-00001.parquet")
+    texts, labels = [f"w{i % 9} v{i % 7}" for i in range(60)], [first, 1 - first] * 30
+    of = {"rte": {"sentence1": texts, "sentence2": ["c"] * 60, "label": labels}, "sst2": {"sentence": texts, "label": labels}}
+    for task, rows in of.items():
+        (folder / task).mkdir()
+        for split in ("train", "validation"):
+            pd.DataFrame({**rows, "idx": range(60)}).to_parquet(folder / task / f"{split}-00000-of-00001.parquet")
 
 
 @pytest.fixture
@@ -82,6 +84,13 @@ from harness.study.tasks import GLUE
 try: print(load_task(GLUE['rte'], DataSpec(hub_revision=%r)).train.labels[0])
 except DataError as e: print('DataError', e)
 """
+
+
+def test_two_tasks_of_one_data_set_are_of_one_commit(hub: Hub) -> None:
+    code = "from harness.data.source import *; from harness.study.tasks import GLUE\nfrom harness.hub import commits\n"
+    code += "for task in ('rte', 'sst2'): print(len(load_task(GLUE[task], DataSpec()).train), len(commits()))"
+    assert ask(hub, code) == "60 1"
+    assert len([r for r in hub.requests if "/revision/" in r["path"]]) == 1
 
 
 def test_fetched_once_then_found_offline(hub: Hub) -> None:

@@ -25,10 +25,14 @@ def test_a_row_comes_out_the_same_and_a_changed_one_does_not(results, capsys):
     assert "The number came out the same." in capsys.readouterr().out
     store = Store(results)
     record = next(record for record in store.records() if record.spec.label == "ce_only")
-    store.write(record.model_copy(update={"objective": 0.123}), store.predictions(record.key))
+    spec = record.spec.model_copy(update={"harness_code": "0123456789abcdef"})
+    other = {"objective": 0.123, "spec": spec, "teacher_contents": ["other"]}
+    store.write(record.model_copy(update=other), store.predictions(record.key))
     assert main(["reproduce", str(results), "sst2/ce_only/0"]) == 1
     said = capsys.readouterr().out
     assert "0.123000 stored" in said
+    assert "the harness's code" in said
+    assert "what its teachers say" in said
     assert f"commit {store.manifest()['git']['commit']}" in said
     assert main(["reproduce", str(results), "sst2/wsl"]) == 2
     assert "strategies: ce_only, rw_kd" in capsys.readouterr().err

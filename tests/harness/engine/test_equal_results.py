@@ -70,7 +70,7 @@ def one_and_two(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tupl
     plan, prepared = prepared_plan(tiny_study(**changes, resources=resources), cache)
     two = Store(folder / "two")
     ray_tune.run_plan(plan, prepared, two, Console(quiet=True), cache, train=short_of_memory_train)
-    assert one.keys() == two.keys()
+    assert set(one.keys()).isdisjoint(two.keys())  # other dropout, where there is some: other trials
     return one, two, cache
 
 

@@ -154,7 +154,7 @@ def test_a_trial_that_has_ended_says_no_more(tmp_path: Path) -> None:
     trial: Any = SimpleNamespace(trial_id="one", error_file=None)
     callback.on_trial_start(0, [], trial)
     callback.on_trial_result(0, [], trial, {"outcome": outcome})
-    assert session.router.finished
+    assert session.keys == {}
     epoch = EpochRecord(epoch=9, train_loss=0.0, terms={}, select={"accuracy": 1.0}, weights={}, seconds=0.0)
     callback.on_trial_result(0, [], trial, {"epoch_record": epoch.model_dump_json()})
     callback.on_trial_result(0, [], trial, {"outcome": outcome})
