@@ -10,6 +10,7 @@ from typing import Any
 from harness.errors import StudyError
 from harness.plan.batch_checks import check_batch_sizes
 from harness.plan.checks import (
+    check_comparisons,
     check_data,
     check_refusals,
     check_teachers,
@@ -115,6 +116,7 @@ def make_plan(study: Study, base: Path) -> Plan:
     check_foreign_teachers(study, tasks, base)
     strategies = resolve_strategies(study)
     check_refusals(strategies, tasks)
+    check_comparisons(study)
     check_data(study)
     check_teachers(study)
     training = {task.name: task_training(study, task) for task in tasks}
