@@ -19,6 +19,8 @@ from harness.plan.cost import (
     teacher_passes,
 )
 from harness.plan.plan import Cell, Plan
+from harness.stats.multiple import LEVEL, smallest_p
+from harness.study.comparisons import families
 from harness.study.tasks import TaskSpec
 
 
@@ -98,8 +100,27 @@ def describe(
     unknown = [task.name for task in plan.tasks if planned_rows(task, study.data_for(task.name)) is None]
     if unknown:
         lines.append(f"Not in the sum, as their size is not known before they are read: {', '.join(unknown)}.")
+    lines += _comparisons(plan)
     lines += [f"note: {warning}" for warning in plan.warnings]
     return "\n".join(lines)
+
+
+def _comparisons(plan: Plan) -> list[str]:
+    """The declared families, and whether so many runs can show anything."""
+    study = plan.study
+    found = families(study.protocol.comparisons, {entry.shown: entry.name for entry in study.strategies})
+    data_sets = len({task.source_name for task in plan.tasks})
+    units = data_sets * study.search.repeats
+    said = [
+        f"Declared: {len(found.primary)} comparisons with plain KD over tasks, {len(found.controls)} strategies with their own "
+        f"controls; everything else is explored. Margin of equivalence: {study.protocol.margin:g} points."
+    ]
+    if smallest_p(units) >= LEVEL:
+        said.append(
+            f"note: {data_sets} data sets x {study.search.repeats} repeats allow no p below {smallest_p(units):.2g}: this "
+            "study cannot call anything better or worse; six or more can."
+        )
+    return said
 
 
 def _packing(plan: Plan) -> list[str]:
