@@ -127,7 +127,8 @@ def _with_few_colours(picture: Any) -> Any:
 
 def kind_of(board: Leaderboard, label: int) -> str:
     """A key of KINDS."""
-    return kind_of_strategy(board.selection.strategies[board.selection.labels[label]])
+    kind = kind_of_strategy(board.selection.strategies[board.selection.labels[label]])
+    return "reference" if kind == "plain KD" and label != board.baseline else kind
 
 
 def shown(text: str) -> str:
