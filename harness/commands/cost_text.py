@@ -20,6 +20,8 @@ from harness.plan.cost import (
     teacher_passes,
 )
 from harness.plan.plan import Cell, Plan
+from harness.stats.multiple import LEVEL, smallest_p
+from harness.study.comparisons import families
 from harness.study.tasks import TaskSpec
 
 
@@ -99,8 +101,27 @@ def describe(
     ]
     lines += _packing(plan)
     lines += [f"Not in the sum: {task}, as its rows cannot be read now: {reason}" for task, reason in unknown.items()]
+    lines += _comparisons(plan)
     lines += [f"note: {warning}" for warning in plan.warnings]
     return "\n".join(lines)
+
+
+def _comparisons(plan: Plan) -> list[str]:
+    """The declared families, and whether so many runs can show anything."""
+    study = plan.study
+    found = families(study.protocol.comparisons, {entry.shown: entry.name for entry in study.strategies})
+    data_sets = len({task.source_name for task in plan.tasks})
+    units = data_sets * study.search.repeats
+    said = [
+        f"Declared: {len(found.primary)} comparisons with plain KD over tasks, {len(found.controls)} strategies with their own "
+        f"controls; everything else is explored. Margin of equivalence: {study.protocol.margin:g} points."
+    ]
+    if smallest_p(units) >= LEVEL:
+        said.append(
+            f"note: {data_sets} data sets x {study.search.repeats} repeats allow no p below {smallest_p(units):.2g}: this "
+            "study cannot call anything better or worse; six or more can."
+        )
+    return said
 
 
 def _packing(plan: Plan) -> list[str]:

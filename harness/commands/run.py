@@ -128,9 +128,10 @@ def _hub_cache(plan: Plan) -> dict[str, Path]:
 
 def _report(store: Store, console: Console) -> None:
     from harness.report import build_report
+    from harness.report.terminal import printed
 
     console.stage("writing the report")
-    print(build_report(store.path).text)
+    print(printed(build_report(store.path).board))
     print(f"\ntables, plots and the page: {store.path}")
     progress = console.progress
     if failed := progress.failed.total():

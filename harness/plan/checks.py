@@ -19,6 +19,7 @@ from harness.models.families import positions_refusal
 from harness.models.sources import known_configuration
 from harness.plan.teacher_checks import sizes_in_the_study, teacher_refusal
 from harness.plan.term_checks import check_range, check_terms
+from harness.study.comparisons import CONTROLS, families, kind_of_strategy
 from harness.study.schema import DataSpec, ModelSpec, Recipe, StrategyEntry, Study, TeacherSpec, TrainingSpec
 from harness.study.schema_errors import faults, nearest
 from harness.study.tasks import GLUE, TaskSpec, resolve_task
@@ -143,6 +144,25 @@ def check_refusals(strategies: Iterable[ResolvedStrategy], tasks: Iterable[TaskS
         for task in tasks:
             if (reason := one.strategy.refuses(one.settings, len(task.labels))) is not None:
                 raise StudyError(f"strategy {one.entry.name!r} on task {task.name!r}: {reason}", ("strategies", index))
+
+
+def check_comparisons(study: Study) -> None:
+    """Raises StudyError for a declared comparison of what is no strategy of the study, or has no control in it."""
+    shown = {entry.shown: entry.name for entry in study.strategies}
+    declared = study.protocol.comparisons
+    for family in ("primary", "controls"):
+        for index, label in enumerate(getattr(declared, family) or ()):
+            here: KeyPath = ("protocol", "comparisons", family, index)
+            if label not in shown:
+                fault = f"{label!r} is not a strategy of this study.{nearest(label, shown)} Allowed: {', '.join(shown)}"
+            elif family == "primary" and kind_of_strategy(shown[label]) == "plain KD":
+                fault = f"{label!r} is plain KD itself, with which the primary family is compared"
+            elif family == "controls" and label not in families(declared, shown).controls:
+                wanted = " or ".join(f"{wrapper}({shown[label]})" for wrapper in CONTROLS)
+                fault = f"{label!r} has no control in this study; run {wanted}"
+            else:
+                continue
+            raise StudyError(fault, here)
 
 
 def check_data(study: Study) -> None:

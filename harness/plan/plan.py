@@ -11,6 +11,7 @@ from harness.errors import StudyError, with_place
 from harness.numeric_code import numeric_code
 from harness.plan.batch_checks import check_batch_sizes
 from harness.plan.checks import (
+    check_comparisons,
     check_data,
     check_refusals,
     check_teachers,
@@ -125,6 +126,7 @@ def make_plan(study: Study, base: Path) -> Plan:
     check_foreign_teachers(study, tasks, base)
     strategies = resolve_strategies(study)
     check_refusals(strategies, tasks)
+    check_comparisons(study)
     check_data(study)
     check_teachers(study)
     check_watchers(study)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from harness.store.files import write_atomically
 
 if TYPE_CHECKING:
+    from harness.report.leaderboard import Leaderboard
     from harness.report.plots import Plot
 
 
@@ -19,12 +20,11 @@ class Report:
     folder: Path
     files: tuple[Path, ...]
     plots: tuple[Plot, ...]
-    text: str
-    """The leaderboard for a terminal."""
+    board: Leaderboard
 
 
 def build_report(path: Path, readme: Path | None = None) -> Report:
-    """Write leaderboard.md, .csv, .tex, plots/, index.html and README.md into the store at `path`.
+    """Write leaderboard.md, .csv, .tex, scores.csv, plots/, index.html and README.md into the store at `path`.
 
     `readme`: another one whose blocks of this store are made anew (see `harness.report.readme`). The same store gives the same
     bytes. Raises StoreError where it holds no trial to report on, or cannot be written; UserError for a readme without a block.
@@ -33,11 +33,12 @@ def build_report(path: Path, readme: Path | None = None) -> Report:
     from harness.report.page import page
     from harness.report.plots import write_plots
     from harness.report.readme import NAME, refreshed, store_readme
-    from harness.report.tables import csv_text, latex, markdown, text
+    from harness.report.tables import csv_text, latex, markdown, scores_text
 
     folder = Path(path)
     board = make_leaderboard(folder)
     tables = {"leaderboard.md": markdown(board), "leaderboard.csv": csv_text(board), "leaderboard.tex": latex(board)}
+    tables["scores.csv"] = scores_text(board)
     for name, content in tables.items():
         write_atomically(folder / name, content.encode())
     plots = write_plots(board, folder / "plots")
@@ -48,4 +49,4 @@ def build_report(path: Path, readme: Path | None = None) -> Report:
     names = [f"{plot.name}.{kind}" for plot in plots if not plot.omitted for kind in ("png", "svg")]
     drawn = [folder / "plots" / name for name in names if (folder / "plots" / name).exists()]
     written = (*(folder / name for name in (*tables, NAME)), *drawn, folder / "index.html")
-    return Report(folder, written, tuple(plots), text(board))
+    return Report(folder, written, tuple(plots), board)

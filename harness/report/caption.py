@@ -11,6 +11,8 @@ from harness.report.foreign_teachers import trained_elsewhere
 from harness.report.leaderboard import Leaderboard
 from harness.report.mixed import mixed
 from harness.report.selection import SPLIT
+from harness.stats.multiple import LEVEL, smallest_p
+from harness.study.comparisons import STATISTICS_VERSION
 
 
 def caption(board: Leaderboard) -> list[str]:
@@ -43,23 +45,15 @@ def legend(board: Leaderboard) -> list[str]:
     if selection.repeats > 1:
         said.append(f"± is the standard deviation over {selection.repeats} repeats.")
     if board.baseline is not None:
-        over = "examples, t over repeats" if selection.repeats > 1 else "examples"
-        said.append(
-            f"▲ / ▼: better / worse than {board.baseline_label} with p < 0.05 (paired: bootstrap over {over}, "
-            f"{board.test_draws:,} draws; Holm over the strategies of the task)."
-        )
-        if np.isfinite(board.detectable).any():
-            said.append("Detectable difference: the true one that this test would find in four of five studies (at 5 %).")
-        if selection.repeats in (2, 3):
-            said.append(f"Intervals of normalised scores draw the {selection.repeats} repeats anew: so few are too narrow.")
-        if selection.repeats == 1:
-            said.append("One repeat: intervals hold examples alone, not training noise.")
+        said += _comparisons(board)
+    if selection.repeats == 1:
+        said.append("One repeat: intervals hold examples alone, not training noise.")
     if any(row.state == "failed" for row in selection.rows.values()):
         said.append("†: every trial of a cell failed and the majority-class predictor's score stands in.")
     if any(row.state in ("missing", "incomplete") for row in selection.rows.values()):
         said.append("‡: cells are missing or their search is not finished; what there is is shown, averages are withheld.")
-    if np.isfinite(board.normalised.value).any():
-        said.append("Normalised: 0 = student trained on labels alone, 1 = teacher; references at their means.")
+    if np.isfinite(board.normalised).any():
+        said.append("Normalised: 0 = student trained on labels alone, 1 = teacher; references at their means; no interval.")
         left_out = [t for t, used in zip(selection.tasks, board.normalised_tasks, strict=True) if not used]
         if left_out:
             said.append(f"Without {', '.join(left_out)}.")
@@ -68,9 +62,43 @@ def legend(board: Leaderboard) -> list[str]:
             "Mean at equal compute: of the same trials, the best within the passes of the cheapest search of the same task and "
             "repeat; –: not one trial fits."
         )
-    if board.ranking is not None:
-        said.append("Ranks are among the strategies shown and are no ground for a claim.")
+    if board.rank_ranges is not None:
+        said.append("Rank: shared with all that it is not told apart from (one-sided, 5 %, each pair by itself).")
     return said
+
+
+def _comparisons(board: Leaderboard) -> list[str]:
+    """The declared families, their correction, the verdicts and what could have been seen."""
+    plain, repeats = board.baseline_label, board.selection.repeats
+    drawn = "bootstrap over examples, t over repeats" if repeats > 1 else "bootstrap over examples"
+    said = [
+        f"Primary family, declared: {count(len(board.primary), 'strategy', 'strategies')} against {plain}, over tasks. p: "
+        f"the larger of step-down max-T over sign-flips of the runs ({board.units} data sets x repeats) and of the "
+        f"interval ({drawn}, {board.test_draws:,} draws); Holm's is in the CSV. References and controls carry no mark.",
+        f"Verdict at 5 %: better, worse, equivalent within {board.margin:g} (two one-sided tests, Holm), else undecided; so "
+        f"many repeats would show a difference of {board.margin:g} points in four of five studies. Rests on a task: without it "
+        "the verdict would not stand.",
+    ]
+    if board.primary and smallest_p(board.units) >= LEVEL:
+        said.append(
+            f"{count(board.units, 'unit')} of data sets x repeats allow no p below {smallest_p(board.units):.2g}: no verdict "
+            "of better or worse is possible in this study; it needs more repeats."
+        )
+    if np.isfinite(board.detectable).any():
+        said.append("Detectable: the true difference that four of five such studies would find, by itself / corrected.")
+        if board.primary:
+            said.append(f"Of a gain: {detectable_gain(board)} points.")
+    said.append(f"▲ / ▼: on the task, better / worse than {plain} with p < 0.05 (Holm over the family).")
+    return said
+
+
+def detectable_gain(board: Leaderboard) -> str:
+    """Medians over the primary family: by itself / corrected, points."""
+    each = [
+        np.array([100 * getattr(one, name) for one in board.primary if np.isfinite(one.value) and one.detectable > 0])
+        for name in ("detectable", "detectable_corrected")
+    ]
+    return " / ".join(f"{np.median(found):.1f}" if len(found) and np.isfinite(found).all() else "none" for found in each)
 
 
 def measured_rows(board: Leaderboard) -> list[tuple[str, str, dict[str, int], dict[str, int]]]:
@@ -203,7 +231,8 @@ def _protocol(board: Leaderboard, study: Mapping[str, Any]) -> str:
         "equal_labels": "strategies without a meta set train on its rows too",
         "equal_fit": "nobody trains on the meta rows",
     }
-    return f"Protocol {', '.join(versions)}; label budget {', '.join(f'{b} ({explained[b]})' for b in budgets)}."
+    said = ", ".join(f"{budget} ({explained[budget]})" for budget in budgets)
+    return f"Trained by protocol {', '.join(versions)}, table by {STATISTICS_VERSION}; label budget {said}."
 
 
 def _early_stopping(board: Leaderboard) -> str:

@@ -72,6 +72,11 @@ def signed(value: float) -> str:
     return f"{_zero(100 * value, 1):+.1f}"
 
 
+def difference(value: float, low: float, high: float) -> str:
+    """Fractions as points: `+0.4 [-0.1, +0.9]`."""
+    return NOTHING if math.isnan(value) else f"{signed(value)} [{signed(low)}, {signed(high)}]"
+
+
 def p_value(p: float) -> str:
     if math.isnan(p):
         return NOTHING
@@ -87,24 +92,35 @@ def _zero(value: float, digits: int) -> float:
     return 0.0 if round(value, digits) == 0 else value
 
 
+def rank(board: Leaderboard, label: int) -> str:
+    """E.g. "1-35 of 38": shared with all that it is not told apart from."""
+    if board.rank_ranges is None:
+        return NOTHING
+    found = board.rank_ranges[label]
+    span = f"{found.best}" if found.best == found.worst else f"{found.best}-{found.worst}"
+    return f"{span} of {len(board.rank_ranges)}"
+
+
 def overall_columns(board: Leaderboard) -> dict[str, list[str]]:
     """Header -> text per strategy, in the order of `selection.labels`. Columns without any figure are left out."""
     count = range(len(board.selection.labels))
     costs = board.costs
     plain = board.baseline_label
-    ranks = board.ranking.mean_ranks if board.ranking else None
     columns: dict[str, list[str]] = {}
-    columns["Mean [95 %]"] = [estimate(board.mean_score, i, 100) for i in count]
-    columns["Normalised [95 %]"] = [estimate(board.normalised, i, 1, 2) for i in count]
-    columns["IQM [95 %]"] = [estimate(board.iqm, i, 1, 2) for i in count]
     if plain is not None:
-        columns[f"Gain over {plain} [95 %]"] = [
-            NOTHING if i == board.baseline else estimate(board.gain, i, 100, 1, sign=True) for i in count
-        ]
-        columns["p (Holm)"] = [p_value(float(board.gain_p_holm[i])) for i in count]
-        columns["P(improvement) [95 %]"] = [estimate(board.improvement, i, 1, 2) for i in count]
-    if ranks is not None:
-        columns["Rank"] = [f"{ranks[i]:.1f}" for i in count]
+        gains = {f"Gain over {plain} [95 %]": board.gain, "Precision-weighted [95 %]": board.gain_weighted}
+        texts = {
+            name: [NOTHING if i == board.baseline else estimate(found, i, 100, 1, sign=True) for i in count]
+            for name, found in gains.items()
+        }
+        first, second = texts
+        columns[first] = texts[first]
+        columns["Verdict"] = [board.verdict(i) or NOTHING for i in count]
+        columns["p"] = [p_value(one.p) if (one := board.comparisons[i]) is not None else NOTHING for i in count]
+        columns[second] = texts[second]
+    columns["Mean [95 %]"] = [estimate(board.mean_score, i, 100) for i in count]
+    columns["Rank"] = [rank(board, i) for i in count]
+    columns["Normalised"] = [number(_zero(float(board.normalised[i]), 2), 2) for i in count]
     if board.equal_compute is not None:
         columns["Mean at equal compute"] = [number(100 * float(board.equal_compute[i])) for i in count]
     if plain is not None:
@@ -113,11 +129,7 @@ def overall_columns(board: Leaderboard) -> dict[str, list[str]]:
     columns["Seconds"] = [number(float(costs.seconds[i]), 1 if costs.seconds[i] < 100 else 0) for i in count]
     columns["Peak GiB"] = [number(float(costs.memory[i]) / 2**30, 2) for i in count]
     columns["Cells"] = [coverage(board, i) for i in count]
-    averages = [
-        name
-        for name in columns
-        if name.split(" [")[0] in ("Mean", "Normalised", "IQM", "Rank") or name.startswith(("Gain", "p (", "P(", "Mean at"))
-    ]
+    averages = [name for name in columns if name.startswith(("Gain", "Precision", "Mean", "Normalised"))]
     for i in count:
         if withheld(board, i):
             for name in averages:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
 
 from harness.errors import UserError
+from harness.report.admission import admitted
+from harness.report.caption import count
+from harness.report.cells import p_value
 from harness.report.predictions import TaskPredictions, load_predictions
+from harness.report.references import find_strategy
+from harness.report.sampled import Sampled, data_sets
 from harness.report.selection import Selection, select
-from harness.stats.bootstrap import draws_for, interval, two_sided_p
-from harness.stats.metrics import Array
-from harness.stats.multiple import holm
-from harness.stats.paired import PairedResult, compare_pair, point_scores
-from harness.stats.power import minimum_detectable_effect
+from harness.report.verdicts import BETTER, WORSE, Comparison, judge
+from harness.stats.bootstrap import draws_for
+from harness.stats.mcnemar import mcnemar
+from harness.stats.multiple import LEVEL, holm
+from harness.stats.paired import Seeds, sample_task
+from harness.study.comparisons import BASELINE, ProtocolSpec
+from harness.study.schema_errors import nearest
 
 
 @dataclass(frozen=True)
@@ -33,15 +40,19 @@ class Side:
 
 
 @dataclass(frozen=True)
-class TaskComparison:
-    task: str
-    score_a: float
-    score_b: float
-    runs: int
-    rows: int
-    result: PairedResult
-    differences: Array
-    """[draws]"""
+class Compared:
+    """First minus second."""
+
+    tasks: tuple[str, ...]
+    rows: tuple[int, ...]
+    sampled: Sampled
+    """Of the two, in this order."""
+    over_tasks: Comparison
+    """By itself: nothing is corrected."""
+    only: tuple[tuple[int, int], ...]
+    """[tasks]: examples on which one alone is right, summed over repeats."""
+    p_mcnemar: tuple[float, ...]
+    """[tasks]; NaN with several repeats."""
 
 
 def compare(first: str, second: str, *, results: str | None = None, task: str | None = None, draws: int | None = None) -> str:
@@ -74,70 +85,118 @@ def compare(first: str, second: str, *, results: str | None = None, task: str | 
 
 def compare_labels(a: Side, b: Side, task: str | None = None, draws: int | None = None) -> str:
     """Table by task, then the verdict in words."""
-    same = a.selection is b.selection
-    names = (a.label, b.label) if same else (a.name, b.name)
-    draws = draws or draws_for(len(a.selection.tasks))
-    found, left_out = compare_tasks(a, b, task, draws)
+    names = (a.label, b.label) if a.selection is b.selection else (a.name, b.name)
+    found, left_out = compare_sides(a, b, task, draws)
     title = f"{names[0]} against {names[1]}"
-    if not found:
+    if found is None:
         return f"{title}\n{' '.join(left_out)}\nNothing can be compared."
-    if all(one.result.mcnemar.a_only + one.result.mcnemar.b_only == 0 and one.result.difference == 0 for one in found):
-        where = ", ".join(one.task for one in found)
+    repeats = found.sampled.repeats
+    if not any(map(any, found.only)):
+        where = ", ".join(found.tasks)
         return "\n".join(
             [title, f"Verdict: both are right on exactly the same examples of {where}, in every repeat.", *left_out]
         )
-    adjusted = holm(np.array([one.result.p for one in found]))
-    rows = [_table_row(one, float(p)) for one, p in zip(found, adjusted, strict=True)]
-    header = ["task", *names, "difference [95 %]", "p", "p (Holm)", "McNemar", "detectable", "runs x rows"]
-    lines = [title, "", tabulate(rows, header, tablefmt="simple", disable_numparse=True), ""]
-    if len(found) > 1:
-        lines.append(
-            "By task: "
-            + "; ".join(_phrase(one.task, one.result.difference, float(p)) for one, p in zip(found, adjusted, strict=True))
-            + "."
-        )
-        lines.append(_verdict_over_tasks(names, found))
-    else:
-        one = found[0]
-        lines.append(
-            _verdict(
-                names,
-                f"on {one.task}",
-                one.result.difference,
-                one.result.low,
-                one.result.high,
-                one.result.p,
-                one.result.detectable,
-            )
-        )
-    runs = max(one.runs for one in found)
-    lines.append(
-        f"Paired: bootstrap over examples{', t over repeats' if runs > 1 else ''}, {draws:,} draws; points; first minus second."
-        + (" One run each: what training itself varies is not in the intervals." if runs == 1 else "")
-    )
-    return "\n".join([*lines, *left_out])
+    points = 100 * found.sampled.scores.mean(-1)
+    low, high, p, detectable, _ = found.sampled.on_tasks(0, 1, LEVEL)
+    adjusted = holm(p)
+    rows = [
+        [
+            name,
+            f"{points[0, t]:.1f}",
+            f"{points[1, t]:.1f}",
+            f"{points[0, t] - points[1, t]:+.1f} [{100 * low[t]:+.1f}, {100 * high[t]:+.1f}]",
+            p_value(float(adjusted[t])),
+            *([f"{p_value(found.p_mcnemar[t])}"] if repeats == 1 else []),
+            f"{100 * detectable[t]:.1f}",
+            f"{repeats} x {found.rows[t]:,}",
+        ]
+        for t, name in enumerate(found.tasks)
+    ]
+    header = [
+        "task",
+        "first",
+        "second",
+        "difference [95 %]",
+        "p (Holm)",
+        *(["McNemar"] if repeats == 1 else []),
+        "seen",
+        "runs",
+    ]
+    one = found.over_tasks
+    inside = int(found.sampled.in_mean.sum())
+    over = f"over {count(inside, 'task')} (mean)" if len(found.tasks) > 1 else f"on {found.tasks[0]}"
+    word = one.words + (f" than {names[1]}" if one.verdict in (BETTER, WORSE) else "")
+    size = f"{100 * one.value:+.1f} points [{100 * one.low:+.1f}, {100 * one.high:+.1f}], p {p_value(one.p)}"
+    drawn = "bootstrap over examples, t over repeats" if repeats > 1 else "bootstrap over examples"
+    said = [
+        f"Verdict: {names[0]} {over}: {word}. {size}, by this comparison alone.",
+        f"The smallest difference that could have been seen is {100 * one.detectable:.1f} points (80 % power at 5 %).",
+        f"p: {drawn}, {found.sampled.draws:,} draws; at least that of sign-flips of {_units(found)}. Seen: on a task.",
+    ]
+    if repeats == 1:
+        said.append("One run each: what training itself varies is not in the intervals.")
+    table = tabulate(rows, header, tablefmt="simple", disable_numparse=True)
+    return "\n".join([title, "", table, "", *(fill(sentence, 80) for sentence in (*said, *left_out))])
 
 
-def compare_tasks(a: Side, b: Side, task: str | None, draws: int) -> tuple[list[TaskComparison], list[str]]:
-    """What can be compared in pairs, and why the rest cannot."""
+def compare_sides(a: Side, b: Side, task: str | None = None, draws: int | None = None) -> tuple[Compared | None, list[str]]:
+    """What can be compared in pairs, None where nothing can, and why the rest cannot."""
     tasks = [name for name in a.selection.tasks if name in b.selection.tasks]
     if task is not None:
         if task not in tasks:
-            near = difflib.get_close_matches(task, tasks, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"{task!r} is not a task of both: {', '.join(tasks) or 'none'}.{hint}")
+            raise UserError(f"{task!r} is not a task of both: {', '.join(tasks) or 'none'}.{nearest(task, tasks)}")
         tasks = [task]
-    found, left_out = [], []
+    pairs, left_out = {}, []
     for name in tasks:
-        one = _compare_task(a, b, name, draws, len(tasks))
-        if isinstance(one, str):
-            left_out.append(f"{name} is left out: {one}.")
+        pair = _pair(a, b, name)
+        if isinstance(pair, str):
+            left_out.append(f"{name} is left out: {pair}.")
         else:
-            found.append(one)
-    return found, left_out
+            pairs[name] = pair
+    shared = frozenset.intersection(*(pair.repeats for pair in pairs.values())) if pairs else frozenset()
+    repeats = np.array(sorted(shared), np.int64)
+    if not len(repeats):
+        return None, left_out or ["No repeat has all tasks."]
+    number = draws or draws_for(len(a.selection.tasks))
+    both = {name: pair.predicted[:, repeats] for name, pair in pairs.items()}
+    present = np.ones((2, len(repeats)), np.bool_)
+    samples = tuple(
+        sample_task(pair.metric, pair.labels, both[name], present, pair.classes, number, pair.seeds, len(pairs))
+        for name, pair in pairs.items()
+    )
+    scores = np.stack([sample.scores for sample in samples], axis=1)
+    sets = data_sets(a.selection)[[a.selection.tasks.index(name) for name in pairs]]
+    inside = np.ones(len(pairs), bool)
+    if len(pairs) > 1:
+        admission = admitted(a.selection, find_strategy(a.selection, BASELINE))
+        known = np.array([admission.in_mean[a.selection.tasks.index(name)] for name in pairs])
+        inside = known if known.any() else inside
+        left_out += [admission.said] * bool(admission.said)
+    sampled = Sampled(samples, scores, tuple(pairs), sets, inside, number)
+    tests = [[mcnemar(*(both[name][:, r] == pair.labels)) for r in range(len(repeats))] for name, pair in pairs.items()]
+    margin = float(a.selection.manifest.get("study", {}).get("protocol", {}).get("margin", ProtocolSpec().margin))
+    return Compared(
+        tasks=tuple(pairs),
+        rows=tuple(len(pair.labels) for pair in pairs.values()),
+        sampled=sampled,
+        over_tasks=judge(sampled, [(0, 1)], margin / 100)[0],
+        only=tuple((sum(test.a_only for test in own), sum(test.b_only for test in own)) for own in tests),
+        p_mcnemar=tuple(own[0].p if len(own) == 1 else float("nan") for own in tests),
+    ), left_out
 
 
-def _compare_task(a: Side, b: Side, task: str, draws: int, tasks: int) -> TaskComparison | str:
+@dataclass(frozen=True)
+class _Pair:
+    labels: NDArray[np.int64]  # [rows]
+    predicted: NDArray[np.int64]  # [2, repeats, rows]
+    repeats: frozenset[int]
+    """That both have."""
+    metric: str
+    classes: int
+    seeds: Seeds
+
+
+def _pair(a: Side, b: Side, task: str) -> _Pair | str:
     left, right = (load_predictions(side.selection, task, (side.label,)) for side in (a, b))
     if left is None or right is None:
         return "no predictions"
@@ -148,11 +207,13 @@ def _compare_task(a: Side, b: Side, task: str, draws: int, tasks: int) -> TaskCo
     both = np.flatnonzero(left.present[0, :runs] & right.present[0, :runs])
     if not len(both):
         return "no repeat that both have"
-    predicted_a, predicted_b = left.predicted[0][both][:, rows[0]], right.predicted[0][both][:, rows[1]]
-    labels = left.labels[rows[0]]
-    result, differences = compare_pair(left.metric, labels, predicted_a, predicted_b, left.classes, draws, left.seeds, tasks)
-    scores = [float(point_scores(left.metric, labels, p, left.classes).mean()) for p in (predicted_a, predicted_b)]
-    return TaskComparison(task, scores[0], scores[1], len(both), len(labels), result, differences)
+    predicted = np.stack([left.predicted[0, :runs, rows[0]].T, right.predicted[0, :runs, rows[1]].T])
+    return _Pair(left.labels[rows[0]], predicted, frozenset(both.tolist()), left.metric, left.classes, left.seeds)
+
+
+def _units(found: Compared) -> str:
+    sets = len(np.unique(found.sampled.data_sets))
+    return f"{sets} x {found.sampled.repeats} runs" if sets > 1 else f"{found.sampled.repeats} runs"
 
 
 def _shared_rows(left: TaskPredictions, right: TaskPredictions) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
@@ -165,49 +226,5 @@ def _shared_rows(left: TaskPredictions, right: TaskPredictions) -> tuple[NDArray
 def _label(selection: Selection, name: str) -> str:
     if name in selection.labels:
         return name
-    near = difflib.get_close_matches(name, selection.labels, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise UserError(f"{name!r} is not a strategy of {selection.path}: {', '.join(selection.labels)}.{hint}")
-
-
-def _table_row(one: TaskComparison, adjusted: float) -> list[str]:
-    result = one.result
-    return [
-        one.task,
-        f"{100 * one.score_a:.1f}",
-        f"{100 * one.score_b:.1f}",
-        f"{100 * result.difference:+.1f} [{100 * result.low:+.1f}, {100 * result.high:+.1f}]",
-        _p(result.p),
-        _p(adjusted),
-        f"{result.mcnemar.a_only}:{result.mcnemar.b_only}, p {_p(result.mcnemar.p)}",
-        f"{100 * result.detectable:.1f}",
-        f"{one.runs} x {one.rows:,}",
-    ]
-
-
-def _verdict_over_tasks(names: tuple[str, str], found: list[TaskComparison]) -> str:
-    differences = np.mean([one.differences for one in found], axis=0)
-    low, high = interval(differences)
-    mean = float(np.mean([one.result.difference for one in found]))
-    detectable = float(minimum_detectable_effect(differences))
-    where = f"over these {len(found)} tasks (mean)"
-    return _verdict(names, where, mean, float(low), float(high), float(two_sided_p(differences)), detectable)
-
-
-def _verdict(
-    names: tuple[str, str], where: str, difference: float, low: float, high: float, p: float, detectable: float
-) -> str:
-    size = f"{100 * difference:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}], p {_p(p)}"
-    smallest = f"The smallest difference that could have been seen is {100 * detectable:.1f} points (80 % power at 5 %)."
-    if p < 0.05:
-        word = "better" if difference > 0 else "worse"
-        return f"Verdict: {names[0]} is {word} than {names[1]} {where}: {size}. {smallest}"
-    return f"Verdict: no evidence that {names[0]} and {names[1]} differ {where}: {size}. {smallest}"
-
-
-def _phrase(task: str, difference: float, p: float) -> str:
-    return f"{task} {('better' if difference > 0 else 'worse') if p < 0.05 else 'no evidence'}"
-
-
-def _p(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    near = nearest(name, selection.labels)
+    raise UserError(f"{name!r} is not a strategy of {selection.path}: {', '.join(selection.labels)}.{near}")

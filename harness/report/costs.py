@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,15 +63,15 @@ def costs_of(selection: Selection, baseline: int | None) -> Costs:
     )
 
 
-def equal_compute_scores(selection: Selection) -> Array | None:
-    """Mean score [labels] if every search had stopped at the compute of the cheapest one of its (task, repeat).
+def equal_compute_scores(selection: Selection, tasks: Collection[str]) -> Array | None:
+    """Mean score [labels] over `tasks` if every search had stopped at the compute of the cheapest one of its (task, repeat).
 
     The same trials, in their order. Compute is passes, not seconds: which search is the cheapest, and how many trials fit, does
     not depend on what else a machine does. NaN where a cell is missing or not one trial fits. None where cells have one trial.
     """
     searches: dict[tuple[str, int], dict[str, list[TrialRecord]]] = defaultdict(lambda: defaultdict(list))
     for record in selection.records:
-        if record.spec.purpose == "search":
+        if record.spec.purpose == "search" and record.spec.task.name in tasks:
             searches[record.spec.task.name, record.spec.repeat][record.spec.label].append(record)
     longest = max((len(trials) for cell in searches.values() for trials in cell.values()), default=0)
     if longest < 2 or not selection.complete:

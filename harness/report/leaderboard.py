@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.report.controls import AgainstControl, against_controls
+from harness.report.admission import Admission, admitted
+from harness.report.controls import AgainstControls, against_controls
 from harness.report.costs import Costs, costs_of, equal_compute_scores
-from harness.report.predictions import load_predictions
-from harness.report.references import BASELINE, STUDENT_ALONE, find_strategy, reference_notes, teacher_scores
+from harness.report.references import STUDENT_ALONE, find_strategy, reference_notes, teacher_scores
+from harness.report.sampled import Sampled, sample_tasks
 from harness.report.selection import Selection, select
-from harness.stats.aggregate import (
-    interquartile_mean,
-    mean,
-    normalise,
-    probability_of_improvement,
-    stratified_bootstrap,
-    win_rates,
-)
-from harness.stats.bootstrap import draws_for, interval, two_sided_p
-from harness.stats.mcnemar import mcnemar
+from harness.report.verdicts import Comparison, explore, judge
+from harness.stats.aggregate import LEAST_GAP, interquartile_mean, mean, normalise, probability_of_improvement, win_rates
+from harness.stats.bootstrap import draws_for, interval
 from harness.stats.metrics import Array
-from harness.stats.multiple import holm
-from harness.stats.paired import sample_task
-from harness.stats.power import minimum_detectable_effect
-from harness.stats.ranks import Ranking, rank_strategies
-
-REPEAT_DRAWS = 4000
-"""For intervals that come from the repeats alone; no test rests on them."""
+from harness.stats.multiple import LEVEL, holm
+from harness.stats.ranks import Ranking, RankRange, rank_ranges, rank_strategies
+from harness.study.comparisons import BASELINE, ComparisonsSpec, Families, ProtocolSpec, families
 
 
 @dataclass(frozen=True)
@@ -45,10 +36,6 @@ class Estimate:
     def of(cls, value: Array, samples: Array) -> Estimate:
         low, high = interval(samples)
         return cls(value, low, high)
-
-    def without_interval(self) -> Estimate:
-        """For one repeat: there is nothing to resample."""
-        return Estimate(self.value, np.full_like(self.low, np.nan), np.full_like(self.high, np.nan))
 
     @classmethod
     def none(cls, labels: int) -> Estimate:
@@ -73,26 +60,36 @@ class Leaderboard:
     difference: Array  # [labels, tasks] to the baseline
     difference_low: Array
     difference_high: Array
-    p: Array  # [labels, tasks] of the bootstrap, not adjusted
-    p_holm: Array  # [labels, tasks] over the strategies of a task
-    p_mcnemar: Array  # [labels, tasks] not adjusted
-    detectable: Array  # [tasks] median over strategies
+    p: Array  # [labels, tasks] of the draws, not adjusted
+    p_holm: Array  # [labels, tasks] over the primary family; NaN for who is not in it
+    p_mcnemar: Array  # [labels, tasks] not adjusted; NaN with several repeats
+    detectable: Array  # [tasks] at 5 %, median over the primary family
+    detectable_corrected: Array  # [tasks] at the level of Holm's first step
+    admission: Admission
     mean_score: Estimate
-    normalised: Estimate
-    iqm: Estimate
-    improvement: Estimate
-    """Probability of improvement over the baseline."""
+    normalised: Array  # [labels] mean over the tasks that can be normalised
+    iqm: Array
+    improvement: Array  # [labels] probability of improvement over the baseline
     gain: Estimate
-    """Mean over tasks of the difference to the baseline; bootstrap over examples and repeats."""
-    gain_p: Array
-    gain_p_holm: Array
-    controls: list[AgainstControl]
+    """Mean over tasks of the difference to the baseline."""
+    gain_weighted: Estimate
+    """The same with each task weighed by the precision of its differences."""
+    declared: Families
+    margin: float  # points
+    comparisons: list[Comparison | None]
+    """[labels], to the baseline; those outside the primary family without correction and verdict. None for the baseline."""
+    controls: list[AgainstControls]
     test_draws: int
     """Draws that the tests and the intervals of scores and gains rest on."""
+    units: int
+    """Data sets x repeats: what sign-flips turn."""
     normalised_scores: Array  # [labels, tasks, repeats]
     normalised_tasks: NDArray[np.bool_]  # [tasks] that enter normalised figures
     wins: Array  # [labels, labels]
     ranking: Ranking | None
+    """Over data sets."""
+    rank_ranges: list[RankRange] | None
+    """[labels], over the tasks in the mean."""
     costs: Costs
     equal_compute: Array | None  # [labels] mean over tasks
     notes: list[str] = field(default_factory=list)
@@ -100,17 +97,30 @@ class Leaderboard:
     @property
     def order(self) -> list[int]:
         """Strategies, best first; those with withheld averages last, in the study's order."""
-        key = self.normalised.value if np.isfinite(self.normalised.value).any() else self.mean_score.value
+        key = self.mean_score.value if self.baseline is None else self.gain.value
         return sorted(range(len(key)), key=lambda i: (np.isnan(key[i]), -np.nan_to_num(key[i]), i))
 
     @property
     def baseline_label(self) -> str | None:
         return None if self.baseline is None else self.selection.labels[self.baseline]
 
+    @property
+    def primary(self) -> list[Comparison]:
+        """The declared family against plain KD."""
+        return [one for one in self.comparisons if one is not None and self.in_primary(one.first)]
+
+    def in_primary(self, label: int) -> bool:
+        return self.selection.labels[label] in self.declared.primary
+
+    def verdict(self, label: int) -> str:
+        """In words; empty for what is in no declared family, or withheld."""
+        found = self.comparisons[label]
+        return found.words if found is not None else ""
+
     def significant(self, label: int, task: int) -> int:
-        """1: better than plain KD at the 5 % level after Holm, -1: worse, 0: no evidence."""
+        """1: better than plain KD on the task at the 5 % level after Holm, -1: worse, 0: no evidence, or not declared."""
         p = self.p_holm[label, task]
-        return 0 if np.isnan(p) or p >= 0.05 else int(np.sign(self.difference[label, task]))
+        return 0 if np.isnan(p) or p >= LEVEL else int(np.sign(self.difference[label, task]))
 
 
 def make_leaderboard(path: Path | str, draws: int | None = None) -> Leaderboard:
@@ -119,125 +129,121 @@ def make_leaderboard(path: Path | str, draws: int | None = None) -> Leaderboard:
     `draws`: of every bootstrap; left out, as many as the number of comparisons asks for.
     """
     selection = select(path)
-    notes: list[str] = []
-    labels, tasks = selection.labels, selection.tasks
-    scores = selection.scores
+    labels, tasks, scores = selection.labels, selection.tasks, selection.scores
     baseline = find_strategy(selection, BASELINE)
     alone = find_strategy(selection, STUDENT_ALONE)
+    admission = admitted(selection, baseline)
+    inside = admission.in_mean
+    protocol = selection.manifest.get("study", {}).get("protocol", {})
+    declared = families(ComparisonsSpec.model_validate(protocol.get("comparisons") or {}), selection.strategies)
+    margin = float(protocol.get("margin", ProtocolSpec().margin))
     student = scores[alone].mean(-1) if alone is not None else np.full(len(tasks), np.nan)
     teacher = teacher_scores(selection)
-    sampled = _Sampled(selection, baseline, draws or draws_for(len(labels) - 1))
-    repeat_draws = draws or REPEAT_DRAWS
+    sampled, p_mcnemar = sample_tasks(selection, baseline, inside, draws or draws_for(len(labels) - 1))
     normalised = normalise(scores, student, teacher)
-    usable = np.isfinite(teacher - student) & (teacher - student >= 0.01)
-    notes += reference_notes(selection, baseline, alone, usable, teacher, student)
-    mean_score = Estimate.of(mean(scores), sampled.means)
-    chosen = normalised[:, usable]
-    empty = Estimate.none(len(labels))
-    resampled = {
-        statistic: Estimate.of(statistic(chosen), stratified_bootstrap(chosen, statistic, repeat_draws, 1))
-        if usable.any()
-        else empty
-        for statistic in (mean, interquartile_mean)
-    }
-    if selection.repeats == 1:
-        resampled = {statistic: found.without_interval() for statistic, found in resampled.items()}
-    gain, gain_p = empty, np.full(len(labels), np.nan)
-    improvement = empty
+    usable = inside & np.isfinite(teacher - student) & (teacher - student >= LEAST_GAP)
+    notes = [admission.said] if admission.said else []
+    notes += reference_notes(selection, baseline, alone, usable | ~inside, teacher, student)
+    nothing = np.full(len(labels), np.nan)
+    mean_draws = np.stack([sampled.over_tasks(i) for i in range(len(labels))], axis=1)
+    gain, weighted, improvement = Estimate.none(len(labels)), Estimate.none(len(labels)), nothing
+    comparisons: list[Comparison | None] = [None] * len(labels)
     if baseline is not None:
-        differences = sampled.means - sampled.means[:, [baseline]]
-        gain = Estimate.of(scores.mean((1, 2)) - scores[baseline].mean(), differences)
-        gain_p = two_sided_p(differences)
-        gain_p[baseline] = np.nan
-        improvement = _improvement(scores, baseline, repeat_draws)
-    ranking = None
-    whole = selection.complete and not np.isnan(scores).any()
-    if not whole:
+        others = [i for i in range(len(labels)) if i != baseline]
+        first = [i for i in others if labels[i] in declared.primary]
+        for one in (
+            *judge(sampled, [(i, baseline) for i in first], margin / 100),
+            *explore(sampled, [(i, baseline) for i in others if i not in first], margin / 100),
+        ):
+            comparisons[one.first] = one
+        gain = Estimate(*(_column(comparisons, name) for name in ("value", "low", "high")))
+        gain.value[baseline] = 0.0 * scores[baseline, inside].mean()  # withheld where it lacks a cell
+        weights = sampled.precision_weights(baseline, others)
+        if np.isfinite(weights).all():
+            drawn = np.stack([sampled.over_tasks(i, baseline, weights) for i in range(len(labels))], axis=1)
+            weighted = Estimate.of((scores - scores[baseline]).mean(-1) @ np.where(weights > 0, weights, 0.0), drawn)
+        improvement = probability_of_improvement(scores[:, inside], scores[baseline, inside])
+        improvement[baseline] = np.nan
+    ranking, ranges = None, None
+    if not selection.complete or np.isnan(scores).any():
         notes.append("Cells are missing: the averages of the strategies concerned and all ranks are withheld.")
-    elif len(labels) >= 3 and len(tasks) >= 2:
-        ranking = rank_strategies(scores.mean(-1))
-    costs = costs_of(selection, baseline)
-    spread = scores.std(-1, ddof=1) if selection.repeats > 1 else np.full(scores.shape[:2], np.nan)
+    else:
+        blocks = sampled.data_sets
+        by_set = np.stack([scores[:, blocks == block].mean((1, 2)) for block in np.unique(blocks)], axis=1)
+        ranking = rank_strategies(by_set) if by_set.shape[0] >= 3 and by_set.shape[1] >= 2 else None
+        ranges = rank_ranges(scores[:, inside].mean((1, 2)), *sampled.covariances, int(inside.sum()) * (selection.repeats - 1))
+    on_tasks = _OnTasks(sampled, labels, baseline, declared)
+    missing = np.full((2, len(labels)), np.nan)
+    intervals = np.stack([missing if sample is None else sample.intervals for sample in sampled.samples], axis=-1)
     return Leaderboard(
         selection=selection,
         baseline=baseline,
         student=student,
         teacher=teacher,
         task_mean=_mean_of_shown(selection),
-        task_spread=spread,
-        task_low=sampled.low,
-        task_high=sampled.high,
+        task_spread=scores.std(-1, ddof=1) if selection.repeats > 1 else np.full(scores.shape[:2], np.nan),
+        task_low=intervals[0],
+        task_high=intervals[1],
         difference=scores.mean(-1) - scores[baseline].mean(-1) if baseline is not None else np.full(scores.shape[:2], np.nan),
-        difference_low=sampled.difference_low,
-        difference_high=sampled.difference_high,
-        p=sampled.p,
-        p_holm=np.stack([holm(sampled.p[:, t]) for t in range(len(tasks))], axis=1),
-        p_mcnemar=sampled.p_mcnemar,
-        detectable=sampled.detectable,
-        mean_score=mean_score,
-        normalised=resampled[mean],
-        iqm=resampled[interquartile_mean],
+        difference_low=on_tasks.low,
+        difference_high=on_tasks.high,
+        p=on_tasks.p,
+        p_holm=on_tasks.p_holm,
+        p_mcnemar=p_mcnemar,
+        detectable=on_tasks.detectable[0],
+        detectable_corrected=on_tasks.detectable[1],
+        admission=admission,
+        mean_score=Estimate.of(mean(scores[:, inside]), mean_draws),
+        normalised=mean(normalised[:, usable]) if usable.any() else nothing,
+        iqm=interquartile_mean(normalised[:, usable]) if usable.any() else nothing,
         improvement=improvement,
         gain=gain,
-        gain_p=gain_p,
-        gain_p_holm=holm(gain_p),
-        controls=against_controls(selection, sampled.means),
-        test_draws=len(sampled.means),
+        gain_weighted=weighted,
+        declared=declared,
+        margin=margin,
+        comparisons=comparisons,
+        controls=against_controls(sampled, labels, declared.controls, margin / 100),
+        test_draws=sampled.draws,
+        units=len(sampled.units(0, 0)),
         normalised_scores=normalised,
         normalised_tasks=usable,
         wins=win_rates(scores),
         ranking=ranking,
-        costs=costs,
-        equal_compute=equal_compute_scores(selection),
+        rank_ranges=ranges,
+        costs=costs_of(selection, baseline),
+        equal_compute=equal_compute_scores(selection, [task for task, used in zip(tasks, inside, strict=True) if used]),
         notes=notes,
     )
 
 
-class _Sampled:
-    """Bootstrap of every task; NaN where predictions are missing."""
+class _OnTasks:
+    """Differences to the baseline on single tasks; arrays [labels, tasks], NaN without a baseline."""
 
-    def __init__(self, selection: Selection, baseline: int | None, draws: int) -> None:
-        shape = (len(selection.labels), len(selection.tasks))
-        self.means = np.zeros((draws, shape[0]))
-        """[draws, labels]: mean over tasks."""
-        self.low, self.high, self.difference_low, self.difference_high = (np.full(shape, np.nan) for _ in range(4))
-        self.p, self.p_mcnemar = np.full(shape, np.nan), np.full(shape, np.nan)
-        self.detectable = np.full(shape[1], np.nan)
-        for t, task in enumerate(selection.tasks):
-            found = load_predictions(selection, task)
-            if found is None:
-                self.means += np.nan
-                continue
-            sample = sample_task(
-                found.metric, found.labels, found.predicted, found.present, found.classes, draws, found.seeds, shape[1]
-            )
-            self.means += sample.pooled / shape[1]
-            self.low[:, t], self.high[:, t] = sample.intervals
-            if baseline is None:
-                continue
-            differences = sample.differences(baseline)
-            others = np.arange(shape[0]) != baseline
-            self.difference_low[:, t], self.difference_high[:, t] = interval(differences)
-            self.p[others, t] = two_sided_p(differences)[others]
-            effects = minimum_detectable_effect(differences[:, others])
-            effects = effects[np.isfinite(effects) & (effects > 0)]
-            if len(effects):
-                self.detectable[t] = float(np.median(effects))
-            right = found.predicted == found.labels
-            for s in np.flatnonzero(others & found.present.all(1) & found.present[baseline].all()):
-                self.p_mcnemar[s, t] = mcnemar(right[s], right[baseline]).p
+    def __init__(self, sampled: Sampled, labels: Sequence[str], baseline: int | None, declared: Families) -> None:
+        tasks = sampled.tasks
+        shape = (len(labels), len(tasks))
+        self.low, self.high, self.p, self.p_holm = (np.full(shape, np.nan) for _ in range(4))
+        self.detectable = np.full((2, len(tasks)), np.nan)
+        family = [i for i, label in enumerate(labels) if label in declared.primary]
+        if baseline is None:
+            return
+        seen = np.full((2, *shape), np.nan)
+        for i in range(len(labels)):
+            if i != baseline:
+                found = sampled.on_tasks(i, baseline, LEVEL / max(len(family), 1))
+                self.low[i], self.high[i], self.p[i], seen[0, i], seen[1, i] = found
+        self.low[baseline] = self.high[baseline] = 0.0
+        shown = family or [i for i in range(len(labels)) if i != baseline]
+        for t in range(len(tasks)):
+            self.p_holm[family, t] = holm(self.p[family, t])
+            for k in range(2):
+                effects = seen[k, shown, t]
+                effects = effects[np.isfinite(effects) & (effects > 0)]
+                self.detectable[k, t] = float(np.median(effects)) if len(effects) else np.nan
 
 
-def _improvement(scores: Array, baseline: int, draws: int) -> Estimate:
-    repeats = scores.shape[-1]
-    own, its = (np.random.default_rng(seed).integers(0, repeats, (draws, *scores.shape[1:])) for seed in (2, 3))
-    where = np.arange(scores.shape[1])[None, :, None]
-    its_runs = scores[baseline][where, its]
-    samples = np.stack([probability_of_improvement(row[where, own], its_runs) for row in scores], axis=1)
-    value = probability_of_improvement(scores, scores[baseline])
-    value[baseline] = np.nan
-    samples[:, baseline] = np.nan
-    return Estimate.of(value, samples) if repeats > 1 else Estimate.of(value, samples).without_interval()
+def _column(comparisons: list[Comparison | None], name: str) -> Array:
+    return np.array([np.nan if one is None else getattr(one, name) for one in comparisons])
 
 
 def _mean_of_shown(selection: Selection) -> Array:

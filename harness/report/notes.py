@@ -15,11 +15,9 @@ import numpy as np
 
 from harness.errors import UserError
 from harness.report.cells import estimate, number, p_value, signed
-from harness.report.compare import Side, compare_tasks
+from harness.report.compare import Side, compare_sides
 from harness.report.leaderboard import Leaderboard
-from harness.stats.bootstrap import draws_for, interval, two_sided_p
-from harness.stats.metrics import Array
-from harness.stats.power import minimum_detectable_effect
+from harness.report.verdicts import Comparison
 
 FILE = "notes.md.jinja"
 
@@ -53,22 +51,28 @@ class Notes:
         return estimate(self._board.gain, self._label(label), 100, sign=True)
 
     def p(self, label: str) -> str:
-        """Of that gain, after Holm's correction."""
-        return p_value(float(self._board.gain_p_holm[self._label(label)]))
+        """Of that gain: corrected for the primary family; of what is not in it, by this comparison alone."""
+        found = self._board.comparisons[self._label(label)]
+        if found is None:
+            raise ValueError(f"{label} is compared with itself")
+        return p_value(found.p if self._board.in_primary(found.first) else found.alone)
+
+    def verdict(self, label: str) -> str:
+        """Against plain KD, in words."""
+        return self._board.verdict(self._label(label))
 
     def versus(self, first: str, second: str) -> str:
         """First minus second, mean over tasks, as `harness compare` has it."""
-        drawn, mean = self._pair(first, second)
-        low, high = (float(end) for end in interval(drawn))
-        return f"{signed(mean)} [{signed(low)}, {signed(high)}]"
+        found = self._pair(first, second)
+        return f"{signed(found.value)} [{signed(found.low)}, {signed(found.high)}]"
 
     def versus_p(self, first: str, second: str) -> str:
         """Of this comparison alone."""
-        return p_value(float(two_sided_p(self._pair(first, second)[0])))
+        return p_value(self._pair(first, second).p)
 
     def detectable(self, first: str, second: str) -> str:
         """The difference over tasks that four of five such studies would have seen."""
-        return number(100 * float(minimum_detectable_effect(self._pair(first, second)[0])))
+        return number(100 * self._pair(first, second).detectable)
 
     def score(self, label: str, task: str) -> str:
         return number(100 * float(self._board.task_mean[self._label(label), self._task(task)]))
@@ -83,7 +87,7 @@ class Notes:
 
     def way(self, label: str) -> str:
         """Share of the way from labels alone to the teacher, %, mean over tasks."""
-        return number(100 * float(self._board.normalised.value[self._label(label)]), 0)
+        return number(100 * float(self._board.normalised[self._label(label)]), 0)
 
     def passes(self, label: str) -> str:
         """Of plain KD's."""
@@ -113,15 +117,13 @@ class Notes:
             raise ValueError(f"{label} has no logged {what} of {term} on {task}")
         return number(float(np.mean(found)), 2)
 
-    def _compared(self, first: str, second: str) -> tuple[Array, float]:
-        """Draws [draws] of the difference over tasks, and the difference."""
+    def _compared(self, first: str, second: str) -> Comparison:
         self._label(first), self._label(second)
         selection = self._board.selection
-        sides = Side(selection, first), Side(selection, second)
-        found, left_out = compare_tasks(*sides, None, draws_for(len(selection.tasks)))
-        if left_out:
+        found, left_out = compare_sides(Side(selection, first), Side(selection, second))
+        if found is None or len(found.tasks) < len(selection.tasks):
             raise ValueError(f"{first} and {second} cannot be compared on all tasks: {' '.join(left_out)}")
-        return np.mean([one.differences for one in found], axis=0), float(np.mean([one.result.difference for one in found]))
+        return found.over_tasks
 
     def _label(self, name: str) -> int:
         return _place(name, self._board.selection.labels, "strategy")

@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.report.caption import caption, legend, measured_rows, study_name
+from harness.report.finding import answer
 from harness.report.leaderboard import Leaderboard
 from harness.report.page_data import chosen_splits, page_data, reproducing_command
 from harness.report.plots import Plot
 from harness.report.plots.style import PNG_DPI
+from harness.report.tables import CONTROLS_SAID, control_rows
+
+DRAWN_HERE = "forest"
+"""By the page itself, from its data."""
 
 
 def page(board: Leaderboard, plots: list[Plot], folder: Path) -> str:
@@ -29,13 +34,16 @@ def page(board: Leaderboard, plots: list[Plot], folder: Path) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_file("page.html.jinja"))
     style = _file("page.css.jinja")
-    script = "\n".join(_file(f"{name}.js.jinja") for name in ("figures", "leaderboard", "trials"))
+    script = "\n".join(_file(f"{name}.js.jinja") for name in ("leaderboard", "forest", "trials"))
     return template.render(
         title=f"Leaderboard of {study_name(board)}",
         description=board.selection.manifest.get("study", {}).get("description", ""),
+        answer=answer(board).replace("`", ""),
+        control_rows=control_rows(board),
+        control_said=CONTROLS_SAID,
         captions=caption(board),
         legend=legend(board),
-        plots=[(plot, _picture(folder, plot.name)) for plot in plots if not plot.omitted],
+        plots=[(plot, _picture(folder, plot.name)) for plot in plots if not plot.omitted and plot.name != DRAWN_HERE],
         omitted=[plot for plot in plots if plot.omitted],
         failures=_failures(board),
         damage=board.selection.damage,

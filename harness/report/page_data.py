@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from harness.records import TrialRecord
-from harness.report.cells import coverage, withheld
+from harness.report.cells import coverage, rank, withheld
 from harness.report.leaderboard import Estimate, Leaderboard
+from harness.report.plots.forest import forest_rows
 from harness.report.plots.style import kind_of
 from harness.report.selection import SPLIT
-from harness.report.tables import task_headers
+from harness.report.tables import detectable, task_headers
+from strategies.registry import UnknownStrategyError, resolve
 
 DIGITS = 6
 
@@ -23,16 +25,17 @@ def page_data(board: Leaderboard) -> dict[str, Any]:
     """JSON-like; numbers rounded to 6 digits."""
     selection = board.selection
     tasks = [
-        {"name": task, "header": header, "teacher": _number(board.teacher[t]), "detectable": _number(board.detectable[t])}
+        {"name": task, "header": header, "teacher": _number(board.teacher[t]), "detectable": detectable(board, t)}
         for t, (task, header) in enumerate(zip(selection.tasks, task_headers(board), strict=True))
     ]
     return {
         "tasks": tasks,
         "repeats": selection.repeats,
         "baseline": board.baseline,
+        "margin": board.margin / 100,
         "strategies": [_strategy(board, i) for i in range(len(selection.labels))],
         "order": board.order,
-        "differences": _critical_factors(len(selection.labels)),
+        "forest": [[i, inside] for i, inside in forest_rows(board)] if board.baseline is not None else [],
         "results": results_folder(board),
         "trials": _table([_trial(record, board) for record in selection.records]),
     }
@@ -54,13 +57,15 @@ def _strategy(board: Leaderboard, i: int) -> dict[str, Any]:
     label = selection.labels[i]
     tasks = range(len(selection.tasks))
     costs = board.costs
+    one = board.comparisons[i]
+    control = next((found.words for found in board.controls if found.label == label), "")
     average = {
-        "normalised": _estimate(board.normalised, i),
         "mean": _estimate(board.mean_score, i),
-        "iqm": _estimate(board.iqm, i),
         "gain": _estimate(board.gain, i) if i != board.baseline else None,
-        "improvement": _estimate(board.improvement, i),
-        "gain_p": _number(board.gain_p[i]),
+        "gain_weighted": _estimate(board.gain_weighted, i) if i != board.baseline else None,
+        "normalised": _number(board.normalised[i]),
+        "p": None if one is None else _number(one.p),
+        "rank": None if board.rank_ranges is None else rank(board, i),
         "equal_compute": None if board.equal_compute is None else _number(board.equal_compute[i]),
     }
     if withheld(board, i):
@@ -69,15 +74,19 @@ def _strategy(board: Leaderboard, i: int) -> dict[str, Any]:
         "name": label,
         "strategy": selection.strategies[label],
         "kind": kind_of(board, i),
+        **_described(selection.strategies[label]),
         "withheld": withheld(board, i),
-        "scores": [[_number(v, 12) for v in selection.scores[i, t]] for t in tasks],  # ranked by the page: no false ties
+        "verdict": "" if one is None else one.verdict,
+        "words": board.verdict(i),
+        "controls": control,
         "shown": [_number(board.task_mean[i, t]) for t in tasks],
         "spread": [_number(board.task_spread[i, t]) for t in tasks],
         "low": [_number(board.task_low[i, t]) for t in tasks],
         "high": [_number(board.task_high[i, t]) for t in tasks],
         "states": [[row.state for row in selection.of(label, task)] for task in selection.tasks],
         "difference": [_number(board.difference[i, t]) for t in tasks],
-        "p": [_number(board.p[i, t]) for t in tasks],
+        "marks": [board.significant(i, t) for t in tasks],
+        "p_tasks": [_number(board.p_holm[i, t]) for t in tasks],
         "time": _number(costs.relative_seconds[i]),
         "passes": _number(costs.relative_passes[i]),
         "seconds": _number(costs.seconds[i]),
@@ -85,6 +94,15 @@ def _strategy(board: Leaderboard, i: int) -> dict[str, Any]:
         "cells": coverage(board, i),
         **average,
     }
+
+
+def _described(strategy: str) -> dict[str, str]:
+    """Family, summary and paper of a registered strategy; empty for one of a plugin that is not loaded here."""
+    try:
+        found = resolve(strategy).strategy
+    except UnknownStrategyError:
+        return {"family": "", "summary": "", "paper": ""}
+    return {"family": found.family, "summary": found.summary, "paper": found.paper}
 
 
 def _trial(record: TrialRecord, board: Leaderboard) -> dict[str, Any]:
@@ -134,13 +152,6 @@ def _estimate(found: Estimate, i: int) -> list[float | None] | None:
 
 def _number(value: float | None, digits: int = DIGITS) -> float | None:
     return None if value is None or not math.isfinite(value) else round(float(value), digits)
-
-
-def _critical_factors(labels: int) -> list[float | None]:
-    """Nemenyi's difference for one task by number of strategies; divided by the root of the number of tasks by the page."""
-    from harness.stats.ranks import critical_difference
-
-    return [None, None, *(round(critical_difference(k, 1), 4) for k in range(2, labels + 1))] if labels > 1 else []
 
 
 def chosen_splits(board: Leaderboard) -> list[dict[str, Any]]:

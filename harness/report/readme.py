@@ -21,7 +21,7 @@ NAME = "README.md"
 PARTS = ("question", "finding", "picture", "table", "reading")
 """What a block may show: `<!-- report results/NAME: table finding -->` to `<!-- end of report -->`, paths from the README."""
 _BLOCK = re.compile(r"(<!-- report (?P<store>\S+): (?P<parts>[\w ]+) -->\n).*?(?P<end><!-- end of report -->)", re.DOTALL)
-_COLUMNS = ("Gain", "p (", "Passes")
+_COLUMNS = ("Gain", "Verdict", "Passes")
 
 
 def store_readme(board: Leaderboard, folder: Path) -> str:

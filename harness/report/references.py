@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 from harness.report.foreign_teachers import no_references
 from harness.report.selection import SPLIT, Selection
 from harness.stats.metrics import Array
-from harness.study.protocol import REFERENCES
+from harness.study.comparisons import BASELINE, REFERENCES
 
-BASELINE = "fixed_alpha"
 STUDENT_ALONE = "ce_only"
 
 

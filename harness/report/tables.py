@@ -12,9 +12,23 @@ from tabulate import tabulate
 
 from harness.errors import printable
 from harness.report.caption import caption, legend, measured_rows, study_name
-from harness.report.cells import NOTHING, Cell, coverage, number, overall_columns, score_cell
+from harness.report.cells import NOTHING, Cell, coverage, difference, number, overall_columns, p_value, score_cell
+from harness.report.costs import passes
 from harness.report.leaderboard import Estimate, Leaderboard
+from harness.study.comparisons import CONTROLS, STATISTICS_VERSION
 
+COMPARISON_COLUMNS = {
+    "verdict": "words",
+    "p": "p",
+    "p_holm": "p_holm",
+    "p_alone": "alone",
+    "p_equivalent": "p_equivalent",
+    "detectable": "detectable",
+    "detectable_corrected": "detectable_corrected",
+    "repeats_needed": "repeats_needed",
+    "rests_on": "rests_on",
+}
+"""Of the CSV -> attribute of the comparison with plain KD."""
 TASK_COLUMNS = ("mean", "sd", "low", "high", "difference", "difference_low", "difference_high", "p", "p_holm", "p_mcnemar")
 
 
@@ -31,7 +45,7 @@ def markdown(board: Leaderboard) -> str:
     scores = [[labels[i], *(score_cell(board, i, t).text() for t in range(len(board.selection.tasks)))] for i in order]
     scores.append(["*teacher*", *(number(100 * float(score)) for score in board.teacher)])
     if np.isfinite(board.detectable).any():
-        scores.append(["*detectable difference*", *(number(100 * float(d)) for d in board.detectable)])
+        scores.append(["*detectable*", *(detectable(board, t) for t in range(len(board.selection.tasks)))])
     columns = overall_columns(board)
     overall = [[labels[i], *(cells[i] for cells in columns.values())] for i in order]
     measured = measured_rows(board)
@@ -55,57 +69,103 @@ def markdown(board: Leaderboard) -> str:
         "## Over tasks, and cost",
         tabulate(overall, ["strategy", *columns], tablefmt="pipe", disable_numparse=True),
     ]
+    if board.controls:
+        parts += ["## Against their own controls", _controls(board), CONTROLS_SAID]
     if any(sizes for _, _, sizes, _ in measured):
         header = ["task", "metric", *roles, "official train / validation"]
         parts += ["## Rows", tabulate(rows, header, tablefmt="pipe", disable_numparse=True)]
     return "\n\n".join(parts) + "\n"
 
 
+CONTROLS_SAID = (
+    "Control family, declared: a learned strategy has to beat its weights on the wrong samples (shuffled) and one weight for "
+    "the batch (batch_mean), both of them. p: the larger of the two, corrected over all of these comparisons as above."
+)
+
+
+def control_rows(board: Leaderboard) -> list[list[str]]:
+    """Strategy, verdict, p, passes, and the difference to each control that was run."""
+    kinds = [f"{wrapper}(" for wrapper in CONTROLS]
+    rows = []
+    for one in board.controls:
+        names = {board.selection.strategies[control].partition("(")[0] + "(": k for k, control in enumerate(one.controls)}
+        found = [one.comparisons[names[kind]] if kind in names else None for kind in kinds]
+        differences = [NOTHING if c is None else difference(c.value, c.low, c.high) for c in found]
+        rows.append([one.label, one.words or NOTHING, p_value(one.p), *differences])
+    return rows
+
+
+def _controls(board: Leaderboard) -> str:
+    header = ["strategy", "Verdict", "p", *(f"minus {wrapper} [95 %]" for wrapper in CONTROLS)]
+    return tabulate(control_rows(board), header, tablefmt="pipe", disable_numparse=True)
+
+
+def detectable(board: Leaderboard, task: int) -> str:
+    """By itself / corrected, points."""
+    return " / ".join(number(100 * float(found[task])) for found in (board.detectable, board.detectable_corrected))
+
+
 def csv_text(board: Leaderboard) -> str:
     """One line per strategy, full precision, fractions. Empty where a figure is withheld or missing."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    overall: dict[str, Estimate] = {
-        "mean": board.mean_score,
-        "normalised": board.normalised,
-        "iqm": board.iqm,
-        "gain": board.gain,
-        "probability_of_improvement": board.improvement,
-    }
-    header = ["label", "strategy", "protocol_version", "label_budget", "repeat_mode", "repeats"]
-    header += [f"{task}.{name}" for task in board.selection.tasks for name in TASK_COLUMNS]
-    header += [f"{name}{end}" for name in overall for end in ("", "_low", "_high")]
-    header += ["gain_p", "gain_p_holm", "mean_rank", "equal_compute_mean", "train_seconds", "relative_seconds", "passes"]
+    selection, costs, tasks = board.selection, board.costs, board.selection.tasks
+    estimates: dict[str, Estimate] = {"mean": board.mean_score, "gain": board.gain, "gain_weighted": board.gain_weighted}
+    header = ["label", "strategy", "protocol_version", "statistics_version", "label_budget", "repeat_mode", "repeats"]
+    header += [f"{task}.{name}" for task in tasks for name in TASK_COLUMNS]
+    header += [f"{name}{end}" for name in estimates for end in ("", "_low", "_high")]
+    header += [*COMPARISON_COLUMNS, "control_verdict", "control_p", "normalised", "iqm", "probability_of_improvement"]
+    header += ["rank_best", "rank_worst", "equal_compute_mean", "train_seconds", "relative_seconds", "passes"]
     header += ["relative_passes", "peak_memory_bytes", "search_seconds", "cells", "settings"]
-    writer.writerow(header)
-    spec = board.selection.records[0].spec
+    spec = selection.records[0].spec
+    controls = {one.label: one for one in board.controls}
+    rows = []
     for i in board.order:
-        label = board.selection.labels[i]
-        row: list[object] = [label, board.selection.strategies[label], spec.protocol_version, spec.label_budget]
-        row += ["winner" if board.selection.winner else "search", board.selection.repeats]
+        label, one, own = selection.labels[i], board.comparisons[i], controls.get(selection.labels[i])
+        row: list[object] = [label, selection.strategies[label], spec.protocol_version, STATISTICS_VERSION, spec.label_budget]
+        row += ["winner" if selection.winner else "search", selection.repeats]
         arrays = [board.task_mean, board.task_spread, board.task_low, board.task_high, board.difference]
         arrays += [board.difference_low, board.difference_high, board.p, board.p_holm, board.p_mcnemar]
-        row += [array[i, t] for t in range(len(board.selection.tasks)) for array in arrays]
-        row += [array[i] for found in overall.values() for array in (found.value, found.low, found.high)]
-        row += [board.gain_p[i], board.gain_p_holm[i], board.ranking.mean_ranks[i] if board.ranking else math.nan]
+        row += [array[i, t] for t in range(len(tasks)) for array in arrays]
+        row += [array[i] for found in estimates.values() for array in (found.value, found.low, found.high)]
+        row += [math.nan if one is None else getattr(one, attribute) for attribute in COMPARISON_COLUMNS.values()]
+        row += [own.words if own else "", own.p if own else math.nan]
+        row += [board.normalised[i], board.iqm[i], board.improvement[i]]
+        ranks = board.rank_ranges[i] if board.rank_ranges else None
+        row += [ranks.best, ranks.worst] if ranks else [math.nan] * 2
         row += [board.equal_compute[i] if board.equal_compute is not None else math.nan]
-        costs = board.costs
         row += [a[i] for a in (costs.seconds, costs.relative_seconds, costs.passes, costs.relative_passes, costs.memory)]
         row += [costs.search_seconds[i], coverage(board, i), _chosen_settings(board, label)]
-        writer.writerow([_plain(value) for value in row])
+        rows.append(row)
+    return _csv(header, rows)
+
+
+def scores_text(board: Leaderboard) -> str:
+    """One line per task, strategy and repeat: what everything else is computed from."""
+    rows: list[list[object]] = [
+        [row.task, row.label, board.selection.strategies[row.label], row.repeat, row.state, row.score,
+         row.record.key if row.record else "", row.record.cost.train_seconds if row.record else math.nan,
+         passes(row.record) if row.record else math.nan]
+        for row in board.selection.rows.values()
+    ]  # fmt: skip
+    return _csv(["task", "label", "strategy", "repeat", "state", "score", "trial", "train_seconds", "passes"], rows)
+
+
+def _csv(header: list[str], rows: list[list[object]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([_plain(value) for value in row] for row in rows)
     return out.getvalue()
 
 
 def latex(board: Leaderboard) -> str:
     """Two tables for the packages booktabs and graphicx."""
     tasks = range(len(board.selection.tasks))
-    best = np.nanmax(np.where(np.isnan(board.task_mean), -np.inf, board.task_mean), axis=0)
     scores = []
     for i in board.order:
         cells = []
         for t in tasks:
             text = _tex_cell(score_cell(board, i, t))
-            cells.append(f"\\textbf{{{text}}}" if board.task_mean[i, t] == best[t] else text)
+            cells.append(f"\\textbf{{{text}}}" if board.significant(i, t) > 0 else text)
         scores.append([_tex(board.selection.labels[i]), *cells])
     teacher = ["\\emph{teacher}", *(number(100 * float(score)) for score in board.teacher)]
     columns = overall_columns(board)
@@ -115,27 +175,6 @@ def latex(board: Leaderboard) -> str:
     )
     second = _tex_table(["strategy", *columns], overall, [], f"{study_name(board)}: over tasks, and cost.", "overall")
     return f"% needs \\usepackage{{booktabs,graphicx}}\n{first}\n{second}"
-
-
-def text(board: Leaderboard, width: int = 120) -> str:
-    """For a terminal: tasks and the few figures that matter, then the caption in lines of `width`."""
-    import textwrap
-
-    columns = overall_columns(board)
-    kept = [name for name in columns if name.startswith(("Normalised", "Gain", "p (", "Time", "Cells"))]
-    short = {name: name.split(" [")[0] for name in kept}
-    rows = [
-        [
-            board.selection.labels[i],
-            *(score_cell(board, i, t).text(spread="±") for t in range(len(board.selection.tasks))),
-            *(columns[name][i] for name in kept),
-        ]
-        for i in board.order
-    ]
-    rows.append(["(teacher)", *(number(100 * float(score)) for score in board.teacher), *("" for _ in kept)])
-    table = tabulate(rows, ["strategy", *task_headers(board), *short.values()], tablefmt="simple", disable_numparse=True)
-    said = [textwrap.fill(sentence, width) for sentence in (" ".join(legend(board)), *caption(board))]
-    return printable("\n".join([table, "", *said]))
 
 
 def _chosen_settings(board: Leaderboard, label: str) -> str:
@@ -158,7 +197,7 @@ def _plain(value: object) -> object:
         return "" if math.isnan(value) else repr(float(value))
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@"):
         return f"'{value}"  # spreadsheets would compute it
-    return value
+    return "" if value is None else value
 
 
 def _tex_cell(cell: Cell) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from harness.stats.metrics import Array
@@ -34,17 +32,6 @@ def interquartile_mean(scores: Array) -> Array:
     flat = scores.reshape(*scores.shape[:-2], -1)
     trimmed = trim_mean(flat, 0.25, axis=-1)
     return np.where(np.isnan(flat).any(-1), np.nan, trimmed)
-
-
-def stratified_bootstrap(scores: Array, statistic: Callable[[Array], Array], draws: int, seed: int) -> Array:
-    """`statistic` of scores [strategies, tasks, repeats] with the repeats of each task drawn anew: [draws, strategies].
-
-    The tasks are fixed: what is said holds for these tasks. All strategies get the same draws, as their repeats are paired.
-    """
-    _, tasks, repeats = scores.shape
-    drawn = np.random.default_rng(seed).integers(0, repeats, size=(draws, tasks, repeats))
-    resampled = scores[:, np.arange(tasks)[None, :, None], drawn]  # [strategies, draws, tasks, repeats]
-    return np.asarray(statistic(resampled).T)
 
 
 def probability_of_improvement(scores: Array, baseline: Array) -> Array:

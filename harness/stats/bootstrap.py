@@ -54,23 +54,21 @@ def _example_counts(rng: np.random.Generator, rows: int, draws: int) -> NDArray[
     return np.bincount(drawn.ravel(), minlength=draws * rows).reshape(draws, rows).astype(np.float32)
 
 
-def drawn_repeats(scores: Array, draws: int, seed: int, freedom: int | None = None) -> Array:
-    """What the mean over repeats may be off by, as the repeats differ: scores [..., repeats] -> [draws, ...].
+def repeat_directions(repeats: int, draws: int, seed: int, freedom: int) -> Array:
+    """[draws, repeats]: times the scores of the repeats, what their mean may be off by as repeats differ.
 
-    Student's t with `freedom` degrees (default: repeats - 1) and the scale of the standard error of the mean, the same
-    directions for all leading indices, so that differences of paired repeats come out right. Drawing two or three repeats
-    with replacement instead has two thirds of that variance or less and no tails, and finds differences between equals
-    (tests/harness/stats/test_size.py). One repeat: zeros, nothing is known of the others.
+    Student's t with `freedom` degrees and the scale of the standard error of the mean, the same directions for everyone, so
+    that differences of paired repeats come out right. Drawing two or three repeats with replacement instead has two thirds
+    of that variance or less and no tails, and finds differences between equals (tests/harness/stats/test_size.py). One
+    repeat: zeros, nothing is known of the others.
     """
-    repeats = scores.shape[-1]
     if repeats == 1:
-        return np.zeros((draws, *scores.shape[:-1])) + 0 * scores[..., 0]
+        return np.zeros((draws, 1))
     rng = np.random.default_rng(seed)
-    freedom = repeats - 1 if freedom is None else freedom
     directions = rng.standard_normal((draws, repeats))
     directions -= directions.mean(1, keepdims=True)
     directions *= np.sqrt(freedom / rng.chisquare(freedom, (draws, 1)) / (repeats * (repeats - 1)))
-    return np.asarray(np.einsum("dr,...r->d...", directions, scores))
+    return np.asarray(directions)
 
 
 def interval(samples: Array, level: float = 0.95) -> Array:

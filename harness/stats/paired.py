@@ -1,4 +1,4 @@
-"""Two strategies on one task, compared in pairs."""
+"""Strategies on one task, compared in pairs: what the rows and what the repeats leave open."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.stats.bootstrap import drawn_repeats, interval, resampled_scores, two_sided_p
-from harness.stats.mcnemar import McNemar, mcnemar
+from harness.stats.bootstrap import interval, repeat_directions, resampled_scores
 from harness.stats.metrics import METRICS, Array, class_indicators
-from harness.stats.power import minimum_detectable_effect
 
 
 @dataclass(frozen=True)
@@ -23,35 +21,55 @@ class Seeds:
 
 
 @dataclass(frozen=True)
-class TaskSample:
-    """Bootstrap of one task. All strategies share the draws of examples and of repeats."""
+class Contrast:
+    """A sum of signed mean scores, fractions; NaN where a repeat is missing."""
 
-    means: Array
-    """[draws, strategies]: mean over repeats on the drawn examples, off by what repeats differ; NaN: a repeat is missing."""
+    draws: Array
+    """[draws]: other examples, and other repeats by Student's t with repeats - 1 degrees of freedom."""
     pooled: Array
     """The same for averages over tasks, where the spread of repeats is known from those of all tasks."""
 
-    @property
-    def intervals(self) -> Array:
-        """Of the scores, [2, strategies], 95 %: to look at, so with the tails of `pooled`; tests rest on `differences`."""
-        return interval(self.pooled)
-
-    def differences(self, baseline: int) -> Array:
-        """[draws, strategies]: strategy minus baseline."""
-        return self.means - self.means[:, [baseline]]
-
 
 @dataclass(frozen=True)
-class PairedResult:
-    """a minus b, fractions."""
+class TaskSample:
+    """Bootstrap of one task. All strategies share the draws of examples and of repeats."""
 
-    difference: float
-    low: float
-    high: float
-    p: float
-    detectable: float
-    """The smallest true difference that would be found with probability 0.8 at level 0.05."""
-    mcnemar: McNemar
+    scores: Array  # [strategies, repeats]
+    over_examples: Array
+    """[draws, strategies]: mean over repeats on the drawn examples; NaN: a repeat is missing."""
+    directions: tuple[Array, Array]
+    """[draws, repeats] of `repeat_directions`, with the degrees of freedom of this task and of all tasks."""
+    examples_covariance: Array
+    """[strategies, strategies] of `over_examples`."""
+    chance_covariance: Array
+    """The part of it that is no run's luck alike: what a run errs on an example by chance. It is in the spread of the repeats
+    already, and would count twice."""
+    repeats_covariance: Array
+    """Of the mean over repeats, as repeats differ."""
+
+    @property
+    def intervals(self) -> Array:
+        """Of the scores, [2, strategies], 95 %: to look at, so with the tails of the pooled draws."""
+        return interval(np.stack([self.contrast(i).pooled for i in range(len(self.scores))], axis=1))
+
+    def contrast(self, first: int, second: int | None = None) -> Contrast:
+        """First minus second; the score of the first where there is no second."""
+        over_examples, whole = self.over_examples[:, first], self.scores[first]
+        if second is not None:
+            over_examples, whole = over_examples - self.over_examples[:, second], whole - self.scores[second]
+        middle = over_examples.mean()
+        variance = variance_of(self.examples_covariance, first, second)
+        shared = variance - variance_of(self.chance_covariance, first, second)
+        scale = np.sqrt(np.clip(shared / variance, 0.0, 1.0)) if variance > 0 else 1.0
+        drawn = middle + (over_examples - middle) * scale
+        return Contrast(*(drawn + directions @ whole for directions in self.directions))
+
+
+def variance_of(covariance: Array, first: int, second: int | None) -> float:
+    """Of first minus second, or of the first alone."""
+    if second is None:
+        return float(covariance[first, first])
+    return float(covariance[first, first] + covariance[second, second] - 2 * covariance[first, second])
 
 
 def sample_task(
@@ -66,43 +84,28 @@ def sample_task(
 ) -> TaskSample:
     """`labels` [rows], `predicted` [strategies, repeats, rows], `present` [strategies, repeats] (False: no such run).
 
-    With one repeat, the examples alone are drawn. `tasks`: how many tasks `pooled` is averaged over.
+    With one repeat, the examples alone are drawn. `tasks`: how many tasks the pooled draws are averaged over.
     """  # fmt: skip
     strategies, repeats, rows = predicted.shape
-    scores = resampled_scores(metric, labels, predicted.reshape(-1, rows), classes, draws, seeds.examples)
-    over_examples = np.where(present, scores.reshape(draws, strategies, repeats), np.nan).mean(-1)
+    drawn = resampled_scores(metric, labels, predicted.reshape(-1, rows), classes, draws, seeds.examples)
+    drawn = np.where(present, drawn.reshape(draws, strategies, repeats), np.nan)
+    over_examples = drawn.mean(-1)
     whole = np.where(present, point_scores(metric, labels, predicted, classes), np.nan)
-    means, pooled = (
-        over_examples + drawn_repeats(whole, draws, seeds.repeats, freedom) for freedom in (repeats - 1, tasks * (repeats - 1))
-    )
-    return TaskSample(means, pooled)
+    covariance = _covariance(over_examples.T)
+    chance, of_repeats = np.zeros_like(covariance), np.zeros_like(covariance)
+    if repeats > 1:
+        # runs share the examples and nothing else: the covariance of two runs is what the examples do to all alike
+        each = np.mean([_covariance(drawn[:, :, r].T) for r in range(repeats)], axis=0)
+        chance = (each - covariance) / (repeats - 1)
+        of_repeats = _covariance(whole) / repeats
+    freedoms = (repeats - 1, tasks * (repeats - 1))
+    own, pooled = (repeat_directions(repeats, draws, seeds.repeats, freedom) for freedom in freedoms)
+    return TaskSample(whole, over_examples, (own, pooled), covariance, chance, of_repeats)
 
 
-def compare_pair(
-    metric: str,
-    labels: NDArray[np.int64],
-    predicted_a: NDArray[np.int64],
-    predicted_b: NDArray[np.int64],
-    classes: int,
-    draws: int,
-    seeds: Seeds,
-    tasks: int = 1,
-) -> tuple[PairedResult, Array]:
-    """`predicted_*` [repeats, rows], paired by repeat and row. Also the draws [draws] for an average over `tasks` tasks."""
-    both = np.stack([predicted_a, predicted_b])
-    sample = sample_task(metric, labels, both, np.ones(both.shape[:2], bool), classes, draws, seeds, tasks)
-    differences = sample.differences(1)[:, 0]
-    whole = point_scores(metric, labels, both, classes).mean(1)
-    low, high = interval(differences)
-    result = PairedResult(
-        difference=float(whole[0] - whole[1]),
-        low=float(low),
-        high=float(high),
-        p=float(two_sided_p(differences)),
-        detectable=float(minimum_detectable_effect(differences)),
-        mcnemar=mcnemar(predicted_a == labels, predicted_b == labels),
-    )
-    return result, sample.pooled[:, 0] - sample.pooled[:, 1]
+def _covariance(values: Array) -> Array:
+    """Of rows [rows, columns], n - 1."""
+    return np.asarray(np.atleast_2d(np.cov(values)))
 
 
 def point_scores(metric: str, labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> Array:

@@ -1,13 +1,19 @@
-"""How small an effect could have been seen."""
+"""How small an effect could have been seen, and how many repeats one of a given size needs."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from harness.stats.metrics import Array
+from harness.stats.multiple import LEVEL, smallest_p
+
+POWER = 0.8
+MOST_REPEATS = 1000
 
 
-def minimum_detectable_effect(differences: Array, alpha: float = 0.05, power: float = 0.8) -> Array:
+def minimum_detectable_effect(differences: Array, alpha: float = LEVEL, power: float = POWER) -> Array:
     """The true difference that a two-sided test of level `alpha` finds with probability `power`.
 
     `differences` [draws, ...]: a bootstrap of the observed difference. An effect is found where its draws leave 0 outside
@@ -16,3 +22,38 @@ def minimum_detectable_effect(differences: Array, alpha: float = 0.05, power: fl
     """
     low, middle, high, powerful, powerless = np.quantile(differences, [alpha / 2, 0.5, 1 - alpha / 2, power, 1 - power], axis=0)
     return np.asarray((high - low) / 2 + np.fmax(powerful - middle, middle - powerless))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Variances of an observed mean difference, by where they come from."""
+
+    examples: float
+    """Of the rows that were reported on; further repeats do not lessen it."""
+    repeat: float
+    """Of one repeat; of N repeats it is an N-th."""
+    tasks: int = 1
+    """Whose repeats tell `repeat`: tasks x (repeats - 1) degrees of freedom."""
+    units: int = 1
+    """Of one repeat, for sign-flips."""
+
+    def detectable(self, repeats: int, level: float, power: float = POWER) -> float:
+        """The difference that a t test of this level finds with this power; infinite where flips allow no p below 5 %."""
+        from scipy.stats import norm, t
+
+        freedom = self.tasks * (repeats - 1)
+        if smallest_p(self.units * repeats) >= LEVEL or (freedom < 1 and self.repeat > 0):
+            return float("inf")
+        error = (self.examples + self.repeat / repeats) ** 0.5
+        quantile = (norm if freedom < 1 else t(freedom)).ppf
+        return float((quantile(1 - level / 2) + quantile(power)) * error)
+
+    def repeats_for(self, effect: float, level: float, power: float = POWER) -> int | None:
+        """So many repeats show `effect`; None where MOST_REPEATS do not, for want of rows."""
+        few, many = 1, MOST_REPEATS
+        if not self.detectable(many, level, power) <= effect:
+            return None
+        while few < many:
+            middle = (few + many) // 2
+            few, many = (few, middle) if self.detectable(middle, level, power) <= effect else (middle + 1, many)
+        return few

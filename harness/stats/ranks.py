@@ -50,6 +50,33 @@ def rank_strategies(scores: Array, alpha: float = 0.05) -> Ranking:
     return Ranking(ranks, p, difference, _cliques(ranks, difference))
 
 
+@dataclass(frozen=True)
+class RankRange:
+    """The ranks that a strategy may have, 1 being best."""
+
+    best: int
+    """1 + how many are shown to be better."""
+    worst: int
+    """All but those that it is shown to be better than."""
+
+
+def rank_ranges(means: Array, examples: Array, repeats: Array, freedom: int, alpha: float = 0.05) -> list[RankRange]:
+    """Of means [strategies]; `examples` and `repeats` [strategies, strategies] are their covariances by what they come from.
+
+    One-sided t tests of all pairs with `freedom` degrees (normal for 0: then `repeats` is 0), not corrected: who is not told
+    apart shares ranks.
+    """
+    from scipy.stats import norm, t
+
+    variance = sum(np.add.outer(np.diag(v), np.diag(v)) - 2 * v for v in (examples, repeats))
+    error = np.sqrt(np.maximum(variance, 0.0))
+    ahead = means[:, None] - means[None, :]
+    critical = (norm if freedom < 1 else t(freedom)).ppf(1 - alpha)
+    better = (ahead > critical * error) & (ahead > 1e-9)
+    count = len(means)
+    return [RankRange(1 + int(better[:, i].sum()), count - int(better[i].sum())) for i in range(count)]
+
+
 def _cliques(ranks: Array, difference: float) -> tuple[tuple[int, ...], ...]:
     order = np.argsort(ranks, kind="stable")
     found: list[tuple[int, ...]] = []

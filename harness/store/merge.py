@@ -12,6 +12,7 @@ from typing import Any
 from harness.errors import StoreError
 from harness.records import TrialRecord
 from harness.store.store import Store
+from harness.study.comparisons import ProtocolSpec
 from harness.whole_folder import whole_folder
 
 
@@ -154,7 +155,7 @@ def _compare_manifests(manifests: list[tuple[str, dict[str, Any]]]) -> list[str]
                     f"rows cannot share a table; give both the same data, caps and data.seed."
                 )
         for key in ("models", "protocol"):
-            if first.get("study", {}).get(key) != other.get("study", {}).get(key):
+            if _declared(first, key) != _declared(other, key):
                 raise StoreError(f"{first_name} and {name} differ in the study's `{key}`: they cannot share a table.")
         for key in ("training", "search"):
             if first.get("study", {}).get(key) != other.get("study", {}).get(key):
@@ -163,6 +164,12 @@ def _compare_manifests(manifests: list[tuple[str, dict[str, Any]]]) -> list[str]
         if commits[0] != commits[1]:
             found.append(f"commits {commits[0]} ({first_name}) and {commits[1]} ({name})")
     return found
+
+
+def _declared(manifest: dict[str, Any], section: str) -> Any:
+    """A section of the study; what came later into the protocol is at its default in an older one."""
+    found = manifest.get("study", {}).get(section)
+    return {**ProtocolSpec().model_dump(mode="json"), **(found or {})} if section == "protocol" else found
 
 
 def _merge_manifests(manifests: list[dict[str, Any]]) -> dict[str, Any]:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
+from harness.study.comparisons import CONTROLS, REFERENCES
 from harness.study.schema import Study
 from strategies.registry import resolve
-
-REFERENCES = ("ce_only", "kd_only", "fixed_alpha", "random_weights")
-"""Always run: without them a gain cannot be read."""
-CONTROLS = ("shuffled", "batch_mean")
-"""Wrappers that take the sample-wise information from a learned strategy's weights."""
 
 
 def protocol_warnings(study: Study) -> tuple[str, ...]:

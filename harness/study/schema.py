@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from harness.study.comparisons import ProtocolSpec
 from harness.study.resources import ResourcesSpec
 from harness.study.section import Section
 from harness.study.tasks import TaskSpec, check_splits
@@ -268,12 +269,6 @@ class SearchSpec(Section):
     repeat: Literal["search", "winner"] = "search"
     """search: every repeat is a search of its own (the leaderboard's rule). winner: one search, then its best configuration
     with `repeats` seeds (cheaper, and labelled so)."""
-
-
-class ProtocolSpec(Section):
-    version: Literal["1.1"] = "1.1"
-    label_budget: Literal["equal_labels", "equal_fit"] = "equal_labels"
-    """equal_labels: strategies that need no meta set train on fit + meta. equal_fit: nobody trains on meta."""
 
 
 class Study(Section):

@@ -21,9 +21,12 @@ class Plot:
 
 
 PLOTS = (
+    ("forest", "Gains over plain KD, and verdicts",
+     "Mean over tasks with 95 % intervals; band: the margin. Hollow: undecided, not declared; controls under theirs."),
     ("leaderboard", "Scores with 95 % intervals",
      "Bars: bootstrap over examples, t over repeats; ticks: single repeats; dashed: plain KD; dotted: references."),
-    ("gains", "Gains over plain KD", "In points. Bold with *: p < 0.05 (Holm); †: failed runs; ‡ or hatched: missing runs."),
+    ("gains", "Gains on each task",
+     "Points over plain KD. Bold with *: p < 0.05, corrected; †: failed runs; ‡, hatched: missing."),
     ("critical_difference", "Mean ranks",
      "Critical-difference diagram (Friedman, Nemenyi). So few tasks separate extremes only: this is no ground for a claim."),
     ("win_rates", "Win rates",
@@ -47,6 +50,7 @@ PLOTS = (
 def write_plots(board: Leaderboard, folder: Path) -> list[Plot]:
     """Write every plot that has data into `folder`, which holds nothing else afterwards."""
     from harness.report.plots.cost import draw_cost
+    from harness.report.plots.forest import draw_forest
     from harness.report.plots.matrices import draw_gains, draw_wins
     from harness.report.plots.ranks import draw_ranks
     from harness.report.plots.scores import draw_scores
@@ -56,6 +60,7 @@ def write_plots(board: Leaderboard, folder: Path) -> list[Plot]:
     from harness.report.plots.weights import draw_flips, draw_teacher, draw_trajectories
 
     draw = {
+        "forest": draw_forest,
         "leaderboard": draw_scores,
         "gains": draw_gains,
         "critical_difference": draw_ranks,

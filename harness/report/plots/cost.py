@@ -21,8 +21,7 @@ def draw_cost(board: Leaderboard) -> Figure | str:
     """Training time relative to plain KD (seconds where there is none) and score; names at the right, tied to their points."""
     relative = board.baseline is not None and np.isfinite(board.costs.relative_seconds).any()
     cost = board.costs.relative_seconds if relative else board.costs.seconds
-    normalised = bool(np.isfinite(board.normalised.value).any())
-    score = board.normalised.value if normalised else board.mean_score.value * 100
+    score = board.mean_score.value * 100
     points = [i for i in board.order if np.isfinite(cost[i]) and np.isfinite(score[i]) and cost[i] > 0]
     if len(points) < 2:
         return "fewer than two strategies have both a score over all tasks and a cost"
@@ -45,7 +44,7 @@ def draw_cost(board: Leaderboard) -> Figure | str:
     axis.set_xlabel(
         f"training time relative to {shown(board.baseline_label or '')}" if relative else "training seconds of one trial"
     )
-    axis.set_ylabel("normalised score" if normalised else "mean score")
+    axis.set_ylabel("mean score")
     _names(axis, board, points, cost, score, front, height)
     kind_legend(figure, {kind_of(board, i) for i in points})
     return figure

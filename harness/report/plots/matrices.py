@@ -16,6 +16,7 @@ from harness.report.cells import score_cell
 from harness.report.leaderboard import Leaderboard
 from harness.report.plots.style import FEW, LIGHT, new_figure, shown, wrapped
 from harness.report.tables import task_headers
+from harness.report.verdicts import BETTER, WORSE
 from harness.stats.metrics import Array
 
 _COLOURS = "PuOr"
@@ -79,8 +80,8 @@ def _signed(value: float) -> str:
 def _note(board: Leaderboard, label: int, column: int) -> str:
     """`*` significant, `†` failed, `‡` missing cells."""
     if column == len(board.selection.tasks):
-        p = board.gain_p_holm[label]
-        return "*" if np.isfinite(p) and p < 0.05 else ""
+        found = board.comparisons[label]
+        return "*" if found is not None and found.verdict in (BETTER, WORSE) else ""
     cell = score_cell(board, label, column)
     return ("*" if cell.mark else "") + ("†" if cell.failed else "") + ("‡" if cell.incomplete else "")
 

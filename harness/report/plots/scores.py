@@ -20,10 +20,9 @@ _REPEAT: dict[str, Any] = {"linestyle": "none", "marker": "|", "color": GREY, "m
 def draw_scores(board: Leaderboard) -> Figure:
     """Rows are strategies, best on top; one panel over tasks (where there is one to show), one panel per task."""
     order = board.order
-    normalised = np.isfinite(board.normalised.value).any()
-    overall = board.normalised if normalised else board.mean_score
+    overall = board.mean_score
     tasks = len(board.selection.tasks)
-    with_overall = bool(np.isfinite(overall.value).any()) and (tasks > 1 or bool(normalised))
+    with_overall = bool(np.isfinite(overall.value).any()) and tasks > 1
     longest = max(len(label) for label in board.selection.labels)
     widths = ([2.1] if with_overall else []) + [1.25 if tasks > 1 else 3.0] * tasks
     figure = new_figure(sum(widths) + 0.085 * longest + 0.3, 0.21 * len(order) + 1.15)
@@ -31,15 +30,9 @@ def draw_scores(board: Leaderboard) -> Figure:
     panels = list(axes)
     if with_overall:
         axis = panels.pop(0)
-        scale = 1.0 if normalised else 100.0
         for y, i in enumerate(order):
-            _interval(axis, board, i, y, overall.value[i] * scale, overall.low[i] * scale, overall.high[i] * scale)
-        if normalised:
-            axis.axvline(0.0, color=LIGHT, linewidth=0.8, zorder=0)
-            axis.axvline(1.0, **_TEACHER, zorder=0)
-            axis.set_xlabel("normalised score\n(0 student alone, 1 teacher)")
-        else:
-            axis.set_xlabel("mean over tasks")
+            _interval(axis, board, i, y, overall.value[i] * 100, overall.low[i] * 100, overall.high[i] * 100)
+        axis.set_xlabel("mean over tasks")
         _withheld(axis, [y for y, i in enumerate(order) if np.isnan(overall.value[i])])
     for t, (axis, header) in enumerate(zip(panels, task_headers(board), strict=True)):
         for y, i in enumerate(order):

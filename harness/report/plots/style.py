@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from harness.report.leaderboard import Leaderboard
-from harness.study.protocol import CONTROLS, REFERENCES
+from harness.study.comparisons import kind_of_strategy
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
@@ -127,12 +127,8 @@ def _with_few_colours(picture: Any) -> Any:
 
 def kind_of(board: Leaderboard, label: int) -> str:
     """A key of KINDS."""
-    strategy = board.selection.strategies[board.selection.labels[label]]
-    if label == board.baseline:
-        return "plain KD"
-    if strategy in REFERENCES:
-        return "reference"
-    return "control" if strategy.partition("(")[0] in CONTROLS else "strategy"
+    kind = kind_of_strategy(board.selection.strategies[board.selection.labels[label]])
+    return "reference" if kind == "plain KD" and label != board.baseline else kind
 
 
 def shown(text: str) -> str:

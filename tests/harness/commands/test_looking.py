@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -113,3 +114,21 @@ def test_two_strategies_and_two_folders_are_compared(capsys, tmp_path):
     assert "Did you mean 'rw_kd'?" in capsys.readouterr().err
     assert main(["compare", one, str(tmp_path / "three")]) == 2
     assert "no such result folder" in capsys.readouterr().err
+
+
+def test_a_plan_says_what_it_takes_to_see_a_difference(capsys, tmp_path):
+    """Twice the difference takes about a quarter of the repeats; a store that knows nothing of the tasks is no help."""
+    build_store(
+        tmp_path / "earlier", Planted(("sst2", "qnli"), ("ce_only", "fixed_alpha", "wsl"), repeats=4, trials=1, rows=400)
+    )
+    study = ["plan", "studies/planted_truth.yaml", "--set", "data.generated.report_rows=100000"]
+    said = {points: shown(capsys, *study, "--detect", points, "--from", str(tmp_path / "earlier")) for points in ("1", "2")}
+    one, two = (int(re.search(r"points need (\d+) repeats", text)[1]) for text in said.values())
+    assert 1.5 < one / two < 6
+    assert "Dearest per bit of certainty: " in said["1"]
+    build_store(tmp_path / "other", Planted(("cola",), ("fixed_alpha", "wsl"), repeats=2, trials=1, rows=40))
+    assert main([*study, "--detect", "1", "--from", str(tmp_path / "other")]) == 2
+    assert "no earlier store tells" in capsys.readouterr().err
+    assert "search.repeats=3" in shown(capsys, *study, "--detect", "1", "--pilot", "3")
+    assert main([*study, "--pilot", "3"]) == 2
+    assert "go with --detect" in capsys.readouterr().err

@@ -122,3 +122,13 @@ def _with_strategy(cell, strategy):
 def _total(text: str) -> float:
     line = next(line for line in text.splitlines() if " GPU-hours: " in line)
     return float(line.split()[0].replace(",", ""))
+
+
+def test_a_study_that_can_show_nothing_is_told_so_before_it_runs():
+    few, enough = (
+        describe(make_plan(tiny_study(tasks=["sst2", "rte"], search={"trials": 1, "repeats": repeats}), Path.cwd()))
+        for repeats in (2, 3)
+    )
+    assert "2 data sets x 2 repeats allow no p below 0.12" in few
+    assert "allow no p" not in enough
+    assert "Declared: " in enough

@@ -245,3 +245,26 @@ def test_a_teachers_training_may_differ_by_task():
         with pytest.raises(StudyError, match=said) as caught:
             planned(tasks=["sst2", "rte"], models={**models, "teachers": [wrong]})
         assert caught.value.where[:5] == ("models", "teachers", 0, "training_per_task", task)
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "says"),
+    [
+        ({"primary": ["wls"]}, "Did you mean 'wsl'"),
+        ({"primary": ["fixed_alpha"]}, "plain KD itself"),
+        ({"controls": ["wsl"]}, r"run shuffled\(wsl\) or batch_mean\(wsl\)"),
+        ({"controls": ["gone"]}, "is not a strategy of this study"),
+    ],
+)
+def test_a_comparison_of_what_is_not_there_is_refused_before_the_run(comparisons: dict[str, Any], says: str) -> None:
+    with pytest.raises(StudyError, match=says) as raised:
+        planned(strategies=["fixed_alpha", "wsl"], protocol={"comparisons": comparisons})
+    assert raised.value.where[:2] == ("protocol", "comparisons")
+
+
+def test_what_is_declared_changes_no_trial() -> None:
+    strategies = ["fixed_alpha", "wsl", "shuffled(wsl)"]
+    declared = {"comparisons": {"primary": ["wsl"], "controls": []}, "margin": 1.0}
+    plain, other = planned(strategies=strategies), planned(strategies=strategies, protocol=declared)
+    assert [spec(plain, cell).key for cell in range(3)] == [spec(other, cell).key for cell in range(3)]
+    assert other.study.model_dump(mode="json")["protocol"]["comparisons"] == declared["comparisons"]

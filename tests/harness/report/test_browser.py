@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +11,10 @@ from typing import Any
 import pytest
 
 from harness.report import Report, build_report
+from harness.report.finding import finding
 from harness.report.leaderboard import Leaderboard, make_leaderboard
 from harness.report.plots import PLOTS
-from harness.stats.aggregate import win_rates
-from harness.stats.multiple import holm
-from harness.stats.ranks import critical_difference, mean_ranks
+from strategies.registry import resolve
 from tests.harness.report.stores import Planted, build_store
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
@@ -72,8 +72,10 @@ def shown(study: Path) -> Leaderboard:
 def test_it_renders_the_leaderboard(page: Opened, shown: Leaderboard) -> None:
     names = [shown.selection.labels[i] for i in shown.order]
     assert page.column("Strategy") == names
-    assert page.column("Normalised") == [f"{shown.normalised.value[i]:.2f}".replace("-0.00", "0.00") for i in shown.order]
-    assert page.page.locator("figure img").count() == len(PLOTS)
+    assert page.column("Normalised") == [f"{shown.normalised[i]:.2f}".replace("-0.00", "0.00") for i in shown.order]
+    assert page.column("Verdict") == [shown.verdict(i) or "–" for i in shown.order]
+    assert page.page.locator(".answer").inner_text() == finding(shown)[0].replace("`", "")
+    assert page.page.locator("figure img").count() == len(PLOTS) - 1  # the forest is drawn here
     assert page.page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 100)")
     assert "†" in page.column("rte acc")[names.index("wsl")]
 
@@ -90,39 +92,75 @@ def test_it_sorts_both_ways(page: Opened) -> None:
     assert page.page.locator("#board th[aria-sort=ascending]").count() == 1
 
 
-def test_it_filters_by_name_without_changing_figures(page: Opened) -> None:
-    before = dict(zip(page.column("Strategy"), page.column("Rank"), strict=True))
+def test_it_finds_names_families_and_papers_but_no_settings(page: Opened, shown: Leaderboard) -> None:
     page.page.fill("#find", "RW")
-    assert set(page.column("Strategy")) == {"rw_kd", "shuffled(rw_kd)"}
-    assert dict(zip(page.column("Strategy"), page.column("Rank"), strict=True)).items() <= before.items()
-    page.page.fill("#find", "no such")
-    assert page.column("Strategy") == []
+    assert set(page.column("Strategy")) >= {"rw_kd", "shuffled(rw_kd)"}
+    page.page.fill("#find", "meta-learned")
+    assert "rw_kd" in page.column("Strategy")
+    assert "ce_only" not in page.column("Strategy")
+    for nothing in ("no such", "hidden_size"):
+        page.page.fill("#find", nothing)
+        assert page.column("Strategy") == []
+        assert page.page.locator("#forest .row").count() == 0
+    page.page.fill("#find", "")
+    page.page.locator("#families button").get_by_text("fixed", exact=True).click()
+    family = {label for label, name in shown.selection.strategies.items() if resolve(name).strategy.family == "fixed"}
+    assert set(page.column("Strategy")) == family > {"fixed_alpha"}
 
 
-def test_relative_figures_follow_the_chosen_strategies(page: Opened, shown: Leaderboard) -> None:
-    labels = shown.selection.labels
-    out = {"ce_only", "shuffled(rw_kd)", "random_weights"}
-    page.page.locator(".choice summary").click()
-    for name in sorted(out):
-        page.page.locator("#chosen label").get_by_text(name, exact=True).click()
-    kept = [i for i in shown.order if labels[i] not in out]
-    assert page.column("Strategy") == [labels[i] for i in kept]
-    scores = shown.selection.scores[kept]
-    assert [float(text) for text in page.column("Rank")] == pytest.approx(mean_ranks(scores.mean(-1)).tolist(), abs=0.051)
-    wins = win_rates(scores)
-    expected = [sum(row[j] for j in range(len(kept)) if j != i) / (len(kept) - 1) for i, row in enumerate(wins)]
-    assert [float(text.split()[0]) for text in page.column("Win rate")] == pytest.approx([100 * w for w in expected], abs=0.51)
-    p = holm(shown.gain_p[kept])
-    got = page.column("p (Holm)")
-    assert [text for text in got if text != "–"] == [f"{value:.3f}" for value in p if value == value]
-    note = page.page.locator("#relative").inner_text()
-    assert f"among these {len(kept)}" in note
-    assert not any(name in note.replace("shuffled(rw_kd)", "") for name in ("ce_only", "random_weights"))
-    assert f"closer than {critical_difference(len(kept), len(shown.selection.tasks)):.1f}" in note
-    page.page.locator("#choose-none").click()
-    assert page.column("Strategy") == []
-    page.page.locator("#choose-all").click()
-    assert len(page.column("Strategy")) == len(labels)
+def figures(page: Opened) -> dict[str, tuple[str, ...]]:
+    """What the page says of each strategy: in the table, and in the forest plot."""
+    columns = [page.column(header) for header in ("Strategy", "Gain over fixed_alpha", "Verdict", "p", "Rank")]
+    marks = page.page.evaluate(
+        """[...document.querySelectorAll('#board tbody tr')]
+        .map((row) => row.querySelector('.better, .worse, .undecided, .equivalent')?.className || '')"""
+    )
+    drawn = page.page.evaluate(
+        """[...document.querySelectorAll('#forest .row')]
+        .map((row) => [row.querySelector('title').textContent, row.querySelector('.said').textContent])"""
+    )
+    said = {title.split(":")[0]: title + text for title, text in drawn}
+    return {row[0]: (*row[1:], mark, said.get(row[0], "")) for *row, mark in zip(*columns, marks, strict=True)}
+
+
+def test_nothing_that_a_reader_does_changes_a_p_or_a_verdict(page: Opened, shown: Leaderboard) -> None:
+    before = figures(page)
+    primary = {label for label in shown.selection.labels if label in shown.declared.primary}
+    assert {name for name, (_, verdict, *_) in before.items() if verdict != "–"} == primary
+    for name, (_, _, p, *_) in before.items():
+        one = shown.comparisons[shown.selection.labels.index(name)]
+        assert p == ("–" if one is None or name not in primary else f"{one.p:.3f}")
+    buttons = page.page.locator("#leaderboard button")
+    names = [name for name in buttons.all_inner_texts() if name not in ("Over tasks", "SVG", "PNG", "CSV")]
+    for name in names:  # but the one that puts away the columns that are read here
+        found = page.page.locator("#leaderboard button", has_text=re.compile(f"^{re.escape(name)}$"))
+        for _ in range(2):
+            if found.count():  # a column's, and it is not put away
+                found.first.click()
+                assert figures(page).items() <= before.items()
+    for words in ("rw", "zhou", "adaptive", ""):
+        page.page.fill("#find", words)
+        assert figures(page).items() <= before.items()
+
+
+def test_a_link_shows_what_was_looked_at(browser: Any, page: Opened) -> None:
+    page.page.fill("#find", "kd")
+    page.sort("Mean")
+    page.page.get_by_role("button", name="Each task").click()
+    link = page.page.evaluate("location.href")
+    other = browser.new_page(viewport={"width": 1400, "height": 900})
+    other.goto(link)
+    assert other.locator("#board").inner_text() == page.page.locator("#board").inner_text()
+    assert other.locator("#find").input_value() == "kd"
+    other.close()
+
+
+@pytest.mark.parametrize(("button", "start"), [("#save-svg", b"<svg"), ("#save-png", b"\x89PNG"), ("#save-csv", b"label,gain")])
+def test_the_forest_can_be_taken_along(page: Opened, tmp_path: Path, button: str, start: bytes) -> None:
+    with page.page.expect_download() as waited:
+        page.page.locator(button).click()
+    waited.value.save_as(tmp_path / "file")
+    assert (tmp_path / "file").read_bytes().startswith(start)
 
 
 def test_columns_can_be_put_away(page: Opened) -> None:
@@ -166,16 +204,13 @@ def test_nothing_sticks_out(browser: Any, report: Report, width: int) -> None:
     opened.page.close()
 
 
-def test_holes_withhold_ranks_until_they_are_taken_out(browser: Any, holes: Path) -> None:
+def test_holes_withhold_ranks_and_averages(browser: Any, holes: Path) -> None:
     build_report(holes)
     opened = Opened(browser, holes / "index.html", 1400)
     headers = " ".join(opened.page.locator("#board thead th").all_inner_texts())
     assert "Rank" not in headers
-    assert "withheld: cells of wsl are missing" in opened.page.locator("#relative").inner_text()
     assert "withheld" in opened.column("Mean")
-    opened.page.locator(".choice summary").click()
-    opened.page.locator("#chosen label").get_by_text("wsl", exact=True).click()
-    assert sorted(opened.column("Rank"))[0] in ("1.0", "1.5")
+    assert opened.page.locator("#forest .row").count() == 2  # of four: plain KD, and one with a hole
     opened.page.close()
 
 

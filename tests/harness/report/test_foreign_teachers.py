@@ -60,5 +60,5 @@ def test_one_that_is_no_reference_enters_no_normalised_score(store: Store) -> No
     assert any("theirs is no reference" in note for note in without.notes)
     none = board(store, {**HOME, "reference": False}, {**FOREIGN, "reference": False})
     assert np.isnan(none.teacher).all()
-    assert np.isnan(none.normalised.value).all()
+    assert np.isnan(none.normalised).all()
     assert any("there is no normalised score" in note for note in none.notes)

@@ -4,98 +4,94 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from harness.__main__ import main
 from harness.errors import UserError
 from harness.report import Report
 from harness.report.compare import Side, compare_labels
-from harness.report.controls import AgainstControl, against_controls
+from harness.report.controls import AgainstControls
 from harness.report.finding import finding
 from harness.report.leaderboard import Leaderboard
 from harness.report.notes import FILE, Notes, render_notes
 from harness.report.readme import PARTS, refreshed, store_readme
+from harness.study.comparisons import ComparisonsSpec, families
 
 EMPTY = "<!-- report {store}: {parts} -->\nold\n<!-- end of report -->\n"
 
 
-def with_gains(board: Leaderboard, gains: dict[str, float], p: float) -> Leaderboard:
-    """The board as if these labels alone had been told from plain KD."""
-    value, adjusted = np.zeros(len(board.selection.labels)), np.ones(len(board.selection.labels))
-    for label, gain in gains.items():
-        place = board.selection.labels.index(label)
-        value[place], adjusted[place] = gain, p
-    adjusted[board.baseline] = np.nan
-    return replace(board, gain=replace(board.gain, value=value), gain_p_holm=adjusted)
+def with_verdicts(board: Leaderboard, verdicts: dict[str, tuple[float, str]]) -> Leaderboard:
+    """The board as if these labels alone were the primary family, with these gains and verdicts."""
+    labels = board.selection.labels
+    comparisons = list(board.comparisons)
+    for label, (gain, verdict) in verdicts.items():
+        one = board.comparisons[labels.index(label)]
+        assert one is not None
+        comparisons[labels.index(label)] = replace(
+            one, value=gain, low=gain - 0.01, high=gain + 0.01, verdict=verdict, p=0.01, repeats_needed=9, rests_on=""
+        )
+    return replace(board, comparisons=comparisons, declared=replace(board.declared, primary=tuple(verdicts)))
 
 
 def test_controls_are_compared_as_the_command_compares(board: Leaderboard) -> None:
-    (pair,) = board.controls
-    assert (pair.label, pair.control) == ("rw_kd", "shuffled(rw_kd)")
-    scores = board.selection.scores.mean((1, 2))
-    places = [board.selection.labels.index(label) for label in (pair.label, pair.control)]
-    assert pair.value == pytest.approx(scores[places[0]] - scores[places[1]])
-    assert pair.low < pair.value < pair.high
-    text = compare_labels(Side(board.selection, pair.label), Side(board.selection, pair.control), draws=800)
-    assert f"{100 * pair.value:+.1f} points" in text
+    (found,) = board.controls
+    assert (found.label, found.controls) == ("rw_kd", ("shuffled(rw_kd)",))
+    (one,) = found.comparisons
+    scores = board.selection.scores[:, board.admission.in_mean].mean((1, 2))
+    places = [board.selection.labels.index(label) for label in ("rw_kd", "shuffled(rw_kd)")]
+    assert one.value == pytest.approx(scores[places[0]] - scores[places[1]])
+    assert one.low < one.value < one.high
+    text = compare_labels(Side(board.selection, "rw_kd"), Side(board.selection, "shuffled(rw_kd)"), draws=800)
+    assert f"{100 * one.value:+.1f} points" in " ".join(text.split())
 
 
-def test_a_label_is_compared_with_the_control_of_its_own(board: Leaderboard) -> None:
+def test_a_label_is_compared_with_the_controls_of_its_own() -> None:
     """Two labels of one strategy, with settings of their own; the second has none."""
-    selection = replace(
-        board.selection,
-        labels=("rw_kd", "wide", "shuffled(wide)", "shuffled(rw_kd)"),
-        strategies={
-            "rw_kd": "rw_kd",
-            "wide": "rw_kd",
-            "shuffled(wide)": "shuffled(rw_kd)",
-            "shuffled(rw_kd)": "shuffled(rw_kd)",
-        },
-        rows={},
-    )
-    object.__setattr__(selection, "scores", np.zeros((4, 4, 2)))
-    found = against_controls(selection, np.random.default_rng(0).normal(size=(100, 4)))
-    assert [(pair.label, pair.control) for pair in found] == [("rw_kd", "shuffled(rw_kd)"), ("wide", "shuffled(wide)")]
+    strategies = {"rw_kd": "rw_kd", "wide": "rw_kd", "shuffled(wide)": "shuffled(rw_kd)", "shuffled(rw_kd)": "shuffled(rw_kd)"}
+    found = families(ComparisonsSpec(), strategies)
+    assert found.primary == ("rw_kd", "wide")
+    assert found.controls == {"rw_kd": ("shuffled(rw_kd)",), "wide": ("shuffled(wide)",)}
+    assert families(ComparisonsSpec(primary=["wide", "gone"], controls=[]), strategies).primary == ("wide",)
 
 
 @pytest.mark.parametrize(
-    ("gains", "better", "worse"),
+    ("verdicts", "said"),
     [
-        ({}, [], []),
-        ({"wsl": 0.02}, ["wsl"], []),
-        ({"ce_only": -0.02}, [], ["ce_only"]),
-        ({"wsl": 0.01, "kd_only": -0.01}, ["wsl"], ["kd_only"]),
+        (
+            {"wsl": (0.02, "better"), "rw_kd": (0.0, "undecided")},
+            "1 is better: `wsl` (+2.0 [+1.0, +3.0], p 0.010); none is worse; 1 is undecided",
+        ),
+        ({"wsl": (-0.02, "worse")}, "none is better; 1 is worse: `wsl` (-2.0 [-3.0, -1.0], p 0.010)."),
+        ({"wsl": (0.0, "equivalent")}, "none is better; none is worse; 1 is equivalent within 0.5: `wsl`"),
+        (
+            {"wsl": (0.01, "better"), "kd_only": (-0.01, "worse")},
+            "1 is better: `wsl` (+1.0 [+0.0, +2.0], p 0.010); 1 is worse: `kd_only`",
+        ),
     ],
 )
-def test_it_claims_what_is_significant_and_nothing_else(
-    board: Leaderboard, gains: dict[str, float], better: list[str], worse: list[str]
-) -> None:
-    first = finding(with_gains(board, gains, 0.01))[0]
-    claim, _, rest = first.partition(";")
-    assert claim.startswith("Better than") == bool(better)
-    assert ("none is shown to be better" in claim) != bool(better)
-    assert ("none is shown to be worse" in rest) != bool(worse)
-    for label in better:
-        assert f"`{label}` ({100 * gains[label]:+.1f}" in claim
-    for label in worse:
-        assert f"`{label}` ({100 * gains[label]:+.1f}" in rest
-    assert finding(with_gains(board, gains, 0.06))[0].startswith("Of ")
+def test_it_says_the_verdicts_and_nothing_else(board: Leaderboard, verdicts: dict[str, tuple[float, str]], said: str) -> None:
+    first = finding(with_verdicts(board, verdicts))[0]
+    assert said in first
+    assert first.startswith(f"Of {len(verdicts)} strateg")
 
 
 def test_it_names_a_few_of_many(board: Leaderboard) -> None:
     labels = [label for label in board.selection.labels if label != board.baseline_label]
-    first = finding(with_gains(board, dict.fromkeys(labels, 0.01), 0.01))[0]
+    first = finding(with_verdicts(board, dict.fromkeys(labels, (0.01, "better"))))[0]
     assert first.count("p 0.010") == 4
     assert f"{len(labels) - 4} more" in first
 
 
-def test_a_control_that_is_beaten_is_said(board: Leaderboard) -> None:
-    pair = AgainstControl("rw_kd", "shuffled(rw_kd)", 0.03, 0.01, 0.05, 0.001)
-    assert "+3.0 [+1.0, +5.0] of `shuffled(rw_kd)`, p 0.001" in finding(replace(board, controls=[pair]))[1]
-    level = finding(replace(board, controls=[replace(pair, p=0.3)]))[1]
-    assert level.startswith("Nothing shows that information about single samples helps")
-    assert "Nothing shows" not in " ".join(finding(replace(board, controls=[])))
+def test_both_controls_have_to_be_beaten(board: Leaderboard) -> None:
+    (one,) = board.controls[0].comparisons
+    won, lost = replace(one, verdict="better", p=0.01, rests_on=""), replace(one, verdict="undecided", p=0.3, repeats_needed=9)
+    both = AgainstControls("rw_kd", ("shuffled(rw_kd)", "batch_mean(rw_kd)"), (won, lost))
+    assert (both.verdict, both.p, both.words) == ("undecided", 0.3, "undecided (would need 9 repeats)")
+    assert "none is better; 1 is undecided" in finding(replace(board, controls=[both]))[1]
+    beaten = replace(both, comparisons=(won, replace(won, p=0.02)))
+    assert (beaten.verdict, beaten.p, beaten.words) == ("better", 0.02, "better")
+    assert "1 is better: `rw_kd`" in finding(replace(board, controls=[beaten]))[1]
+    assert "controls" not in " ".join(finding(replace(board, controls=[])))
 
 
 def test_missing_cells_withhold_what_hangs_on_them(board_with_holes: Leaderboard) -> None:
@@ -126,7 +122,9 @@ def test_notes_have_figures_by_name(board: Leaderboard, tmp_path: Path) -> None:
     task, label = board.selection.tasks.index("cola"), board.selection.labels.index("wsl")
     assert notes.score("wsl", "cola") == f"{100 * board.task_mean[label, task]:.1f}"
     assert notes.difference("wsl", "wsl", *board.selection.tasks) == "+0.0"
-    assert notes.versus("rw_kd", "wsl").split()[0] == notes.difference("rw_kd", "wsl", *board.selection.tasks)
+    inside = [task for task, used in zip(board.selection.tasks, board.admission.in_mean, strict=True) if used]
+    assert notes.versus("rw_kd", "wsl").split()[0] == notes.difference("rw_kd", "wsl", *inside)
+    assert notes.verdict("rw_kd") == board.verdict(board.selection.labels.index("rw_kd"))
     assert float(notes.detectable("rw_kd", "wsl")) > 0
     assert 0 <= float(notes.auroc("rw_kd", "cola")) <= 1
 

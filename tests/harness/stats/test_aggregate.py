@@ -9,7 +9,6 @@ from harness.stats.aggregate import (
     mean,
     normalise,
     probability_of_improvement,
-    stratified_bootstrap,
     win_rates,
 )
 
@@ -30,22 +29,6 @@ def test_interquartile_mean_is_scipys_on_all_values() -> None:
     scores[1, 2, 0] = np.nan
     assert np.isnan(interquartile_mean(scores)).tolist() == [False, True, False, False]
     assert np.isnan(mean(scores)).tolist() == [False, True, False, False]
-
-
-def test_the_bootstrap_draws_repeats_within_tasks() -> None:
-    scores = table(2, 3, 4)
-    got = stratified_bootstrap(scores, mean, 20_000, 0)
-    # exact variance of the mean of independent per-task bootstrap means
-    want = scores.var(axis=2).sum(1) / 4 / 3**2
-    np.testing.assert_allclose(got.var(0), want, rtol=0.05)
-    np.testing.assert_allclose(got.mean(0), scores.mean((1, 2)), atol=1e-3)
-    slow = np.random.default_rng(5).integers(0, 4, size=(7, 3, 4))
-    loop = [[np.mean([scores[s, t, draw[t]].mean() for t in range(3)]) for s in range(2)] for draw in slow]
-    np.testing.assert_allclose(stratified_bootstrap(scores, mean, 7, 5), loop)
-
-
-def test_one_repeat_leaves_no_spread() -> None:
-    assert np.ptp(stratified_bootstrap(table(repeats=1), mean, 50, 0), axis=0).max() == 0
 
 
 def test_probability_of_improvement_is_mann_whitneys_u() -> None:

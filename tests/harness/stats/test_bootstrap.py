@@ -5,9 +5,9 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from harness.stats.bootstrap import drawn_repeats, draws_for, interval, resampled_scores, two_sided_p
+from harness.stats.bootstrap import draws_for, interval, repeat_directions, resampled_scores, two_sided_p
 from harness.stats.multiple import holm
-from harness.stats.paired import Seeds, compare_pair, sample_task
+from harness.stats.paired import Seeds, sample_task
 from harness.stats.power import minimum_detectable_effect
 
 
@@ -60,23 +60,21 @@ def test_no_difference_is_rarely_found() -> None:
 
 def test_the_interval_over_repeats_is_that_of_a_t_test() -> None:
     a, b = np.array([0.71, 0.64, 0.69, 0.8]), np.array([0.66, 0.65, 0.61, 0.7])
-    drawn = drawn_repeats(np.stack([a, b]), 200_000, 0)
-    low, high = (a - b).mean() + interval(drawn[:, 0] - drawn[:, 1])
+    drawn = repeat_directions(4, 200_000, 0, freedom=3) @ (a - b)
+    low, high = (a - b).mean() + interval(drawn)
     want = stats.ttest_rel(a, b).confidence_interval(0.95)
     assert (low, high) == pytest.approx((want.low, want.high), abs=0.002)
 
 
 def test_many_degrees_of_freedom_make_it_normal() -> None:
     values = np.array([0.1, 0.4, 0.2, 0.9])
-    drawn = drawn_repeats(values, 100_000, 0, freedom=10_000)
-    low, high = interval(drawn)
+    low, high = interval(repeat_directions(4, 100_000, 0, freedom=10_000) @ values)
     half = stats.norm.ppf(0.975) * stats.sem(values)
     assert (low, high) == pytest.approx((-half, half), rel=0.02)
 
 
 def test_one_repeat_says_nothing_of_others() -> None:
-    assert (drawn_repeats(np.array([[0.5], [0.7]]), 10, 0) == 0).all()
-    assert np.isnan(drawn_repeats(np.array([np.nan]), 10, 0)).all()
+    assert (repeat_directions(1, 10, 0, 0) == 0).all()
 
 
 def test_the_same_predictions_differ_by_nothing_and_missing_runs_stay_missing() -> None:
@@ -84,36 +82,50 @@ def test_the_same_predictions_differ_by_nothing_and_missing_runs_stay_missing() 
     same = np.stack([[predicted[0], predicted[1]]] * 3)
     present = np.array([[True, True], [True, True], [True, False]])
     sample = sample_task("accuracy", labels, same, present, 2, 200, Seeds(0, 1))
-    assert (sample.differences(0)[:, 1] == 0).all()
-    p = two_sided_p(sample.differences(0))
-    assert p[1] == 1.0
-    assert np.isnan(p[2])
+    assert (sample.contrast(1, 0).draws == 0).all()
+    assert two_sided_p(sample.contrast(1, 0).draws) == 1.0
+    assert np.isnan(two_sided_p(sample.contrast(2, 0).draws))
     assert np.isnan(sample.intervals[:, 2]).all()
 
 
 def test_two_tasks_on_the_same_rows_know_no_more_than_one() -> None:
     labels, predicted = runs(400, accuracies=(0.8, 0.75))
+    present = np.ones((2, 1), np.bool_)
 
-    def differences(*examples: int) -> np.ndarray:
-        drawn = [
-            compare_pair("accuracy", labels, predicted[:1], predicted[1:], 2, 4000, Seeds(seed, place))[1]
+    def spread(*examples: int) -> float:
+        samples = [
+            sample_task("accuracy", labels, predicted[:, None], present, 2, 4000, Seeds(seed, place))
             for place, seed in enumerate(examples)
         ]
-        return np.mean(drawn, axis=0)
+        return float(np.mean([sample.contrast(0, 1).pooled for sample in samples], axis=0).std())
 
-    alone = differences(0).std()
-    assert differences(0, 0).std() == pytest.approx(alone)
-    assert differences(0, 9).std() == pytest.approx(alone / 2**0.5, rel=0.05)
+    assert spread(0, 0) == pytest.approx(spread(0))
+    assert spread(0, 9) == pytest.approx(spread(0) / 2**0.5, rel=0.05)
 
 
 def test_a_pair_is_compared() -> None:
     labels, predicted = runs(1000, accuracies=(0.85, 0.75) * 4)
-    result, _ = compare_pair("accuracy", labels, predicted[::2], predicted[1::2], 2, 2000, Seeds(0, 1))
-    assert result.low < result.difference < result.high
-    assert result.p < 0.01
-    assert result.mcnemar.p < 0.001
-    other, _ = compare_pair("accuracy", labels, predicted[1::2], predicted[::2], 2, 2000, Seeds(0, 1))
-    assert (other.difference, other.low, other.high) == pytest.approx((-result.difference, -result.high, -result.low), abs=1e-9)
+    both = np.stack([predicted[::2], predicted[1::2]])
+    sample = sample_task("accuracy", labels, both, np.ones((2, 4), np.bool_), 2, 2000, Seeds(0, 1))
+    drawn, mirror = sample.contrast(0, 1).draws, sample.contrast(1, 0).draws
+    low, high = interval(drawn)
+    assert low < sample.scores[0].mean() - sample.scores[1].mean() < high
+    assert two_sided_p(drawn) < 0.01
+    np.testing.assert_allclose(mirror, -drawn, atol=1e-12)
+
+
+def test_what_a_run_errs_by_chance_counts_once() -> None:
+    """Runs that are right at random have no examples in common that are easier: the spread of the repeats is all there is."""
+    labels, predicted = runs(500, accuracies=(0.8,) * 40)
+    both = predicted.reshape(2, 20, -1)
+    sample = sample_task("accuracy", labels, both, np.ones((2, 20), np.bool_), 2, 2000, Seeds(0, 1))
+    drawn = sample.contrast(0, 1).draws
+    alone = sample.scores[0] - sample.scores[1]
+    assert drawn.std() == pytest.approx(stats.sem(alone), rel=0.3)
+    same = np.repeat(both[:, :1], 20, axis=1)  # and runs that are one run have nothing but the examples
+    sample = sample_task("accuracy", labels, same, np.ones((2, 20), np.bool_), 2, 2000, Seeds(0, 1))
+    right = (same[:, 0] == labels).astype(float)
+    assert sample.contrast(0, 1).draws.std() == pytest.approx(stats.sem(right[0] - right[1]), rel=0.06)
 
 
 def test_the_detectable_effect_is_found_in_four_of_five() -> None:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from harness.stats.ranks import critical_difference, mean_ranks, rank_strategies
+from harness.stats.ranks import RankRange, critical_difference, mean_ranks, rank_ranges, rank_strategies
 
 
 # The values of methods.md section 6 and of Demsar's table 5 (q_0.05 = 2.343 for 3, 3.031 for 8, 3.164 for 10)
@@ -51,3 +51,22 @@ def test_holes_and_small_tables_are_refused() -> None:
         rank_strategies(scores)
     with pytest.raises(ValueError, match="at least 3"):
         rank_strategies(np.ones((2, 7)))
+
+
+def test_ranks_are_shared_with_all_that_are_not_told_apart() -> None:
+    """Two level ones above two level ones: nobody is first alone."""
+    means, nothing = np.array([0.80, 0.60, 0.801, 0.602]), np.zeros((4, 4))
+    high, low = RankRange(1, 2), RankRange(3, 4)
+    assert rank_ranges(means, np.eye(4) * 1e-4, nothing, 0) == [high, low, high, low]
+    assert rank_ranges(means, nothing, nothing, 0) == [RankRange(2, 2), RankRange(4, 4), RankRange(1, 1), RankRange(3, 3)]
+    assert rank_ranges(means, np.eye(4), nothing, 0) == [RankRange(1, 4)] * 4
+
+
+def test_they_are_those_of_one_sided_paired_t_tests() -> None:
+    runs = np.random.default_rng(0).normal([[0.8], [0.79], [0.76]], 0.012, (3, 6))
+    found = rank_ranges(runs.mean(1), np.zeros((3, 3)), np.cov(runs) / 6, 5)
+    runs = list(runs)  # type: ignore[assignment]
+    better = [[a is not b and stats.ttest_rel(a, b, alternative="greater").pvalue < 0.05 for b in runs] for a in runs]
+    for i, one in enumerate(found):
+        assert one.best == 1 + sum(bool(better[j][i]) for j in range(3) if j != i)
+        assert one.worst == 3 - sum(bool(better[i][j]) for j in range(3) if j != i)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.stats.bootstrap import two_sided_p
-from harness.stats.paired import Seeds, compare_pair
+from harness.stats.paired import Seeds, sample_task
 
 STUDIES = 200
 ALLOWED = 0.05 + 2 * (0.05 * 0.95 / STUDIES) ** 0.5
@@ -28,12 +28,12 @@ def found_to_differ(repeats: int, spread: float, tasks: int = 1) -> float:
         draws = []
         for task in range(tasks):
             labels, difficulty = rng.integers(0, 2, 300), rng.normal(0.9, 1.0, 300)
-            a, b = (equals(rng, labels, difficulty, repeats, spread) for _ in "ab")
-            result, pooled = compare_pair(
-                "accuracy", labels, a, b, 2, 400, Seeds(seed * tasks + task, seed * tasks + task + 1), tasks
-            )
-            draws.append(pooled)
-        found += (result.p if tasks == 1 else float(two_sided_p(np.mean(draws, axis=0)))) < 0.05
+            both = np.stack([equals(rng, labels, difficulty, repeats, spread) for _ in "ab"])
+            present = np.ones((2, repeats), np.bool_)
+            place = seed * tasks + task
+            sample = sample_task("accuracy", labels, both, present, 2, 400, Seeds(place, place + 1), tasks)
+            draws.append(sample.contrast(0, 1).draws if tasks == 1 else sample.contrast(0, 1).pooled)
+        found += float(two_sided_p(np.mean(draws, axis=0))) < 0.05
     return found / STUDIES
 
 

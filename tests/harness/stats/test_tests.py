@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import norm, permutation_test
 from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import normal_power
+from statsmodels.stats.weightstats import ttost_paired
 
+from harness.stats.equivalence import equivalence_p, share_outside
 from harness.stats.mcnemar import mcnemar
-from harness.stats.multiple import holm
-from harness.stats.power import minimum_detectable_effect
+from harness.stats.multiple import holm, max_t, smallest_p
+from harness.stats.power import Spread, minimum_detectable_effect
 
 
 @settings(max_examples=15, deadline=None)  # theirs takes 0.1 s
@@ -25,25 +29,88 @@ def test_holm_leaves_out_tests_that_were_not_made() -> None:
     np.testing.assert_allclose(got, [0.02, np.nan, 0.02])
 
 
-def outcomes(seed: int, repeats: int, rows: int = 80) -> tuple[np.ndarray, np.ndarray]:
+@pytest.mark.parametrize("seed", range(5))
+def test_mcnemar_is_the_exact_test(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    return rng.uniform(size=(repeats, rows)) < 0.8, rng.uniform(size=(repeats, rows)) < 0.7
+    a, b = rng.uniform(size=80) < 0.8, rng.uniform(size=80) < 0.7
+    table = [[(a & b).sum(), (a & ~b).sum()], [(~a & b).sum(), (~a & ~b).sum()]]
+    assert mcnemar(a, b).p == pytest.approx(their_mcnemar(table, exact=True).pvalue)
+    assert mcnemar(a, a).p == 1.0
+
+
+@pytest.mark.parametrize("units", [3, 8])
+def test_one_row_of_max_t_is_scipys_permutation_test(units: int) -> None:
+    differences = np.random.default_rng(units).normal(0.5, 1.0, units)
+    theirs = permutation_test((differences,), np.sum, permutation_type="samples", n_resamples=np.inf)
+    assert max_t(differences[None]).p[0] == pytest.approx(theirs.pvalue)
+
+
+def test_max_t_steps_down_as_it_is_written() -> None:
+    """Westfall & Young (1993), algorithm 2.8, in loops over all 2^units flips."""
+    differences = np.random.default_rng(1).normal(0.3, 1.0, (4, 6)) + np.random.default_rng(2).normal(0, 1.0, 6)
+
+    def statistic(rows: np.ndarray) -> np.ndarray:
+        return np.abs(rows.sum(1)) / np.sqrt((rows**2).sum(1))
+
+    observed = statistic(differences)
+    order = np.argsort(-observed)
+    flipped = [statistic(differences * np.array(signs)) for signs in itertools.product((1, -1), repeat=6)]
+    reached, want = 0.0, np.zeros(4)
+    for place, i in enumerate(order):
+        left = order[place:]
+        reached = max(reached, np.mean([one[left].max() >= observed[i] - 1e-9 for one in flipped]))
+        want[i] = reached
+    np.testing.assert_allclose(max_t(differences).p, want)
+    np.testing.assert_allclose(
+        max_t(differences).single, [np.mean([f[i] >= observed[i] - 1e-9 for f in flipped]) for i in range(4)]
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 8), st.integers(0, 99))
+def test_max_t_lies_between_single_p_and_one_and_no_p_is_below_the_floor(units: int, tests: int, seed: int) -> None:
+    found = max_t(np.random.default_rng(seed).normal(0.2, 1.0, (tests, units)))
+    assert (found.p >= found.single - 1e-12).all()
+    assert (found.single >= smallest_p(units) - 1e-12).all()
+    assert np.isfinite(found.pointwise) == (smallest_p(units) < 0.05)
+    if np.isfinite(found.pointwise):
+        assert found.pointwise <= 0.05
+
+
+def test_max_t_leaves_out_what_was_not_made_and_finds_nothing_in_nothing() -> None:
+    rows = np.array([[0.1] * 8, [np.nan] + [0.1] * 7, [0.0] * 8])
+    np.testing.assert_allclose(max_t(rows).p, [2 / 2**8, np.nan, 1.0])
+
+
+def test_many_units_are_flipped_at_random_with_the_exact_p() -> None:
+    differences = np.random.default_rng(3).normal(0.35, 1.0, (1, 30))
+    theirs = permutation_test(
+        (differences[0],), np.sum, permutation_type="samples", n_resamples=40_000, rng=np.random.default_rng(0)
+    )
+    assert max_t(differences).p[0] == pytest.approx(theirs.pvalue, abs=0.005)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_one_repeat_is_the_exact_test(seed: int) -> None:
-    a, b = outcomes(seed, 1)
-    table = [[(a & b).sum(), (a & ~b).sum()], [(~a & b).sum(), (~a & ~b).sum()]]
-    assert mcnemar(a, b).p == pytest.approx(their_mcnemar(table, exact=True).pvalue)
+def test_equivalence_is_statsmodels_tost(seed: int) -> None:
+    a, b = np.random.default_rng(seed).normal(0, 0.01, (2, 9))
+    assert equivalence_p(a - b, 0.005) == pytest.approx(ttost_paired(a, b, -0.005, 0.005)[0])
 
 
-def test_several_repeats_of_the_same_outcome_count_once() -> None:
-    """Copies of a run carry no evidence: the examples are the units."""
-    a, b = outcomes(1, 1)
-    table = [[(a & b).sum(), (a & ~b).sum()], [(~a & b).sum(), (~a & ~b).sum()]]
-    want = their_mcnemar(table, exact=False, correction=False).pvalue
-    assert mcnemar(np.repeat(a, 5, 0), np.repeat(b, 5, 0)).p == pytest.approx(want)
-    assert mcnemar(a, a).p == 1.0
+def test_equivalence_by_draws_is_that_of_normal_draws() -> None:
+    drawn = norm.ppf((np.arange(100_000) + 0.5) / 100_000) * 0.002 + 0.001
+    assert float(share_outside(drawn, 0.005)) == pytest.approx(norm.sf((0.005 - 0.001) / 0.002), rel=0.01)
+    assert equivalence_p(np.full(4, 0.001), 0.005) == 0.0
+    assert np.isnan(equivalence_p(np.array([0.001]), 0.005))
+
+
+@pytest.mark.parametrize("effect", [0.005, 0.02])
+def test_so_many_repeats_have_the_power_and_one_less_has_not(effect: float) -> None:
+    spread = Spread(examples=1e-6, repeat=4e-4, tasks=6, units=6)
+    needed = spread.repeats_for(effect, 0.01)
+    assert needed is not None
+    assert spread.detectable(needed, 0.01) <= effect < spread.detectable(needed - 1, 0.01)
+    assert Spread(examples=1e-4, repeat=1e-4, tasks=6, units=6).repeats_for(0.005, 0.01) is None
+    assert Spread(examples=0.0, repeat=1e-9, tasks=1, units=1).repeats_for(effect, 0.05) == 6  # fewer flips allow no p
 
 
 @pytest.mark.parametrize("error", [0.004, 0.01])

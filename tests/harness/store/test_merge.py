@@ -9,6 +9,7 @@ from harness.errors import StoreError
 from harness.report.selection import select
 from harness.store.merge import merge_stores
 from harness.store.store import Store
+from harness.study.comparisons import ProtocolSpec
 from tests.harness.report.stores import Planted, build_store
 
 FEW: dict[str, Any] = {"repeats": 1, "trials": 1, "rows": 20}
@@ -120,3 +121,17 @@ def test_other_rows_or_models_are_refused(tmp_path: Path) -> None:
 def test_nothing_to_merge_is_said(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="holds no trial"):
         merge_stores([tmp_path / "none"], tmp_path / "both")
+
+
+def test_an_older_store_without_declared_comparisons_has_the_default(tmp_path: Path) -> None:
+    few = {"repeats": 1, "trials": 1, "rows": 20}
+    stores = [build_store(tmp_path / name, Planted(("sst2",), ("fixed_alpha", name), **few)) for name in ("wsl", "rw_kd")]
+    manifest = stores[0].manifest()
+    default = ProtocolSpec().model_dump(mode="json")
+    manifest["study"]["protocol"] |= {name: default[name] for name in ("comparisons", "margin")}
+    stores[0].write_manifest(manifest)
+    merge_stores([store.path for store in stores], tmp_path / "merged")
+    manifest["study"]["protocol"]["margin"] = 2.0
+    stores[0].write_manifest(manifest)
+    with pytest.raises(StoreError, match="differ in the study's `protocol`"):
+        merge_stores([store.path for store in stores], tmp_path / "again")

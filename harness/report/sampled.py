@@ -1,0 +1,152 @@
+"""What rows and repeats leave open of a study's scores and of their differences, task by task and over tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.report.predictions import load_predictions
+from harness.report.selection import Selection
+from harness.stats.bootstrap import interval, two_sided_p
+from harness.stats.mcnemar import mcnemar
+from harness.stats.metrics import Array
+from harness.stats.paired import TaskSample, sample_task, variance_of
+from harness.stats.power import Spread, minimum_detectable_effect
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Bootstrap of every task. NaN where predictions are missing."""
+
+    samples: tuple[TaskSample | None, ...]
+    """[tasks], of all strategies."""
+    scores: Array  # [strategies, tasks, repeats]
+    tasks: tuple[str, ...]
+    data_sets: NDArray[np.int64]
+    """[tasks]: the same number for tasks that share their rows."""
+    in_mean: NDArray[np.bool_]
+    """[tasks] that enter averages over tasks."""
+    draws: int
+
+    @property
+    def repeats(self) -> int:
+        return int(self.scores.shape[-1])
+
+    def restricted(self, in_mean: NDArray[np.bool_]) -> Sampled:
+        """The same draws, with other tasks in the averages."""
+        return replace(self, in_mean=in_mean)
+
+    def on_tasks(self, first: int, second: int, level: float) -> tuple[Array, Array, Array, Array, Array]:
+        """[tasks] each: ends of the 95 % interval of first minus second, its p, and what could have been seen at 5 % and at
+        `level`.
+        """
+        columns = np.full((5, len(self.samples)), np.nan)
+        for t, sample in enumerate(self.samples):
+            if sample is not None:
+                drawn = sample.contrast(first, second).draws
+                columns[:2, t] = interval(drawn)
+                columns[2, t] = two_sided_p(drawn)
+                columns[3, t], columns[4, t] = (minimum_detectable_effect(drawn, alpha) for alpha in (0.05, level))
+        return tuple(columns)  # type: ignore[return-value]
+
+    def over_tasks(self, first: int, second: int | None = None, weights: Array | None = None) -> Array:
+        """[draws] of the mean over the tasks that enter it; `weights` [tasks] add up to 1 (default: equal)."""
+        weights = self.equal_weights if weights is None else weights
+        total = np.zeros(self.draws)
+        for weight, sample in zip(weights, self.samples, strict=True):
+            if weight:
+                total += weight * sample.contrast(first, second).pooled if sample is not None else np.nan
+        return total if weights.any() else total + np.nan
+
+    @property
+    def equal_weights(self) -> Array:
+        return self.in_mean / max(int(self.in_mean.sum()), 1)
+
+    def precision_weights(self, baseline: int, others: list[int]) -> Array:
+        """[tasks]: of the tasks in the mean, 1 / variance of a difference to the baseline, the median over strategies. NaN
+        where no task can be weighed.
+        """
+        precision = np.zeros(len(self.samples))
+        for t in np.flatnonzero(self.in_mean):
+            sample = self.samples[t]
+            if sample is not None:
+                found = np.array([_variance(sample, other, baseline) for other in others])
+                found = found[np.isfinite(found) & (found > 0)]
+                precision[t] = 1 / np.median(found) if len(found) else 0.0
+        total = precision.sum()
+        return precision / total if total > 0 else precision + np.nan
+
+    def units(self, first: int, second: int) -> Array:
+        """[data sets x repeats]: paired differences whose mean is the difference over tasks; NaN where a cell is missing.
+
+        Tasks of one data set share examples, so that within a repeat they are one unit.
+        """
+        differences = (self.scores[first] - self.scores[second])[self.in_mean]
+        sets = self.data_sets[self.in_mean]
+        names = np.unique(sets)
+        each = [differences[sets == name].sum(0) for name in names]
+        return np.concatenate(each) * len(names) / len(sets) if len(sets) else np.zeros(0)
+
+    def spread(self, first: int, second: int) -> Spread:
+        """Of the mean over tasks of first minus second."""
+        examples, repeats = self.covariances
+        tasks = max(int(self.in_mean.sum()), 1)
+        sets = len(np.unique(self.data_sets[self.in_mean]))
+        return Spread(
+            examples=max(variance_of(examples, first, second), 0.0),
+            repeat=variance_of(repeats, first, second) * self.repeats,
+            tasks=tasks,
+            units=sets,
+        )
+
+    @property
+    def covariances(self) -> tuple[Array, Array]:
+        """[labels, labels] of the means over tasks: as examples differ, and as repeats differ."""
+        used = [self.samples[t] for t in np.flatnonzero(self.in_mean)]
+        empty = np.full((len(self.scores),) * 2, np.nan)
+        if not used or any(sample is None for sample in used):
+            return empty, empty
+        samples = [sample for sample in used if sample is not None]
+        drawn = np.mean([sample.over_examples for sample in samples], axis=0)
+        chance, repeats = (
+            sum(matrix) / len(samples) ** 2
+            for matrix in ([s.chance_covariance for s in samples], [s.repeats_covariance for s in samples])
+        )
+        return np.asarray(np.atleast_2d(np.cov(drawn.T)) - chance), np.asarray(repeats)
+
+
+def sample_tasks(selection: Selection, baseline: int | None, in_mean: NDArray[np.bool_], draws: int) -> tuple[Sampled, Array]:
+    """All strategies and tasks of a study; and McNemar's p [labels, tasks] to the baseline, of one repeat: NaN with more."""
+    samples: list[TaskSample | None] = []
+    p_mcnemar = np.full(selection.scores.shape[:2], np.nan)
+    for t, task in enumerate(selection.tasks):
+        found = load_predictions(selection, task)
+        if found is None:
+            samples.append(None)
+            continue
+        averaged = max(int(in_mean.sum()), 1)
+        samples.append(
+            sample_task(found.metric, found.labels, found.predicted, found.present, found.classes, draws, found.seeds, averaged)
+        )
+        if baseline is None or selection.repeats > 1 or not found.present[baseline].all():
+            continue
+        right = found.predicted[:, 0] == found.labels
+        for s in np.flatnonzero(found.present.all(1)):
+            if s != baseline:
+                p_mcnemar[s, t] = mcnemar(right[s], right[baseline]).p
+    return Sampled(
+        tuple(samples), selection.scores, selection.tasks, data_sets(selection), in_mean, draws
+    ), p_mcnemar  # fmt: skip
+
+
+def data_sets(selection: Selection) -> NDArray[np.int64]:
+    """[tasks]: the place of the first task of the same data set."""
+    sources = [selection.task_spec(task).source_name for task in selection.tasks]
+    return np.array([sources.index(source) for source in sources])
+
+
+def _variance(sample: TaskSample, first: int, second: int) -> float:
+    matrix = sample.examples_covariance - sample.chance_covariance
+    return max(variance_of(matrix, first, second), 0.0) + variance_of(sample.repeats_covariance, first, second)

@@ -1,0 +1,178 @@
+"""How often verdicts and intervals are right, in studies whose true differences are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from harness.report.sampled import Sampled
+from harness.report.verdicts import BETTER, EQUIVALENT, UNDECIDED, WORSE, Comparison, explore, judge
+from harness.stats.bootstrap import interval
+from harness.stats.paired import Seeds, sample_task
+from harness.stats.ranks import rank_ranges
+
+EASE, CHANCE = 0.9, 0.35
+"""Mean margin of an example, whose difficulty has a standard deviation of 1; and that of what a run errs on it by chance."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Strategies against the first, which is plain KD."""
+
+    gains: tuple[float, ...] = (0.0,)
+    """True differences in accuracy, fractions, the same on all tasks."""
+    tasks: int = 4
+    repeats: int = 3
+    rows: int = 300
+    spread: float = 0.05
+    """Of a run as a whole: 0.15 is a standard deviation of about 4 points between runs."""
+    shared: float = 0.0
+    """Share of it that all tasks of a repeat have in common: correlated tasks."""
+    same_rows: bool = False
+    """All tasks are of one data set."""
+
+    @property
+    def accuracy(self) -> float:
+        return float(norm.cdf(EASE / self._scale))
+
+    @property
+    def _scale(self) -> float:
+        return float(np.sqrt(1 + self.spread**2 + CHANCE**2))
+
+    def study(self, seed: int, draws: int = 400) -> Sampled:
+        rng = np.random.default_rng(seed)
+        shifts = np.array([norm.ppf(self.accuracy + gain) * self._scale - EASE for gain in (0.0, *self.gains)])
+        strategies = len(shifts)
+        common = rng.normal(0, self.spread * self.shared**0.5, (strategies, self.repeats))
+        samples, difficulty = [], None
+        for task in range(self.tasks):
+            if difficulty is None or not self.same_rows:
+                labels, difficulty = rng.integers(0, 2, self.rows), rng.normal(EASE, 1, self.rows)
+            runs = common + rng.normal(0, self.spread * (1 - self.shared) ** 0.5, (strategies, self.repeats))
+            chance = rng.normal(0, CHANCE, (strategies, self.repeats, self.rows))
+            margins = difficulty + shifts[:, None, None] + runs[:, :, None] + chance
+            predicted = np.where(margins > 0, labels, 1 - labels)
+            seeds = Seeds(1000 * seed + (0 if self.same_rows else task), 1000 * seed + 500 + task)
+            present = np.ones((strategies, self.repeats), np.bool_)
+            samples.append(sample_task("accuracy", labels, predicted, present, 2, draws, seeds, self.tasks))
+        scores = np.stack([sample.scores for sample in samples], axis=1)
+        sets = np.zeros(self.tasks, np.int64) if self.same_rows else np.arange(self.tasks)
+        names = tuple(f"task{t}" for t in range(self.tasks))
+        return Sampled(tuple(samples), scores, names, sets, np.ones(self.tasks, np.bool_), draws)
+
+
+STUDIES = 200
+ERROR = 2 * (0.05 * 0.95 / STUDIES) ** 0.5
+"""Twice the standard error of a share of 5 %, as so many studies tell it."""
+LEVEL_ONES = (0.0, 0.0, 0.0)
+
+NULLS = {
+    "few tasks": Truth(LEVEL_ONES, tasks=2, repeats=3),
+    "three repeats, runs that differ": Truth(LEVEL_ONES, tasks=4, repeats=3, spread=0.15),
+    "three repeats, runs that err by chance alone": Truth(LEVEL_ONES, tasks=4, repeats=3, spread=0.0),
+    "tasks of one data set": Truth(LEVEL_ONES, tasks=3, repeats=6, same_rows=True),
+}
+
+
+def judged(truth: Truth, margin: float = 0.005, studies: int = STUDIES) -> Iterator[list[Comparison]]:
+    pairs = [(i, 0) for i in range(1, len(truth.gains) + 1)]
+    for seed in range(studies):
+        yield judge(truth.study(seed), pairs, margin)
+
+
+def share(truth: Truth, *verdicts: str, margin: float = 0.005, studies: int = STUDIES) -> float:
+    """Of studies with such a verdict anywhere in the family."""
+    return float(np.mean([any(one.verdict in verdicts for one in found) for found in judged(truth, margin, studies)]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("truth", NULLS.values(), ids=NULLS)
+def test_a_family_of_equals_has_a_finding_in_one_of_twenty_studies_at_most(truth: Truth) -> None:
+    assert share(truth, BETTER, WORSE) <= 0.05 + ERROR
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("truth", NULLS.values(), ids=NULLS)
+def test_intervals_of_gains_and_scores_hold_the_truth(truth: Truth) -> None:
+    gains, scores = [], []
+    for seed in range(STUDIES):
+        study = truth.study(seed, draws=1000)
+        gains += [one.low <= 0 <= one.high for one in explore(study, [(1, 0), (2, 0), (3, 0)], 0.005)]
+        low, high = interval(study.over_tasks(0))
+        scores.append(low <= truth.accuracy <= high)
+    assert 0.93 - ERROR <= np.mean(gains) <= 0.97 + ERROR
+    assert 0.93 - ERROR <= np.mean(scores) <= 0.97 + ERROR
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spread", [0.05, 0.15])
+def test_the_stated_size_is_found_in_four_of_five_studies(spread: float) -> None:
+    null = Truth(LEVEL_ONES, tasks=5, repeats=3, spread=spread)
+    stated = np.array([[one.detectable, one.detectable_corrected] for found in judged(null, studies=40) for one in found])
+    by_itself, corrected = np.median(stated, axis=0)
+    assert by_itself < corrected
+
+    def found(gain: float) -> list[Comparison]:  # beside equals: what others find lowers the bar
+        return [family[0] for family in judged(replace(null, gains=(gain, 0.0, 0.0)))]
+
+    error = 2 * (0.8 * 0.2 / STUDIES) ** 0.5
+    assert 0.75 - error <= np.mean([one.alone < 0.05 for one in found(by_itself)]) <= 0.85 + error
+    assert 0.75 - error <= np.mean([one.verdict == BETTER for one in found(corrected)]) <= 0.85 + error
+
+
+@pytest.mark.slow
+def test_what_differs_by_the_margin_is_seldom_called_equivalent_and_equals_often_are() -> None:
+    margin = 0.02
+    apart = Truth((margin, -margin), tasks=5, repeats=5, rows=1000, spread=0.0)
+    assert share(apart, EQUIVALENT, margin=margin) <= 0.05 + ERROR
+    assert share(replace(apart, gains=(0.0, 0.0)), EQUIVALENT, margin=margin, studies=20) > 0.8
+
+
+def test_a_large_difference_has_a_verdict_and_its_mirror_too() -> None:
+    (better, worse, level) = next(judged(Truth((0.08, -0.08, 0.0), tasks=4, repeats=4, rows=600)))
+    assert (better.verdict, worse.verdict) == (BETTER, WORSE)
+    assert better.low > 0 > worse.high
+    assert level.verdict == UNDECIDED
+    assert level.repeats_needed is None or level.repeats_needed > 4
+    assert better.p <= level.p
+    assert better.words == "better"
+    assert level.words.startswith("undecided (would need ")
+
+
+def test_five_units_allow_no_verdict_but_equivalence() -> None:
+    found = next(judged(Truth((0.2, 0.0), tasks=1, repeats=5, rows=4000, spread=0.0), margin=0.05))
+    assert [one.verdict for one in found] == [UNDECIDED, EQUIVALENT]
+    assert np.isinf(found[0].detectable_corrected)
+    assert found[0].p >= 2 / 2**5
+
+
+def test_a_finding_on_one_task_says_which() -> None:
+    study, other = (Truth((gain,), tasks=4, repeats=7).study(1) for gain in (0.0, 0.14))
+    samples = (other.samples[0], *study.samples[1:])
+    scores = np.concatenate([other.scores[:, :1], study.scores[:, 1:]], axis=1)
+    (one,) = judge(replace(study, samples=samples, scores=scores), [(1, 0)], 0.005)
+    assert (one.verdict, one.rests_on, one.words) == (BETTER, "task0", "better (rests on task0)")
+    (everywhere,) = judge(other, [(1, 0)], 0.005)
+    assert (everywhere.verdict, everywhere.rests_on) == (BETTER, "")
+
+
+def test_the_verdict_does_not_depend_on_who_else_is_shown() -> None:
+    """A comparison by itself has the same interval in every family, and its corrected p grows with the family alone."""
+    study = Truth((0.02, 0.0, 0.01)).study(3)
+    alone, family = judge(study, [(1, 0)], 0.005)[0], judge(study, [(1, 0), (2, 0), (3, 0)], 0.005)[0]
+    assert (alone.value, alone.low, alone.high, alone.alone) == (family.value, family.low, family.high, family.alone)
+    assert alone.p <= family.p
+
+
+@pytest.mark.slow
+def test_equals_share_their_ranks() -> None:
+    """A pair is told apart wrongly in one of twenty studies."""
+    apart = 0
+    for seed in range(STUDIES):
+        study = Truth((0.0,)).study(seed)
+        apart += rank_ranges(study.scores.mean((1, 2)), *study.covariances, 4 * 2)[0].best != 1
+    assert apart / STUDIES <= 0.05 + ERROR
