@@ -16,6 +16,7 @@ from harness.data.rows import FitRows, MetaRows, ReportRows, Rows, SelectRows, T
 from harness.digest import digest
 from harness.errors import DataError
 from harness.study.schema import DataSpec
+from harness.study.tasks import TaskSpec
 
 R = TypeVar("R", bound=Rows)
 ROLES_OF_TRAINING = tuple(rows.role for rows in (FitRows, MetaRows, SelectRows, TeacherRows))
@@ -194,3 +195,25 @@ def _read(role: type[R], file: Path) -> R:
     texts = tuple(frame[name].tolist() for name in ("text0", "text1") if name in frame)
     flipped = frame["flipped"].to_numpy() if "flipped" in frame else None
     return role(frame["id"].to_numpy(copy=True), texts, frame["label"].to_numpy(copy=True), flipped)
+
+
+def class_notes(task: TaskSpec, data: TaskData, roles: Roles) -> list[str]:
+    """Lines for the terminal on roles that lack a class. Raises DataError for a class that no training row has.
+
+    Nobody could learn such a class, and a score would count it: most often it is a name that the file writes otherwise.
+    """
+    if absent := _without_rows(task, data.train):
+        raise DataError(
+            f"{data.origin}: none of the {len(data.train):,} training rows of {task.name} is labelled {' or '.join(absent)}, "
+            f"and `labels` names {'them' if len(absent) > 1 else 'it'}; leave out what cannot be learned"
+        )
+    notes = []
+    for role, rows in {**roles.for_training, **roles.report}.items():
+        if absent := _without_rows(task, rows):
+            notes.append(f"none of the {len(rows):,} {role} rows of {task.name} is labelled {' or '.join(absent)}")
+    return notes
+
+
+def _without_rows(task: TaskSpec, rows: Rows) -> list[str]:
+    counts = np.bincount(rows.labels, minlength=len(task.labels))
+    return [name for name, count in zip(task.labels, counts, strict=True) if not count]

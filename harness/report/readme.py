@@ -36,7 +36,8 @@ def store_readme(board: Leaderboard, folder: Path) -> str:
         " ".join(finding(board)),
         f"*{how_to_read(board)}*",
         _picture(board, folder, folder),
-        "All figures: [leaderboard.md](leaderboard.md), .csv, .tex; every trial: `index.html`, one page for a browser.",
+        "All figures: [leaderboard.md](leaderboard.md), .csv; repeats: scores.csv; trials and all plots: "
+        "`index.html`, one page.",
         *(["## Read closely", notes] if notes else []),
         "## Design",
         " ".join(caption(board)),
@@ -96,13 +97,17 @@ def _question(board: Leaderboard) -> str:
 
 
 def _picture(board: Leaderboard, folder: Path, here: Path) -> str:
-    drawn = next((file for kind in ("png", "svg") if (file := folder / "plots" / f"leaderboard.{kind}").is_file()), None)
-    if drawn is None:
-        return ""
     strategies = count(len(board.selection.labels), "strategy", "strategies")
     tasks = count(len(board.selection.tasks), "task")
-    where = Path(os.path.relpath(drawn.resolve(), here.resolve())).as_posix()
-    return f"![Scores of {strategies} on {tasks}, with 95 % intervals]({where})"
+    shown = {
+        "forest": f"Gains over plain KD on {tasks}, with 95 % intervals and verdicts",
+        "leaderboard": f"Scores of {strategies} on {tasks}, with 95 % intervals",  # where nothing is compared with plain KD
+    }
+    for name, what in shown.items():
+        for kind in ("png", "svg"):
+            if (file := folder / "plots" / f"{name}.{kind}").is_file():
+                return f"![{what}]({Path(os.path.relpath(file.resolve(), here.resolve())).as_posix()})"
+    return ""
 
 
 def _table(board: Leaderboard) -> str:

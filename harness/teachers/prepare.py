@@ -10,9 +10,8 @@ from typing import Any, Protocol
 
 from harness.checksums import remove_damaged
 from harness.data.cached_outputs import FEATURES
-from harness.data.class_rows import class_notes
 from harness.data.encode import token_folders
-from harness.data.roles import Roles, cut_roles, rows_folder, save_roles
+from harness.data.roles import Roles, class_notes, cut_roles, rows_folder, save_roles
 from harness.data.rows import Rows, rows_in_common
 from harness.data.source import load_task
 from harness.data.teacher_outputs import teacher_folder

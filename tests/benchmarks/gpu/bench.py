@@ -19,6 +19,18 @@ from tests.benchmarks.setting import Rows, make_training
 
 SHAPES = {"minilm3": (384, 3, 12), "distil6": (768, 6, 12), "base12": (768, 12, 12)}
 """Name -> hidden size, layers, heads: three of MiniLM's layers, DistilRoBERTa's shape, a BERT-base."""
+VARIANTS: list[tuple[str, dict[str, Any], str]] = [
+    ("fixed_alpha", {}, "plain KD"),
+    ("rw_kd", {}, "rw_kd, auto"),
+    ("rw_kd", {"engine": "fd"}, "rw_kd, fd"),
+    ("rw_kd", {"engine": "jvp"}, "rw_kd, jvp"),
+    ("rw_kd", {"engine": "exact"}, "rw_kd, exact"),
+    ("rw_kd", {"look_ahead_layers": 1}, "rw_kd, 1 layer"),
+    ("rw_kd", {"look_ahead_layers": 1, "engine": "fd"}, "rw_kd, 1 layer, fd"),
+    ("rw_kd", {"precondition": "adam"}, "rw_kd, adam"),
+    ("wsl", {}, "wsl"),
+]
+"""Strategies, with settings, whose steps are measured."""
 
 
 class Bench:

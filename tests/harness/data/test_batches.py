@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.data.batches import LengthBucketedBatches, MetaBatches
+from harness.data.parts import split_parts
+from harness.data.rows import FitRows
 from harness.ranks import shard
 
 
@@ -47,3 +49,24 @@ def test_shards_in_order_are_the_batch(rows: int, world: int) -> None:
     parts = [shard(np.arange(rows), rank, world) for rank in range(world)]
     np.testing.assert_array_equal(np.concatenate(parts), np.arange(rows))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def rows(*texts: list[str]) -> FitRows:
+    n = len(texts[0])
+    return FitRows(ids=np.arange(n), texts=texts, labels=np.zeros(n, np.int64))
+
+
+def test_a_pair_is_split_into_its_texts() -> None:
+    first, second = split_parts(rows(["a b", "c"], ["d", "e f"]))
+    assert first.texts == (["a b", "c"], ["", ""])
+    assert second.texts == (["", ""], ["d", "e f"])
+    assert type(first) is FitRows
+
+
+@given(st.lists(st.lists(st.text("abc", min_size=1)), min_size=1, max_size=5))
+def test_a_single_text_is_split_into_halves_that_hold_every_word_once(texts: list[list[str]]) -> None:
+    parts = split_parts(rows([" ".join(words) for words in texts]))
+    for i, words in enumerate(texts):
+        first, second = (part.texts[0][i].split() for part in parts)
+        assert first + second == words
+        assert len(first) - len(second) in (0, 1)

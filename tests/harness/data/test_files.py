@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from harness.data.class_rows import class_notes
-from harness.data.roles import cut_roles
+from harness.data.roles import class_notes, cut_roles
 from harness.data.source import load_task
 from harness.errors import DataError
 from harness.study.schema import DataSpec

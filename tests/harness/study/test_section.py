@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.study.schema import Study
+import pytest
+
+from harness.digest import digest
+from harness.study.schema import DataSpec, ModelSpec, Study, TeacherSpec
 from harness.study.section import Section
 from tests.harness.tiny import tiny_study
 
@@ -31,3 +34,22 @@ def test_a_later_field_counts_where_it_is_not_at_its_default() -> None:
 def test_a_section_without_a_list_of_first_fields_is_its_dump() -> None:
     study: Study = tiny_study()
     assert study.search.identity() == study.search.model_dump(mode="json")
+
+
+@pytest.mark.parametrize("kind", [ModelSpec, TeacherSpec])
+def test_later_fields_at_their_default_are_no_part_of_the_identity(kind):
+    plain = kind(model="org/name", layers=[0, 2])
+    assert set(plain.identity()) == kind.first_fields
+    assert kind.model_validate(plain.identity()) == plain
+    assert "pooling" not in plain.identity()
+
+
+@pytest.mark.parametrize("kind", [ModelSpec, TeacherSpec])
+def test_another_value_is_part_of_it_and_changes_the_digest(kind):
+    plain, mean = kind(model="org/name"), kind(model="org/name", pooling="mean")
+    assert mean.identity() == {**plain.identity(), "pooling": "mean"}
+    assert digest(mean.identity()) != digest(plain.identity())
+
+
+def test_where_rows_of_the_hub_come_from_is_no_part_of_what_was_trained_before():
+    assert set(DataSpec().identity()) == DataSpec.first_fields

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import io
+import logging
+import os
 import pickle
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,6 +18,7 @@ from harness.records import ErrorRecord, TrialRecord
 from harness.training.failures import failed_record
 from harness.watching import console as console_module
 from harness.watching.console import Console
+from harness.watching.quiet import quiet_libraries
 from tests.harness.tiny import tiny_study
 
 
@@ -150,3 +156,36 @@ def test_teachers_that_train_have_a_line_each(monkeypatch, terminal):
     quiet, silence = watched(terminal, quiet=True)
     assert quiet.teacher_trains("teacher big of rte", progress)
     assert not silence.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch):
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+
+
+def test_logging_and_warnings_go_to_the_file_until_the_end(tmp_path, capfd):
+    log = tmp_path / "logs" / "libraries.log"
+    before = logging.getLogger().handlers[:]
+    with quiet_libraries(log), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.getLogger("some.library").warning("a warning of a library")
+        warnings.warn("a python warning", stacklevel=1)
+    assert "a warning of a library" in log.read_text()
+    assert "a python warning" in log.read_text()
+    assert capfd.readouterr() == ("", "")
+    assert logging.getLogger().handlers == before
+
+
+def test_usage_reports_are_off_and_a_users_choice_stays(tmp_path, monkeypatch):
+    for name in ("RAY_USAGE_STATS_ENABLED", "HF_HUB_DISABLE_TELEMETRY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "debug")
+    with quiet_libraries(tmp_path / "log"):
+        assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+        assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
+        assert os.environ["TRANSFORMERS_VERBOSITY"] == "debug"
+
+
+def test_it_imports_nothing_heavy():
+    code = "import sys, harness.watching.quiet; print({'torch', 'ray', 'transformers', 'datasets'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

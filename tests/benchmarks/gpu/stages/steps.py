@@ -9,10 +9,9 @@ from collections.abc import Callable
 
 import torch
 
-from tests.benchmarks.gpu.bench import Bench
+from tests.benchmarks.gpu.bench import VARIANTS, Bench
 from tests.benchmarks.gpu.flops import as_text, flops_a_sample, utilisation
 from tests.benchmarks.gpu.found import Found
-from tests.benchmarks.gpu.variants import VARIANTS
 from tests.benchmarks.measure import median_ratio
 from tests.benchmarks.setting import step_of
 

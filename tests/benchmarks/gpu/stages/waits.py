@@ -8,9 +8,8 @@ from pathlib import Path
 
 import torch
 
-from tests.benchmarks.gpu.bench import Bench
+from tests.benchmarks.gpu.bench import VARIANTS, Bench
 from tests.benchmarks.gpu.found import Found
-from tests.benchmarks.gpu.variants import VARIANTS
 from tests.benchmarks.setting import step_of
 
 
