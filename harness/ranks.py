@@ -133,3 +133,11 @@ def own_part(values: Tensor, global_rows: int, ranks: Ranks) -> Tensor:
     if ranks.world == 1 or values.dim() == 0 or values.shape[-1] == 1:
         return values
     return values[..., own_rows(global_rows, ranks)]
+
+
+def is_broken_connection(error: BaseException) -> bool:
+    """Whether this only says that the connection to another rank broke.
+
+    gloo raises plain RuntimeErrors, with its source path in the text. NCCL also says in one of its own that memory ran out.
+    """
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)

@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write a row's student as a Hugging Face directory: the one that the study kept, else one that is trained again."""
+    from harness.report.find_row import find_record
     from harness.report.model_card import model_card
-    from harness.report.rows import find_record
     from harness.store.store import Store
     from harness.whole_folder import whole_folder
 
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _trained_again(record: TrialRecord, store: Store, folder: Path, arguments: argparse.Namespace) -> str:
     """Train the student into `folder`; in words, how it compares. Raises StoreError where its predictions differ."""
-    from harness.report.rows import compare_predictions
+    from harness.report.find_row import compare_predictions
     from harness.training.trial import train_trial
 
     cache, scratch = cache_folder(), folder / "student"

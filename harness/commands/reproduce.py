@@ -13,7 +13,7 @@ from harness.training.hooks import StoppedEarly
 if TYPE_CHECKING:
     from harness.plan.prepared import PreparedTask
     from harness.records import EpochRecord, TrialRecord
-    from harness.report.rows import Reproduced
+    from harness.report.find_row import Reproduced
 
 DIFFERENT = 1
 
@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     A trial that its search stopped early is trained up to the same epoch. One that failed is to fail again with the same error.
     """
-    from harness.report.rows import find_record
+    from harness.report.find_row import find_record
     from harness.store.store import Store
 
     results = Path(arguments.results)
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _again(stored: TrialRecord, ready: PreparedTask, cache: Path, tolerance: float) -> Reproduced:
-    from harness.report.rows import compare_runs
+    from harness.report.find_row import compare_runs
     from harness.training.failures import classify, failed_record
     from harness.training.trial import train_trial
 

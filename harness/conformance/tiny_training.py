@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from harness.data.batches import LengthBucketedBatches, MetaBatches
-from harness.data.cached_outputs import FEATURES, LAYERS, NUMBER_OF_PARTS, PARTS, parse_draws
 from harness.data.encode import Encoded
 from harness.data.labelled_rows import CachedRows, LabelledRows
+from harness.data.output_names import FEATURES, LAYERS, NUMBER_OF_PARTS, PARTS, parse_draws
 from harness.data.word_drop import WordDrop
 from harness.loss_terms import TermNeeds, TermSetup, needs_of_terms
 from harness.loss_terms.bound import LossTerms

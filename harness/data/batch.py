@@ -26,7 +26,7 @@ class Batch:
     parts: tuple[dict[str, Tensor], ...] = ()
     """The inputs of each part of the rows' texts alone, as wide as `inputs` (`harness.data.parts`)."""
     teacher_outputs: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
-    """Name (`harness.data.cached_outputs`) -> per teacher [batch, ...]."""
+    """Name (`harness.data.output_names`) -> per teacher [batch, ...]."""
     epoch: int = 0
 
     @property

@@ -38,7 +38,7 @@ class LabelledRows:
     teacher_features: tuple[np.ndarray, ...] | None = None
     """Per teacher [rows, hidden]."""
     teacher_outputs: Mapping[str, tuple[CachedRows, ...]] = field(default_factory=dict)
-    """Further cached outputs (`harness.data.cached_outputs`): name -> per teacher [rows, ...]."""
+    """Further cached outputs (`harness.data.output_names`): name -> per teacher [rows, ...]."""
     parts: tuple[Encoded, ...] = ()
     """Each part of the rows' texts alone (`harness.data.parts`)."""
     word_drop: WordDrop | None = None

@@ -1,7 +1,7 @@
 """A teacher's cached outputs, read by example id.
 
 They lie in `cache/teachers/<digest>/`: `teacher.json`, `train_ids.npy` (sorted), `train_logits.npy`, what else strategies and
-loss terms want (`harness.data.cached_outputs`), and the fine-tuned model. Never by batch: batches are made anew every epoch.
+loss terms want (`harness.data.output_names`), and the fine-tuned model. Never by batch: batches are made anew every epoch.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from harness.checksums import check, content_digest
-from harness.data.cached_outputs import FEATURES
 from harness.data.labelled_rows import CachedRows
+from harness.data.output_names import FEATURES
 from harness.records import Score
 
 ABOUT, IDS, LOGITS = "teacher.json", "train_ids.npy", "train_logits.npy"

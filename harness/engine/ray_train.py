@@ -132,7 +132,7 @@ def serve_trials(mailbox: Any, train: TrainFunction | None, cache: Path, decisio
     import torch.distributed as dist
     from ray.train.torch import get_device
 
-    from harness.ranks import ProcessGroup
+    from harness.ranks import ProcessGroup, is_broken_connection
 
     train = train or default_train()
     device = get_device()
@@ -173,7 +173,7 @@ def serve_trials(mailbox: Any, train: TrainFunction | None, cache: Path, decisio
         try:
             outcome = train(spec, cache, ranks=ranks, on_epoch=on_epoch, resume_from=resume_from, **further)
         except Exception as error:
-            tell("failed", _Failure(classify(error), _is_collateral(error)))
+            tell("failed", _Failure(classify(error), is_broken_connection(error) and not is_out_of_memory(error)))
             raise  # the other ranks may be waiting for this one: Train ends them
         tell("finished", pack(outcome) if ranks.rank == 0 else None)
         del outcome, ranks
@@ -292,15 +292,3 @@ class DistributedTrial(tune.Trainable):  # type: ignore[misc]  # ray is untyped
 
     def cleanup(self) -> None:
         self.supervisor.close()
-
-
-def _is_collateral(error: Exception) -> bool:
-    """Whether this only says that the connection to another rank broke.
-
-    gloo raises plain RuntimeErrors, with its source path in the text. NCCL says in one of its own that memory ran out.
-    """
-    import torch.distributed as dist
-
-    if is_out_of_memory(error):
-        return False
-    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)

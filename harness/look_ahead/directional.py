@@ -65,3 +65,13 @@ def along_difference(
         above = terms_at(torch._foreach_add(list(theta), given, alpha=step))
         below = terms_at(torch._foreach_sub(list(theta), given, alpha=step))
         return {name: (value - below[name]) / (2 * step) for name, value in above.items()}
+
+
+def aliases(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """New leaves on the same memory."""
+    return [tensor.detach() for tensor in tensors]
+
+
+def largest_weight(weights: Mapping[str, Tensor | float]) -> float:
+    """In absolute value."""
+    return max(float(torch.as_tensor(weight).abs().max()) for weight in weights.values())

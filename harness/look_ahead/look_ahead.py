@@ -12,8 +12,7 @@ the place of SGD's (`harness.look_ahead.adam`), v = J^T grad L_meta(theta'), J t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import get_args
 
@@ -23,12 +22,19 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.data.batch import Batch
 from harness.look_ahead.adam import AdamWStep
-from harness.look_ahead.directional import TermsAt, along_difference, along_double_backward, along_forward_mode
+from harness.look_ahead.directional import (
+    TermsAt,
+    aliases,
+    along_difference,
+    along_double_backward,
+    along_forward_mode,
+    largest_weight,
+)
 from harness.look_ahead.moved_parameters import moved_names
 from harness.loss_terms.losses import cross_entropy
 from harness.loss_terms.registry import step_refusal
 from harness.models.build import Outputs
-from harness.models.evaluate import autocast
+from harness.models.evaluate import as_in_evaluation, autocast
 from harness.models.forward_trace import ForwardTrace
 from harness.models.student_pass import StudentPass, in_micro_batches, passes_forward
 from strategies.base import LookAheadEngine, LookAheadStep
@@ -141,7 +147,7 @@ class LookAhead:
 
     def meta_gradient_here(self, meta_batch: Batch) -> list[Tensor]:
         """Where the student stands; in the order of `parameters`, of all ranks."""
-        with self._as_in_evaluation():
+        with as_in_evaluation(self.model):
             return self._meta_gradient(self._theta, meta_batch)
 
     def influence(
@@ -177,7 +183,7 @@ class LookAhead:
         if torch.get_float32_matmul_precision() != "highest":
             base_terms = None  # of a pass that was rounded otherwise than those here
         theta = self._theta
-        with self._as_in_evaluation():
+        with as_in_evaluation(self.model):
             trace = trace or self.new_trace()
             if weights is None and self.step != "sgd":
                 raise ValueError(f"a look-ahead by {self.step} is asked with the weights that the step is taken with")
@@ -201,7 +207,7 @@ class LookAhead:
     def _train_gradient(
         self, theta: list[Tensor], batch: Batch, weights: Mapping[str, Tensor | float], trace: ForwardTrace
     ) -> Sequence[Tensor]:
-        leaves = [tensor.requires_grad_() for tensor in _aliases(theta)]
+        leaves = [tensor.requires_grad_() for tensor in aliases(theta)]
         terms = self._terms_at(batch, trace)(leaves)
         if set(weights) != set(terms):
             raise ValueError(f"the look-ahead got weights for {sorted(weights)}, but the terms are {sorted(terms)}")
@@ -209,7 +215,7 @@ class LookAhead:
         return self._gradient(loss, leaves, batch)
 
     def _meta_gradient(self, where: list[Tensor], meta_batch: Batch) -> list[Tensor]:
-        leaves = [tensor.requires_grad_() for tensor in _aliases(where)]
+        leaves = [tensor.requires_grad_() for tensor in aliases(where)]
         if not self.meta_kd_weight:
             meta_batch = replace(meta_batch, parts=())  # only terms use them
         with autocast(self.device, self.meta_precision):
@@ -287,37 +293,4 @@ class LookAhead:
 
     @property
     def _theta(self) -> list[Tensor]:
-        return _aliases(self.parameters)
-
-    @contextmanager
-    def _as_in_evaluation(self) -> Iterator[None]:
-        """Dropout and autocast off, matrix products in full precision."""
-        modes = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
-        try:
-            with torch.autocast(self.device.type, enabled=False), torch.enable_grad(), _full_precision():
-                yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """No TF32 (nor bf16, its like on CPUs): the difference of two passes would drown in its rounding."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def _aliases(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """New leaves on the same memory."""
-    return [tensor.detach() for tensor in tensors]
-
-
-def largest_weight(weights: Mapping[str, Tensor | float]) -> float:
-    """In absolute value."""
-    return max(float(torch.as_tensor(weight).abs().max()) for weight in weights.values())
+        return aliases(self.parameters)

@@ -13,7 +13,8 @@ from harness.data.batch import Batch
 from harness.data.batches import MetaBatches
 from harness.data.labelled_rows import LabelledRows
 from harness.look_ahead.adam import AdamWStep, adam_direction
-from harness.look_ahead.look_ahead import LookAhead, Terms, largest_weight
+from harness.look_ahead.directional import largest_weight
+from harness.look_ahead.look_ahead import LookAhead, Terms
 from harness.loss_terms.base import TermNeeds
 from harness.loss_terms.registry import look_ahead_engine, look_ahead_refusal, step_refusal
 from harness.models.evaluate import WIDTH_STEPS

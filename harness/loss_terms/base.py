@@ -38,7 +38,7 @@ class TermNeeds:
     parts: bool = False
     """`TermInputs.student_parts`: the student's logits on each part of the input alone. One student pass a part."""
     teacher_outputs: tuple[str, ...] = ()
-    """Cached outputs of the teachers beside their logits (`harness.data.cached_outputs`), in `Batch.teacher_outputs`."""
+    """Cached outputs of the teachers beside their logits (`harness.data.output_names`), in `Batch.teacher_outputs`."""
     word_drop: float = 0.0
     """Share of the words that are left out of the student's training inputs, drawn anew each epoch. All terms see them."""
     whole_batch: bool = False

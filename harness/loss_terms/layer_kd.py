@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from harness.data.cached_outputs import LAYERS
+from harness.data.output_names import LAYERS
 from harness.loss_terms.base import LossTerm, TermNeeds, TermOptions, TermSetup
 from harness.loss_terms.registry import register_term
 from strategies.lazy import torch

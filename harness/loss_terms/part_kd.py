@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from harness.data.cached_outputs import PARTS
+from harness.data.output_names import PARTS
 from harness.loss_terms.base import LossTerm, TermNeeds, TermOptions, TermSetup
 from harness.loss_terms.registry import register_term
 from strategies.lazy import torch

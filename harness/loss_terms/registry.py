@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
-from harness.data.cached_outputs import FEATURES
+from harness.data.output_names import FEATURES
 from harness.loss_terms.base import LossTerm, TermNeeds, TermOptions
 from strategies.base import LookAheadChoice, LookAheadEngine, LookAheadStep, Needs
 

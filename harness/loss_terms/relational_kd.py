@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from harness.data.cached_outputs import FEATURES
+from harness.data.output_names import FEATURES
 from harness.loss_terms.base import LossTerm, TermNeeds, TermOptions
 from harness.loss_terms.registry import register_term
 from strategies.lazy import torch

@@ -42,6 +42,31 @@ def autocast(device: torch.device, precision: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _in_full_precision() -> Iterator[None]:
+    """No TF32 (nor bf16, its like on CPUs): the difference of two passes would drown in its rounding."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def as_in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Dropout and autocast off, matrix products in full precision, with gradients; the modes of the modules are put back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        device = next(model.parameters()).device.type
+        with torch.autocast(device, enabled=False), torch.enable_grad(), _in_full_precision():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 def resolve_precision(wanted: str, device: torch.device) -> str:
     """`auto` is bf16 on a GPU that computes in it, else fp32."""
     if wanted != "auto":

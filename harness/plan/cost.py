@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from harness.data.cached_outputs import NUMBER_OF_PARTS, teacher_passes_per_row
+from harness.data.output_names import NUMBER_OF_PARTS, teacher_passes_per_row
 from harness.errors import DataError
 from harness.loss_terms import needs_of_terms
 from harness.plan.plan import Cell, Plan

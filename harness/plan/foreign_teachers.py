@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.data.cached_outputs import FEATURES, LAYERS, PARTS
+from harness.data.output_names import FEATURES, LAYERS, PARTS
 from harness.errors import StudyError
 from harness.loss_terms.base import TermNeeds
 from harness.study.class_names import match_classes

@@ -81,7 +81,7 @@ class Plan:
     cells: tuple[Cell, ...]
     """All cells of the first repeat, then those of the next: what is done of a study that is stopped is a whole table."""
     teacher_outputs: Mapping[str, tuple[str, ...]]
-    """What the trials want of each teacher, by its name, beside its logits (`harness.data.cached_outputs`)."""
+    """What the trials want of each teacher, by its name, beside its logits (`harness.data.output_names`)."""
     warnings: tuple[str, ...] = ()
     """What the protocol misses in this study."""
     rerun_other_code: bool = False

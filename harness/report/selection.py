@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from harness.errors import StoreError
 from harness.records import Score, TrialRecord
+from harness.store.files import Damage
 from harness.store.run_state import RunState, last_working_run
-from harness.store.store import Damage, Store
+from harness.store.store import Store
 from harness.study.tasks import TaskSpec
 
 State = Literal["ok", "failed", "incomplete", "missing"]

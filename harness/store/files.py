@@ -19,6 +19,19 @@ _RECORD = b',\n"record":'
 _END = b"\n}\n"
 
 
+@dataclass(frozen=True)
+class Damage:
+    """A trial whose files cannot be trusted."""
+
+    key: str
+    path: str
+    """Relative to the store."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
 class DamagedError(Exception):
     """A file of the store that is not what was written."""
 

@@ -21,7 +21,6 @@ import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +30,7 @@ from harness.errors import StoreError
 from harness.records import SCHEMA_VERSION, TrialRecord
 from harness.store.events import append_event, event_lines, parse_events
 from harness.store.files import (
+    Damage,
     DamagedError,
     SealedRecord,
     open_record,
@@ -50,19 +50,6 @@ if TYPE_CHECKING:
 
 _READERS = 4
 _CHUNK = 64
-
-
-@dataclass(frozen=True)
-class Damage:
-    """A trial whose files cannot be trusted."""
-
-    key: str
-    path: str
-    """Relative to the store."""
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
 
 
 class Store:

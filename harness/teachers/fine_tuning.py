@@ -52,7 +52,7 @@ class TeacherJob(Section):
     """Digest of the pretrained weights (`harness.models.sources`)."""
     max_length: int
     outputs: tuple[str, ...] = ()
-    """What to cache beside the logits (`harness.data.cached_outputs`): some strategy or loss term of the study wants it."""
+    """What to cache beside the logits (`harness.data.output_names`): some strategy or loss term of the study wants it."""
     cpus: float = 1
     gpus: float = 0
     hub_commits: dict[str, str] = {}

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness.data.cached_outputs import FEATURES, LAYERS, PARTS, parse_draws
 from harness.data.encode import Encoded
+from harness.data.output_names import FEATURES, LAYERS, PARTS, parse_draws
 from harness.data.parts import split_parts
 from harness.data.rows import Rows
 from harness.errors import ModelError
@@ -26,7 +26,7 @@ def cached_output(
     precision: str,
     seed: int,
 ) -> np.ndarray:
-    """The array of that name (`harness.data.cached_outputs`), [rows, ...], rows in the order of `roles`.
+    """The array of that name (`harness.data.output_names`), [rows, ...], rows in the order of `roles`.
 
     `seed`: for dropout. Raises ModelError for dropout in a model that has none.
     """

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.checksums import remove_damaged
-from harness.data.cached_outputs import FEATURES
 from harness.data.encode import token_folders
+from harness.data.output_names import FEATURES
 from harness.data.roles import Roles, class_notes, cut_roles, rows_folder, save_roles
 from harness.data.rows import Rows, rows_in_common
 from harness.data.source import load_task

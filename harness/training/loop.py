@@ -34,9 +34,9 @@ from harness.training.checkpoint import CheckpointError, Progress, load_checkpoi
 from harness.training.failures import DivergedError
 from harness.training.hooks import EpochHook
 from harness.training.out_of_memory import MicroBatching
-from harness.training.weight_log import WeightLog
+from harness.training.weight_log import WeightLog, teacher_right
 from harness.training.weighting import Moment, WeightedLoss, Weighting
-from strategies.base import Context, Needs, Strategy
+from strategies.base import Needs, Strategy
 
 
 class Training:
@@ -199,7 +199,7 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         progress.step += 1
         self.strategy.after_step(weighted.context)
-        log.add(rows, weighted.weights, _teacher_right(weighted.context))
+        log.add(rows, weighted.weights, teacher_right(weighted.context))
         loss = weighted.loss.clone()
         self.ranks.sum_([loss])
         return loss, weighted.terms
@@ -288,12 +288,6 @@ def steps_per_epoch(rows: int, batch_size: int) -> int:
 def _all_rows(fit: LabelledRows, meta: LabelledRows | None, select: Encoded) -> list[Encoded]:
     labelled = [fit] if meta is None else [fit, meta]
     return [select, *(encoded for rows in labelled for encoded in (rows.encoded, *rows.parts))]
-
-
-def _teacher_right(context: Context) -> Tensor | None:
-    if context.teacher_logits.shape[0] == 0:
-        return None
-    return context.teacher_logits.softmax(-1).mean(0).argmax(-1) == context.labels
 
 
 def _adamw(model: nn.Module, recipe: Recipe, terms: LossTerms) -> torch.optim.AdamW:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.data.cached_outputs import FEATURES
 from harness.data.encode import Encoded, encode
 from harness.data.labelled_rows import LabelledRows
+from harness.data.output_names import FEATURES
 from harness.data.parts import split_parts
 from harness.data.rows import FitAndMetaRows, FitRows, MetaRows, Rows, TrainingRows, join_rows
 from harness.data.teacher_outputs import TeacherOutputs

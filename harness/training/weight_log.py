@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from harness.records import TermWeights
+from strategies.base import Context
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
@@ -67,3 +68,10 @@ def detection_auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(positive, score))
+
+
+def teacher_right(context: Context) -> Tensor | None:
+    """[batch] bool: whether the mean of the teachers' probabilities has the label's class on top; None without teachers."""
+    if context.teacher_logits.shape[0] == 0:
+        return None
+    return context.teacher_logits.softmax(-1).mean(0).argmax(-1) == context.labels

@@ -16,7 +16,7 @@ from harness.__main__ import main
 from harness.data.source import load_task
 from harness.records import ErrorRecord, TrialRecord
 from harness.report import Report
-from harness.report.rows import find_record
+from harness.report.find_row import find_record
 from harness.store.store import Store
 from tests.harness.small_models import MINILM
 from tests.harness.tiny import TEACHER, VARIED, default_specs, tiny_study

@@ -10,9 +10,10 @@ import pytest
 
 from harness.engine import inline, ray_train
 from harness.engine.ray_mailbox import News
+from harness.ranks import is_broken_connection
 from harness.records import ErrorRecord, TrialSpec
 from harness.store.store import Store
-from harness.training.failures import classify
+from harness.training.failures import classify, is_out_of_memory
 from harness.watching.console import Console
 from tests.harness.engine import stand_in
 from tests.harness.engine.conftest import StandInRun
@@ -130,6 +131,8 @@ def test_memory_that_nccl_lacks_is_its_rank_s_own_error() -> None:
     import torch.distributed as dist
 
     full = dist.DistBackendError("NCCL error: unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'")
-    assert not ray_train._is_collateral(full)
+    assert is_out_of_memory(full)  # and so not taken for a lost connection only
     assert classify(full).kind == "out_of_memory"
-    assert ray_train._is_collateral(dist.DistBackendError("NCCL communicator was aborted on rank 1"))
+    aborted = dist.DistBackendError("NCCL communicator was aborted on rank 1")
+    assert is_broken_connection(aborted)
+    assert not is_out_of_memory(aborted)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.data.cached_outputs import LAYERS
+from harness.data.output_names import LAYERS
 from harness.loss_terms.bound import LossTerms
 from harness.loss_terms.logit_terms import compute_terms
 from harness.ranks import Single

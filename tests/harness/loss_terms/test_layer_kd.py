@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from harness.data.cached_outputs import LAYERS
 from harness.data.labelled_rows import CachedRows
+from harness.data.output_names import LAYERS
 from harness.loss_terms.losses import kd
 from harness.loss_terms.parts.probes import fit_probes
 from tests.harness.loss_terms.given import CLASSES, ROWS, STUDENT_HIDDEN, STUDENT_LAYERS, inputs, make, normal, rows

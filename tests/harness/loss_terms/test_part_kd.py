@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.data.cached_outputs import PARTS, dropout_draws, parse_draws, teacher_passes_per_row
+from harness.data.output_names import PARTS, dropout_draws, parse_draws, teacher_passes_per_row
 from harness.loss_terms.losses import kd
 from tests.harness.loss_terms.given import CLASSES, ROWS, inputs, make, normal, rows
 

@@ -17,7 +17,7 @@ import pytest
 from harness.errors import StoreError
 from harness.records import ErrorRecord
 from harness.report import build_report
-from harness.report.rows import find_record
+from harness.report.find_row import find_record
 from harness.report.terminal import text
 from harness.store.garbage import garbage_of_store
 from harness.store.merge import merge_stores

@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console as RichConsole
 
-from harness.data.cached_outputs import dropout_draws
+from harness.data.output_names import dropout_draws
 from harness.data.roles import load_training_rows
 from harness.data.teacher_outputs import TeacherOutputs, teacher_folder
 from harness.errors import ModelError

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
-from harness.report.rows import compare_runs, find_record, find_spec
+from harness.report.find_row import compare_runs, find_record, find_spec
 from harness.report.selection import select
 from harness.training.failures import DivergedError, classify, failed_record
 
