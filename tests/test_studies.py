@@ -66,7 +66,7 @@ def test_glue_full_is_the_same_study_with_small_models(tasks: str, small_roberta
     file = PROJECT / "studies" / "glue_full.yaml"
     assert len({cell.task.name for cell in load_plan(file, []).cells}) == 7
     overrides = [
-        *([] if tasks == "all" else [f"tasks={tasks}"]),
+        *([] if tasks == "all" else [f"tasks={tasks}", "training_per_task={}"]),
         f"models.student.model={small_roberta}",
         f"models.teachers.0.model={small_roberta}",
         "data.source=generated",

@@ -20,7 +20,7 @@ from harness.plan.cost import (
     teacher_passes,
 )
 from harness.plan.plan import Cell, Plan
-from harness.stats.multiple import LEVEL, smallest_p
+from harness.stats.level import LEVEL, smallest_p
 from harness.study.comparisons import families
 from harness.study.tasks import TaskSpec
 

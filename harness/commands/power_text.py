@@ -13,7 +13,7 @@ from harness.errors import UserError
 from harness.plan.cost import cell_cost, planned_rows
 from harness.plan.plan import Plan
 from harness.report.spreads import task_spreads
-from harness.stats.multiple import LEVEL
+from harness.stats.level import LEVEL
 from harness.stats.power import POWER, Spread
 from harness.study.comparisons import families
 

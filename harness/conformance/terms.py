@@ -16,6 +16,7 @@ from harness.conformance.findings import Finding, StrategyReport
 from harness.conformance.tiny_training import BATCH, TEMPERATURE, World
 from harness.errors import with_place
 from harness.loss_terms import TermError, needs_of_terms
+from harness.loss_terms.base import LossTerm
 from harness.loss_terms.bound import LossTerms
 from harness.loss_terms.logit_terms import TERMS, TermInputs
 from harness.loss_terms.registry import PLAIN, registered_terms
@@ -71,7 +72,7 @@ def _declaration_faults(name: str) -> Iterator[tuple[str, str]]:
             yield check, "give the function a docstring: the formula, and the shape of what it returns"
         return
     term = registered_terms()[name]
-    if not term.__doc__ or "__call__" not in vars(term):
+    if not term.__doc__ or term.__call__ is LossTerm.__call__:
         yield check, "give the class a docstring with the formula, and a method __call__(self, inputs) that returns [batch]"
     try:
         term.Options()

@@ -68,12 +68,12 @@ def read_sizes(plan: Plan) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
     """Task -> rows of each split, of the tasks that are not GLUE's, which are read for it; and of those of the hub that cannot
     be read now, the reason. Raises DataError for the study's own files.
     """
-    from harness.data.source import load_task
-
     sizes, unknown = {}, {}
     for task in plan.tasks:
         if task.source_name in GLUE and not task.files:
             continue
+        from harness.data.source import load_task  # not before it is needed: most plans start at once
+
         try:
             data = load_task(task, plan.study.data_for(task.name), plan.base)
         except DataError as error:

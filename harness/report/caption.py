@@ -11,7 +11,7 @@ from harness.report.foreign_teachers import trained_elsewhere
 from harness.report.leaderboard import Leaderboard
 from harness.report.mixed import mixed
 from harness.report.selection import SPLIT
-from harness.stats.multiple import LEVEL, smallest_p
+from harness.stats.level import LEVEL, smallest_p
 from harness.study.comparisons import STATISTICS_VERSION
 
 

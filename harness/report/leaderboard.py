@@ -18,8 +18,9 @@ from harness.report.selection import Selection, select
 from harness.report.verdicts import Comparison, explore, judge
 from harness.stats.aggregate import LEAST_GAP, interquartile_mean, mean, normalise, probability_of_improvement, win_rates
 from harness.stats.bootstrap import draws_for, interval
+from harness.stats.level import LEVEL
 from harness.stats.metrics import Array
-from harness.stats.multiple import LEVEL, holm
+from harness.stats.multiple import holm
 from harness.stats.ranks import Ranking, RankRange, rank_ranges, rank_strategies
 from harness.study.comparisons import BASELINE, ComparisonsSpec, Families, ProtocolSpec, families
 

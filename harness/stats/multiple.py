@@ -6,12 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.stats.level import EXACT_UNITS, LEVEL, RANDOM_FLIPS, smallest_p
 from harness.stats.metrics import Array
 
-LEVEL = 0.05
-"""Of all marks and verdicts."""
-EXACT_UNITS, RANDOM_FLIPS = 15, 20_000
-"""Up to so many units all sign-flips are made; of more units, so many at random, of which the observed signs are one."""
 _EQUAL = 1e-9
 
 
@@ -35,11 +32,6 @@ class MaxT:
     """Of each test alone."""
     pointwise: float
     """Level of one test alone at which a single step of max-T marks it; NaN where no p below the level is possible."""
-
-
-def smallest_p(units: int) -> float:
-    """The least two-sided p that flips of so many units can give: that of all differences on one side."""
-    return 1.0 if units < 1 else max(2.0 ** (1 - units), 1 / (RANDOM_FLIPS + 1))
 
 
 def sign_flips(units: int, seed: int = 0) -> Array:

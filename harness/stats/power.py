@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.stats.level import LEVEL, smallest_p
 from harness.stats.metrics import Array
-from harness.stats.multiple import LEVEL, smallest_p
 
 POWER = 0.8
 MOST_REPEATS = 1000

@@ -33,6 +33,8 @@ class Abkd(Strategy[AbkdSettings]):
     Defaults: the README's example for CIFAR-100 (resnet56 to resnet20) in ghwang-s/abkd, alpha + beta = 1.1 and alpha = 0.8;
     for language models the scripts have 0.2 and 0.7. `start_alpha_beta` and `end_alpha_beta` of those scripts are the ends of
     a search, not a schedule: exponents stay as they are for a training.
+
+    As published, with T^2 taken out of the weight; the authors choose alpha, beta and the weight for each pair of models.
     """
 
     name = "abkd"
@@ -44,9 +46,6 @@ class Abkd(Strategy[AbkdSettings]):
     )
     sample_wise = False
     normalisation = Normalisation.ADDITIVE
-    reconstruction = (
-        "As published, with T^2 taken out of the weight; the authors choose alpha, beta and the weight for each pair of models."
-    )
     Settings = AbkdSettings
 
     @classmethod

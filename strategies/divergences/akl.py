@@ -31,6 +31,9 @@ class Akl(Strategy[AklSettings]):
     With two classes both differences are the same number, so h_i is 1/2 for every sample: AKL is then the fixed mean of both
     divergences, and its gradient nearly forward KL's, in the same direction always and of the same size near agreement. It
     needs more classes to weigh anything.
+
+    Differs: the share of the labels (kd_weight), T and T^2, because the authors' code has the divergence alone, for
+    tokens at temperature 1; and in h = 1/2 where teacher and student agree exactly, which is 0 / 0 there.
     """
 
     name = "akl"
@@ -42,10 +45,6 @@ class Akl(Strategy[AklSettings]):
     )
     sample_wise = True
     normalisation = Normalisation.CONVEX
-    reconstruction = (
-        "Ours differs in the share of the labels (kd_weight), T and T^2, because the authors' code has the divergence alone, "
-        "for tokens at temperature 1; and in h = 1/2 where teacher and student agree exactly, which is 0 / 0 there."
-    )
     Settings = AklSettings
 
     @classmethod

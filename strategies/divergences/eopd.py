@@ -30,6 +30,10 @@ class Eopd(Strategy[EopdSettings]):
     p and q: teacher and student; u_i = 1[H(p_i) >= entropy_share log K], K classes; both divergences with T^2. Forward KL comes
     on top of reverse KL, not in its place: so does the authors' `compute_policy_loss_on_policy_distill`, read in the copy of
     ckjsuperhh/CacheEOPD (threshold 0.8 nats, coefficient 1).
+
+    Differs: the form for classification is ours; training rows, the exact divergence and cross-entropy, because the
+    authors sample text from the student (a policy gradient) and have no labels; and in a threshold that is a share of the
+    largest entropy, its default ours, because their 0.8 nats is more than two classes can have.
     """
 
     name = "eopd"
@@ -38,11 +42,6 @@ class Eopd(Strategy[EopdSettings]):
     paper = "Jin et al., Entropy-Aware On-Policy Distillation of Language Models, 2026, arXiv 2603.07079"
     sample_wise = True
     normalisation = Normalisation.ADDITIVE
-    reconstruction = (
-        "The form for classification is ours. It differs in training rows, the exact divergence and cross-entropy, because "
-        "the authors sample text from the student (a policy gradient) and have no labels; and in a threshold that is a share "
-        "of the largest entropy, its default ours, because their 0.8 nats is more than two classes can have."
-    )
     Settings = EopdSettings
 
     @classmethod

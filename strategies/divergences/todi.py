@@ -24,6 +24,9 @@ class Todi(Strategy[TodiSettings]):
 
     Near agreement its gradient is 3/2 of forward KL's. With two classes it has forward KL's direction everywhere, as that of
     any divergence: ToDi is then plain KD with other strengths of samples.
+
+    Differs: T^2, because all divergences here have it: the authors' 0.5 at T = 2 is 0.125 of ours, beside 0.5 of cross-
+    entropy. Samples stand for a language model's tokens.
     """
 
     name = "todi"
@@ -35,10 +38,6 @@ class Todi(Strategy[TodiSettings]):
     )
     sample_wise = False
     normalisation = Normalisation.CONVEX
-    reconstruction = (
-        "Ours differs in T^2, because all divergences here have it: the authors' 0.5 at T = 2 is 0.125 of ours, beside 0.5 of "
-        "cross-entropy. Samples stand for a language model's tokens."
-    )
     Settings = TodiSettings
 
     @classmethod

@@ -29,6 +29,9 @@ class SelecTkd(Strategy[SelecTkdSettings]):
     """L = mean_i [(1 - kd_weight) ce_i + kd_weight v_i kd_i], v_i = 1 where the teacher accepts, else rejected_weight.
 
     Accepted: argmax q_i is among the teacher's top_k classes (the paper's greedy Top-k).
+
+    Differs: the form for classification is ours; top_k, 1 and not 5, because tasks have few classes; in cross-entropy,
+    because there are labels; and in that Spec-k, which verifies several sampled candidates, is left out.
     """
 
     name = "selectkd"
@@ -37,11 +40,7 @@ class SelecTkd(Strategy[SelecTkdSettings]):
     paper = "Huang et al., SelecTKD: Selective Token-Weighted Knowledge Distillation for LLMs, CVPR 2026, arXiv 2510.24021"
     sample_wise = True
     normalisation = Normalisation.ADDITIVE
-    reconstruction = (
-        "Its abstract and others' descriptions were read, not the whole paper; the authors have no code. The form for "
-        "classification is ours. It differs in top_k, 1 and not 5, because tasks have few classes; in cross-entropy, because "
-        "there are labels; and in that Spec-k, which verifies several sampled candidates, is left out."
-    )
+    reconstruction = "Its abstract and others' descriptions were read, not the whole paper; the authors have no code."
     Settings = SelecTkdSettings
 
     @classmethod

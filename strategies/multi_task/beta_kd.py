@@ -36,6 +36,11 @@ class BetaKd(Strategy[BetaKdSettings]):
     exp(-beta kd) is a prior over the student's logits that the teacher gives, and the last part what its Laplace-approximated
     normaliser costs. Task level, as in ugkd/methods/betakd.py of Selective-KD/Selective-KD, which cites eq. 15. beta tends to
     K / (2 kd): KD has more weight the nearer the student is to the teacher.
+
+    Differs: The authors' own (mobilevlm/train/weighting.py of Jingchensun/beta-kd) trains Kendall's log variances of both
+    losses in its place, which is `uncertainty` with form kendall from 0; their weights from the teacher's features are
+    left out. an Adam for log beta alone, with a bound, because Selective-KD trains it with the student's optimiser,
+    squashed.
     """
 
     name = "beta_kd"
@@ -47,12 +52,7 @@ class BetaKd(Strategy[BetaKdSettings]):
     sample_wise = False
     learned = True
     normalisation = Normalisation.ADDITIVE
-    reconstruction = (
-        "The paper was read in summaries; eq. 15 is as in Selective-KD's code. The authors' own (mobilevlm/train/weighting.py "
-        "of Jingchensun/beta-kd) trains Kendall's log variances of both losses in its place, which is `uncertainty` with form "
-        "kendall from 0; their weights from the teacher's features are left out. Ours differs in an Adam for log beta alone, "
-        "with a bound, because Selective-KD trains it with the student's optimiser, squashed."
-    )
+    reconstruction = "The paper was read in summaries; eq. 15 is as in Selective-KD's code."
     Settings = BetaKdSettings
 
     def __init__(self, settings: BetaKdSettings, setup: Setup) -> None:

@@ -33,6 +33,9 @@ class Taid(Strategy[TaidSettings]):
     After each step r becomes max(line, r + adaptive_rate sigmoid(v) (1 - r)), at most 1: line goes from first_share to 1 with
     the training, and v is a moving average of (L' - L) / L', L' the loss of the step before. The gradient is (q - m) T, near
     r = 0 r times that of plain KD: to the student this is a KD weight that grows as it learns. The term is `interpolated_ce`.
+
+    Differs: T and T^2, because all divergences here have them (T is 1 there). The authors' rate is for trainings of many
+    steps: in a short one the line leads.
     """
 
     name = "taid"
@@ -44,10 +47,6 @@ class Taid(Strategy[TaidSettings]):
     )
     sample_wise = False
     normalisation = Normalisation.CONVEX
-    reconstruction = (
-        "Ours differs in T and T^2, because all divergences here have them (T is 1 there). The authors' rate is for trainings "
-        "of many steps: in a short one the line leads."
-    )
     Settings = TaidSettings
 
     def __init__(self, settings: TaidSettings, setup: Setup) -> None:

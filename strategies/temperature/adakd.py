@@ -50,6 +50,10 @@ class AdaKd(Strategy[AdaKdSettings]):
     T_i = T exp(-sensitivity tanh(log(h_i / median of S))): low for hard samples. r starts at 1; where the moving average of the
     loss has fallen by more than `tolerance` of a reference, r becomes (1 - share_step) r, at least 0.1; where it has risen by
     as much, (1 + share_step) r, at most 1; the average is then the new reference.
+
+    Differs: samples of the global batch stand for tokens, ties all in; in that the moving average is scaled to the
+    training's length, because fine-tunings here have fewer steps; and in that a median of 0 counts as 1e-8, because
+    theirs divides by it. Settings are those of scripts/gpt2/AdaKD/AdaKD.sh in SassyRong/AdaKD (temperature 1, no labels).
     """
 
     name = "adakd"
@@ -58,12 +62,6 @@ class AdaKd(Strategy[AdaKdSettings]):
     paper = "Xie et al., LLM-Oriented Token-Adaptive Knowledge Distillation, AAAI 2026, arXiv 2510.11615, and the authors' code"
     sample_wise = True
     normalisation = Normalisation.BATCH
-    reconstruction = (
-        "Ours differs in that samples of the global batch stand for tokens, ties all in; in that the moving average is scaled "
-        "to the training's length, because fine-tunings here have fewer steps; and in that a median of 0 counts as 1e-8, "
-        "because theirs divides by it. Settings are those of scripts/gpt2/AdaKD/AdaKD.sh in SassyRong/AdaKD (temperature 1, "
-        "no labels)."
-    )
     Settings = AdaKdSettings
 
     def __init__(self, settings: AdaKdSettings, setup: Setup) -> None:

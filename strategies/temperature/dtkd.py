@@ -32,6 +32,9 @@ class Dtkd(Strategy[DtkdSettings]):
     dtkd is the term `dynamic_temperature_kd`, whose docstring has the temperatures. Weights and warm-up as in
     `mdistiller/engine/cfg.py` of JinYu1998/DTKD, whose T is 4; the README there withdraws the derivation (eq. 4 and 5) and
     keeps the method. With two classes dtkd is 0 wherever both models agree on the class; the rest is plain KD.
+
+    Differs: logits are centred over the classes first, because the authors' temperatures change with a number added
+    to all logits, and can be negative; and in that r rises from step to step, because a fine-tuning has few epochs.
     """
 
     name = "dtkd"
@@ -40,11 +43,6 @@ class Dtkd(Strategy[DtkdSettings]):
     paper = "Wei & Bai, Dynamic Temperature Knowledge Distillation, arXiv 2404.12711, 2024, and the authors' code"
     sample_wise = False
     normalisation = Normalisation.ADDITIVE
-    reconstruction = (
-        "Ours differs in that logits are centred over the classes first, because the authors' temperatures change with a "
-        "number added to all logits, and can be negative; and in that r rises from step to step, because a fine-tuning has "
-        "few epochs."
-    )
     Settings = DtkdSettings
 
     @classmethod

@@ -31,6 +31,8 @@ class Wttm(Strategy[WttmSettings]):
     p teacher, q student at temperature 1; no factor T^2. U_i, the power sum, is 1 where the teacher is sure and K^(1 - g) where
     it knows nothing of K classes: more weight where it is unsure (eq. 22). The term is `transformed_teacher`; the study's
     temperature is not used. Defaults: the README's example of WTTM in zkxufo/TTM, in which CRD has a weight, too.
+
+    As published; the authors choose weight and exponent for each pair of teacher and student.
     """
 
     name = "wttm"
@@ -42,7 +44,6 @@ class Wttm(Strategy[WttmSettings]):
     )
     sample_wise = True
     normalisation = Normalisation.ADDITIVE
-    reconstruction = "As published; the authors choose weight and exponent for each pair of teacher and student."
     Settings = WttmSettings
 
     @classmethod

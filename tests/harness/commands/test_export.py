@@ -32,6 +32,7 @@ def models(**student: Any) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def _without_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.report.build_report", lambda path: Report(path, (), (), ""))
+    monkeypatch.setattr("harness.report.terminal.printed", lambda board, only=(): board)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from harness.training.checkpoint import FILE
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "own-cache"))
     monkeypatch.setattr("harness.report.build_report", lambda path: Report(path, (), (), ""))
+    monkeypatch.setattr("harness.report.terminal.printed", lambda board, only=(): board)
     return Store(tmp_path / "results" / "tiny")
 
 

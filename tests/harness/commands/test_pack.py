@@ -15,6 +15,7 @@ from harness.store.store import Store
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "own-cache"))
     monkeypatch.setattr("harness.report.build_report", lambda path: Report(path, (), (), ""))
+    monkeypatch.setattr("harness.report.terminal.printed", lambda board, only=(): board)
     return Store(tmp_path / "results" / "tiny")
 
 

@@ -16,6 +16,7 @@ from harness.study.schema import PROTOCOL_VERSION, EarlyStopping
 @pytest.fixture
 def results(study_file, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("harness.report.build_report", lambda path: Report(path, (), (), ""))
+    monkeypatch.setattr("harness.report.terminal.printed", lambda board, only=(): board)
     assert main(["run", str(study_file(strategies=["ce_only", "rw_kd"])), "--quiet"]) == 0
     return tmp_path / "results" / "tiny"
 
@@ -52,6 +53,7 @@ def test_a_row_of_another_protocol_is_refused_by_name(results, capsys):
 def test_a_row_is_trained_again_from_any_folder(study_file, tmp_path, monkeypatch, capsys):
     """Its data, and a plugin that lies elsewhere on this machine, are found where the study found them."""
     monkeypatch.setattr("harness.report.build_report", lambda path: Report(path, (), (), ""))
+    monkeypatch.setattr("harness.report.terminal.printed", lambda board, only=(): board)
     (tmp_path / "mine").mkdir()
     rows = "sentence,label\n" + "".join(f"good film {i},1\nbad film {i},0\n" for i in range(40))
     for name in ("train", "dev"):

@@ -25,6 +25,7 @@ def store(tmp_path: Path) -> Store:
 def _no_report(monkeypatch):
     """The report has tests of its own; drawing it takes longer than these studies."""
     monkeypatch.setattr("harness.report.build_report", lambda path: Report(path, (), (), "the leaderboard"))
+    monkeypatch.setattr("harness.report.terminal.printed", lambda board, only=(): board)
 
 
 @pytest.mark.usefixtures("_no_report")

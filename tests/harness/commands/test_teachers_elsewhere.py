@@ -196,6 +196,7 @@ def test_a_study_s_teachers_become_files_that_another_study_takes(
 ) -> None:
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("harness.report.build_report", lambda path: Report(path, (), (), ""))
+    monkeypatch.setattr("harness.report.terminal.printed", lambda board, only=(): board)
     study = write_study(tmp_path, LIVE)
     assert main(["teacher-outputs", str(study)]) == 0
     said = capsys.readouterr().out

@@ -43,7 +43,11 @@ def test_ray_stops_the_same_trials(
     labels = ["plain", "other", "killed"] if workers == 1 else ["plain", "other"]
     resources = {"workers": workers, "concurrent_trials": 3 - workers, "retries": 1}
     run = stand_in_run(labels, resources=resources, search=SEARCH, training=TRAINING)()
-    assert ends(run.store) == expected
+    found = ends(run.store)
+    if workers == 1:
+        assert found == expected
+    else:  # trials of two workers have keys of their own
+        assert {cell: end[1:] for cell, end in found.items()} == {cell: end[1:] for cell, end in expected.items()}
     if workers == 1:  # a search whose trial lost its process after the first epoch went on all the same
         assert {r.status for r in run.store.records() if r.spec.label == "killed"} == {"ok", "stopped"}
     else:  # all ranks ended together, so the group was kept for all trials

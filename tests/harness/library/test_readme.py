@@ -30,6 +30,7 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the reader has: two models and two files."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("harness.report.build_report", lambda path: Report(path, (), (), ""))
+    monkeypatch.setattr("harness.report.terminal.printed", lambda board, only=(): board)
     texts = [f"{'good' if k % 2 else 'bad'} film number {k % 7}" for k in range(120)]
     for name, some in (("train.csv", texts), ("validation.csv", texts[:20])):
         with Path(name).open("w", encoding="utf-8", newline="") as file:

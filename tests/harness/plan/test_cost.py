@@ -98,7 +98,7 @@ def test_twice_the_rate_is_half_the_hours_and_the_rates_are_called_assumed():
     plan = load_plan(PROJECT / "studies" / "glue_full.yaml")
     slow, fast = (describe(plan, rate, rate) for rate in (100, 200))
     assert _total(slow) == pytest.approx(2 * _total(fast), rel=1e-4)
-    for text in ("ASSUMED", "--student-samples-per-second", "189 cells", "3024 trials", "392,702", "look-ahead"):
+    for text in ("ASSUMED", "--student-samples-per-second", "252 cells", "4032 trials", "392,702", "look-ahead"):
         assert text in slow
 
 

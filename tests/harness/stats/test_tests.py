@@ -13,8 +13,9 @@ from statsmodels.stats.power import normal_power
 from statsmodels.stats.weightstats import ttost_paired
 
 from harness.stats.equivalence import equivalence_p, share_outside
+from harness.stats.level import smallest_p
 from harness.stats.mcnemar import mcnemar
-from harness.stats.multiple import holm, max_t, smallest_p
+from harness.stats.multiple import holm, max_t
 from harness.stats.power import Spread, minimum_detectable_effect
 
 

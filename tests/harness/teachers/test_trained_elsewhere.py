@@ -62,7 +62,7 @@ class Home:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     cache = tmp_path_factory.mktemp("cache")
-    teacher = {"config": TEACHER, "training": {"epochs": 6, "learning_rate": 3e-3, "batch_size": 16}}
+    teacher = {"config": TEACHER, "training": {"epochs": 12, "learning_rate": 3e-3, "batch_size": 16}}
     study = with_teachers(tiny_study(tasks=[easy_task(cache)], strategies=STRATEGIES), teacher)
     plan, prepared = prepared_plan(study, cache)
     return Home(study, plan, prepared, cache, students(study, cache))

@@ -1,0 +1,13 @@
+"""The level of all marks, and the least p that so few runs can give. No numpy: plans say it at once."""
+
+from __future__ import annotations
+
+LEVEL = 0.05
+"""Of all marks and verdicts."""
+EXACT_UNITS, RANDOM_FLIPS = 15, 20_000
+"""Up to so many units all sign-flips are made; of more units, so many at random, of which the observed signs are one."""
+
+
+def smallest_p(units: int) -> float:
+    """The least two-sided p that flips of so many units can give: that of all differences on one side."""
+    return 1.0 if units < 1 else max(2.0 ** (1 - units), 1 / (RANDOM_FLIPS + 1))
