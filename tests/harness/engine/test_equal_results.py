@@ -93,6 +93,7 @@ def assert_same_up_to_rounding(one: Store, two: Store, *labels: str) -> None:
         np.testing.assert_allclose(first[["p0", "p1"]], second[["p0", "p1"]], atol=2e-3)  # stored with 11 bits
 
 
+@pytest.mark.slow
 def test_one_worker_and_two_find_the_same_up_to_rounding(one_and_two: tuple[Store, Store, Path]) -> None:
     one, two, _ = one_and_two
     labels = ("fixed_alpha", "rw_kd")
@@ -102,6 +103,7 @@ def test_one_worker_and_two_find_the_same_up_to_rounding(one_and_two: tuple[Stor
         assert together.cost.student_backward == alone.cost.student_backward
 
 
+@pytest.mark.slow
 def test_where_one_rank_runs_out_of_memory_all_go_on_in_smaller_parts(one_and_two: tuple[Store, Store, Path]) -> None:
     """It costs no retry (there is none), nothing of the epochs before, and changes no result."""
     one, two, cache = one_and_two

@@ -86,6 +86,7 @@ def test_slots_of_trials_whose_workers_must_be_apart(cluster: None) -> None:
         require_slots("rte", apart)
 
 
+@pytest.mark.slow
 def test_cells_of_different_shapes_run_in_one_study(stand_in_run: Callable[..., StandInRun]) -> None:
     run = stand_in_run(
         ["plain"],
