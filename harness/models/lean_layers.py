@@ -29,7 +29,8 @@ class _Lean(nn.Module):
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *rest: Any, **options: Any) -> Tensor:
         """[batch, tokens, hidden] from the same; [batch, 1, hidden] where the layer is the last and one token is read."""
-        if hidden_states.device.type != "cpu":
+        # whoever chooses another attention later gets it
+        if hidden_states.device.type != "cpu" or self.attention.self.config._attn_implementation != "sdpa":
             own: Tensor = super().forward(hidden_states, attention_mask, *rest, **options)
             return own
         low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
