@@ -28,7 +28,7 @@ class SeKd(Strategy[SeKdSettings]):
     |S| = ceil(selected_share B), and all that tie with the last of them. The authors' runs have 20 %, and no labels
     (`--k_percent 20 --topk_tok_selection_metric student_entropy --alpha_ce 0.0` in almogtavor/SE-KD3x).
 
-    Differs: the form for classification is ours; that the samples of a batch stand for the positions of a text, because a
+    Differs: the form for classification is ours: that the samples of a batch stand for the positions of a text, because a
     sample has one output here; and in that ties are all in, because order in a batch means nothing.
     """
 

@@ -30,7 +30,7 @@ class SelecTkd(Strategy[SelecTkdSettings]):
 
     Accepted: argmax q_i is among the teacher's top_k classes (the paper's greedy Top-k).
 
-    Differs: the form for classification is ours; top_k, 1 and not 5, because tasks have few classes; in cross-entropy,
+    Differs: the form for classification is ours: top_k, 1 and not 5, because tasks have few classes; in cross-entropy,
     because there are labels; and in that Spec-k, which verifies several sampled candidates, is left out.
     """
 

@@ -37,10 +37,10 @@ class BetaKd(Strategy[BetaKdSettings]):
     normaliser costs. Task level, as in ugkd/methods/betakd.py of Selective-KD/Selective-KD, which cites eq. 15. beta tends to
     K / (2 kd): KD has more weight the nearer the student is to the teacher.
 
-    Differs: The authors' own (mobilevlm/train/weighting.py of Jingchensun/beta-kd) trains Kendall's log variances of both
-    losses in its place, which is `uncertainty` with form kendall from 0; their weights from the teacher's features are
-    left out. an Adam for log beta alone, with a bound, because Selective-KD trains it with the student's optimiser,
-    squashed.
+    Differs: an Adam for log beta alone, with a bound, because Selective-KD trains it with the student's optimiser,
+    squashed; the authors' own code (mobilevlm/train/weighting.py of Jingchensun/beta-kd) trains Kendall's log variances
+    of both losses in its place, which is `uncertainty` with form kendall from 0; their weights from the teacher's
+    features are left out.
     """
 
     name = "beta_kd"

@@ -51,9 +51,10 @@ class AdaKd(Strategy[AdaKdSettings]):
     loss has fallen by more than `tolerance` of a reference, r becomes (1 - share_step) r, at least 0.1; where it has risen by
     as much, (1 + share_step) r, at most 1; the average is then the new reference.
 
-    Differs: samples of the global batch stand for tokens, because a classifier has one output; ties are all in; the moving average is scaled to the
-    training's length, because fine-tunings here have fewer steps; and in that a median of 0 counts as 1e-8, because
-    theirs divides by it. Settings are those of scripts/gpt2/AdaKD/AdaKD.sh in SassyRong/AdaKD (temperature 1, no labels).
+    Differs: samples of the global batch stand for tokens, because a classifier has one output; ties are all in; the
+    moving average is scaled to the training's length, because fine-tunings here have fewer steps; and in that a median of
+    0 counts as 1e-8, because theirs divides by it. Settings are those of scripts/gpt2/AdaKD/AdaKD.sh in SassyRong/AdaKD
+    (temperature 1, no labels).
     """
 
     name = "adakd"

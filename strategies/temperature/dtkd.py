@@ -33,8 +33,8 @@ class Dtkd(Strategy[DtkdSettings]):
     `mdistiller/engine/cfg.py` of JinYu1998/DTKD, whose T is 4; the README there withdraws the derivation (eq. 4 and 5) and
     keeps the method. With two classes dtkd is 0 wherever both models agree on the class; the rest is plain KD.
 
-    Differs: logits are centred over the classes first, because the authors' temperatures change with a number added
-    to all logits, and can be negative; and in that r rises from step to step, because a fine-tuning has few epochs.
+    Differs: logits are centred over the classes first, because the authors' temperatures change with a number added to
+    all logits, and can be negative; and in that r rises from step to step, because a fine-tuning has few epochs.
     """
 
     name = "dtkd"
