@@ -35,6 +35,16 @@ class _FilesTogether(LoadFileScheduling):
         return "engine" if "/engine/" in file else file
 
 
+def first_of_each(kinds: dict[str, Any]) -> list[Any]:
+    """Cases (name -> kind) of a test that takes seconds each: the first of every kind is fast, the others are slow."""
+    seen: set[Any] = set()
+    params = []
+    for name, kind in kinds.items():
+        params.append(pytest.param(name, marks=pytest.mark.slow if kind in seen else ()))
+        seen.add(kind)
+    return params
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
     return _FilesTogether(config, log)

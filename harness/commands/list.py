@@ -12,7 +12,6 @@ from pydantic import BaseModel
 
 from harness.errors import UserError
 from harness.loss_terms.registry import PLAIN, registered_terms
-from harness.study.schema import Study
 from harness.study.section import Section
 from harness.study.tasks import GLUE, official_rows
 from strategies import resolve, strategy_names, wrapper_names
@@ -60,6 +59,8 @@ def _print(arguments: argparse.Namespace) -> None:
     elif arguments.what == "terms":
         print(_terms())
     elif arguments.what == "study":
+        from harness.study.schema import Study
+
         print("\n".join(_fields(Study, 0)))
     elif arguments.name:
         print(_strategy(arguments.name))

@@ -15,10 +15,11 @@ from harness.plan.prepared import PreparedTask
 from harness.records import TrialSpec
 from harness.study.resources import TaskResources
 from harness.study.section import Section
-from harness.watching.console import Console
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from harness.watching.console import Console
 
 STEPS = 3
 """Adam's state is there after the first one."""

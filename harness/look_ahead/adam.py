@@ -52,7 +52,9 @@ class AdamWStep:
         """
         scale, norm = self._clipping(gradient)
         places, slopes = [], []
-        for at, parameter, g, done in zip(theta, self._parameters, gradient, self._steps(), strict=True):
+        for at, parameter, g, done in zip(
+            theta, self._parameters, gradient, _steps(self._optimizer, self._parameters), strict=True
+        ):
             group, state = self._groups[id(parameter)], self._optimizer.state.get(parameter, {})
             b1, b2 = group["betas"]
             c1, c2 = 1 - b1 ** (done + 1), 1 - b2 ** (done + 1)
@@ -85,13 +87,6 @@ class AdamWStep:
         clip = float("inf") if self._clip_norm is None else self._clip_norm
         return (clip / (norm + 1e-6)).clamp(max=1.0), norm
 
-    def _steps(self) -> list[int]:
-        """Done so far on each parameter."""
-        states = [self._optimizer.state.get(parameter, {}) for parameter in self._parameters]
-        known = [torch.as_tensor(state["step"]) for state in states if "step" in state]
-        found = iter(torch.stack(known).tolist() if known else [])  # together: a device is waited for once
-        return [int(next(found)) if "step" in state else 0 for state in states]
-
 
 def adam_direction(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> Callable[[list[Tensor]], list[Tensor]]:
     """A function from a gradient, in the order of `parameters`, to g / (sqrt(v) + eps): over Adam's root mean square.
@@ -103,7 +98,8 @@ def adam_direction(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor
     groups = _groups_of(optimizer)
 
     def direction(gradient: list[Tensor]) -> list[Tensor]:
-        return [_divided(optimizer, groups[id(p)], p, g) for p, g in zip(parameters, gradient, strict=True)]
+        steps = _steps(optimizer, parameters)
+        return [_divided(optimizer, groups[id(p)], p, g, done) for p, g, done in zip(parameters, gradient, steps, strict=True)]
 
     return direction
 
@@ -112,12 +108,19 @@ def _groups_of(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
     return {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
 
 
-def _divided(optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> Tensor:
+def _steps(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> list[int]:
+    """Done so far on each parameter."""
+    states = [optimizer.state.get(parameter, {}) for parameter in parameters]
+    known = [torch.as_tensor(state["step"]) for state in states if "step" in state]
+    found = iter(torch.stack(known).tolist() if known else [])  # together: a device is waited for once
+    return [int(next(found)) if "step" in state else 0 for state in states]
+
+
+def _divided(optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: Tensor, gradient: Tensor, done: int) -> Tensor:
     state = optimizer.state.get(parameter, {})
     beta: float = group["betas"][1]
-    steps = int(state.get("step", 0)) + 1
     second = (1 - beta) * gradient.square()
     if "exp_avg_sq" in state:
         second = second + beta * state["exp_avg_sq"]
-    divided: Tensor = gradient / ((second / (1 - beta**steps)).sqrt() + group["eps"])
+    divided: Tensor = gradient / ((second / (1 - beta ** (done + 1))).sqrt() + group["eps"])
     return divided

@@ -127,8 +127,7 @@ def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> 
     elif finished is None:
         training = _training(job, model, encoded(load_teacher_rows(cache, job.data_digest)), encoded(rows.select), seed)
         told = ProgressFile(target, job.teacher.training.epochs, training.total_steps)
-        training.on_step = told
-        training.run()
+        training.run(on_step=told)
         told.close()
         precision = training.precision
         epochs = [record.model_dump() for record in training.progress.records]

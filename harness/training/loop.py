@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from harness.study.schema import Recipe
 from harness.study.tasks import compute_metrics
 from harness.training.checkpoint import CheckpointError, Progress, load_checkpoint, save_checkpoint
 from harness.training.failures import DivergedError
-from harness.training.hooks import EpochHook
+from harness.training.hooks import EpochHook, StepHook
 from harness.training.out_of_memory import MicroBatching
 from harness.training.weight_log import WeightLog, teacher_right
 from harness.training.weighting import Moment, WeightedLoss, Weighting
@@ -88,8 +88,6 @@ class Training:
         self.optimizer = _adamw(model, recipe, self.terms)
         self.generator = torch.Generator().manual_seed(seeds.strategy)
         self.progress = Progress()
-        self.on_step: Callable[[int, Tensor], None] | None = None
-        """Called after each step with their number so far and its loss, [] on the device."""
         self._forward = self._backward = 0
         self.weighting = Weighting(
             model,
@@ -111,9 +109,9 @@ class Training:
         self.micro_batching.count = micro_batches
 
     def run(
-        self, on_epoch: EpochHook | None = None, resume_from: Path | None = None, on_step: Callable[[], None] | None = None
+        self, on_epoch: EpochHook | None = None, resume_from: Path | None = None, on_step: StepHook | None = None
     ) -> Progress:
-        """Train to the end, from the checkpoint in `resume_from` where there is one. `on_step` hears of every step.
+        """Train to the end, from the checkpoint in `resume_from` where there is one.
 
         Raises DivergedError for a loss, weight or score that is not finite, and CheckpointError for a checkpoint that cannot be
         read, or was written in another precision: `auto` means another one on another device.
@@ -131,7 +129,7 @@ class Training:
         self._describe_device()
         return self.progress
 
-    def _epoch(self, epoch: int, on_step: Callable[[], None] | None) -> EpochRecord:
+    def _epoch(self, epoch: int, on_step: StepHook | None) -> EpochRecord:
         progress = self.progress
         # One seed an epoch: a run that resumes here needs no saved generator state, on any number of ranks.
         torch.manual_seed(derive_seed(self.seeds.dropout, epoch, self.ranks.rank))
@@ -142,12 +140,10 @@ class Training:
         for rows in self.batches.epoch(epoch):
             loss, terms = self._step(epoch, rows, log)
             loss_sum += loss * len(rows)
-            if self.on_step is not None:
-                self.on_step(progress.step, loss)
             for name, values in terms.items():
                 sums[name] = sums.get(name, 0.0) + values.sum() / (values.shape[0] if values.dim() == 2 else 1)
             if on_step is not None:
-                on_step()
+                on_step(progress.step, loss)
         self._check_finite(epoch, loss_sum, sums)
         self._add_cost(time.perf_counter() - started)
         mean_terms = {name: float(total) / len(self.fit) for name, total in sums.items()}

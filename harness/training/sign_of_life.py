@@ -22,7 +22,7 @@ class SignOfLife:
         self._file.write_text(json.dumps({"process": os.getpid(), "node": node}), "utf-8")
         self._last = time.monotonic()
 
-    def __call__(self) -> None:
+    def __call__(self, *_: object) -> None:
         if time.monotonic() - self._last >= SECONDS:
             with contextlib.suppress(FileNotFoundError):  # the trial was given up meanwhile
                 os.utime(self._file)

@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,7 +37,7 @@ from harness.records import Score, TrialRecord, TrialSpec
 from harness.study.tasks import TaskSpec, task_metrics
 from harness.training.device import device_for, processor
 from harness.training.failures import ChangedCodeError
-from harness.training.hooks import EpochHook, StoppedEarly
+from harness.training.hooks import EpochHook, StepHook, StoppedEarly
 from harness.training.loop import Training, steps_per_epoch
 from harness.training.majority import majority_scores
 from harness.training.peak_memory import peak_bytes, reset_peak
@@ -74,13 +74,13 @@ def train_trial(
     resume_from: Path | None = None,
     micro_batches: int = 1,
     student_folder: Path | None = None,
-    on_step: Callable[[], None] | None = None,
+    on_step: StepHook | None = None,
 ) -> TrialOutcome:
     """Train, select and score one student. `harness.teachers.prepare` has put its rows and teacher outputs into `cache`.
 
     Every rank calls this; all get the same record. `on_epoch` may raise StoppedEarly, on all ranks; the record says so then.
     `micro_batches`: see `Training`. `student_folder`: where rank 0 leaves the trained student (`harness.models.save`), whole or
-    not at all. `on_step` is called after every step. Raises DivergedError, OutOfMemoryError, CheckpointError where
+    not at all. Raises DivergedError, OutOfMemoryError, CheckpointError where
     `resume_from` is damaged, or whatever a strategy raises.
     """
     started = time.perf_counter()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from harness.conformance import check
 from strategies import resolve, strategy_names, wrapper_names
+from tests.conftest import first_of_each
 
 
 def built_in() -> list[str]:
@@ -15,18 +14,7 @@ def built_in() -> list[str]:
     return own + [f"{wrapper}({inner})" for wrapper in wrapper_names() for inner in ("wsl", "rw_kd")]
 
 
-def one_of_each_family() -> list[Any]:
-    """A check takes seconds: the first of each family is fast, the others are slow."""
-    seen: set[str] = set()
-    params = []
-    for name in built_in():
-        family = resolve(name).strategy.family
-        params.append(pytest.param(name, marks=pytest.mark.slow if family in seen else ()))
-        seen.add(family)
-    return params
-
-
-@pytest.mark.parametrize("name", one_of_each_family())
+@pytest.mark.parametrize("name", first_of_each({name: resolve(name).strategy.family for name in built_in()}))
 def test_conforms(name):
     report = check(name)
     assert report.passed, str(report)

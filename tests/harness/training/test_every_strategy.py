@@ -13,6 +13,7 @@ from harness.loss_terms import needs_of_terms
 from harness.records import EpochRecord, TrialRecord, TrialSpec
 from harness.training.trial import TrialOutcome, train_trial
 from strategies import resolve, strategy_names
+from tests.conftest import first_of_each
 from tests.harness.tiny import TEACHER, default_specs, tiny_study
 from tests.harness.two_workers import run_on_two_workers
 
@@ -110,21 +111,14 @@ def together(world: World, request: pytest.FixtureRequest) -> dict[str, TrialRec
     return {name: TrialRecord.model_validate_json(path.read_text()) for name, path in records.items()}
 
 
-def one_of_each_kind() -> list[Any]:
-    """Strategies of the same needs take the same way through the harness: the first of each is fast, the others are slow."""
-    seen: set[str] = set()
-    params = []
-    for name in NAMES:
-        entry = _entry(name)
-        found = resolve(entry["name"])
-        needs = repr(found.needs(found.settings(entry["settings"])))
-        kind = needs + str("(" in name)  # a control is a way of its own
-        params.append(pytest.param(name, marks=pytest.mark.slow if kind in seen else ()))
-        seen.add(kind)
-    return params
+def way_of(name: str) -> str:
+    """Strategies of the same needs take the same way through the harness; a control takes one of its own."""
+    entry = _entry(name)
+    found = resolve(entry["name"])
+    return repr(found.needs(found.settings(entry["settings"]))) + str("(" in name)
 
 
-@pytest.mark.parametrize("name", one_of_each_kind())
+@pytest.mark.parametrize("name", first_of_each({name: way_of(name) for name in NAMES}))
 def test_two_workers_train_as_one(name: str, alone: dict[str, TrialOutcome], together: dict[str, TrialRecord]) -> None:
     one, two = alone[name].record, together[name]
     for mine, theirs in zip(one.epochs, two.epochs, strict=True):
