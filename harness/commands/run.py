@@ -6,14 +6,17 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.cache import cache_folder, cache_in_use
 from harness.commands.arguments import add_study
 from harness.errors import StoreError
 from harness.plan.plan import Plan, load_plan
 from harness.records import TrialRecord
-from harness.store.store import Store
-from harness.watching.console import Console
+
+if TYPE_CHECKING:
+    from harness.store.store import Store
+    from harness.watching.console import Console
 
 SOME_TRIALS_FAILED = 3
 """Exit code: the report is written, but not every planned trial has a result."""
@@ -44,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         print(describe(plan))
         return 0
+    from harness.store.store import Store
+    from harness.watching.console import Console
     from harness.watching.quiet import quiet_libraries
 
     store = Store(Path(plan.study.results) / plan.study.name)
