@@ -78,6 +78,8 @@ class Needs:
     """Fewest and most teachers (None: any number)."""
     meta_set: bool = False
     """Labelled rows beside the training rows. They are taken from `fit` (see the label budget in studies/PROTOCOL.md)."""
+    fit_only: bool = False
+    """Without a meta set, and yet no training on its rows where the label budget gives them to everybody."""
     look_ahead: LookAheadChoice | None = None
     """The engine behind `Context.look_ahead`; implies `meta_set` unless `look_ahead_rows` is fit."""
     look_ahead_rows: Literal["meta", "fit"] = "meta"

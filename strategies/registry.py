@@ -51,6 +51,14 @@ class Wrapper(Strategy[Settings]):
         super().__init__(settings, setup)
         self.inner = inner
 
+    @classmethod
+    def needs_after(cls, needs: Needs) -> Needs:
+        """What wrapping makes of the inner strategy's needs."""
+        return needs
+
+    def weights(self, context: Any) -> Any:
+        return self.inner.weights(context)
+
     def shape_terms(self, context: Any) -> Any:
         return self.inner.shape_terms(context)
 
@@ -94,7 +102,10 @@ class Registered:
         return self.strategy.Settings.model_validate(dict(values or {}))
 
     def needs(self, settings: Settings) -> Needs:
-        return self.strategy.needs(settings)
+        found = self.strategy.needs(settings)
+        for wrapper in reversed(self.wrappers):
+            found = wrapper.needs_after(found)
+        return found
 
     def refuses(self, settings: Settings, classes: int) -> str | None:
         """Why the strategy cannot, or should not, run on a task of so many classes; None where it can."""

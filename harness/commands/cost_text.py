@@ -20,6 +20,7 @@ from harness.plan.cost import (
     teacher_passes,
 )
 from harness.plan.plan import Cell, Plan
+from harness.plan.search import STARTUP_TRIALS
 from harness.stats.level import LEVEL, smallest_p
 from harness.study.comparisons import families
 from harness.study.tasks import TaskSpec
@@ -114,8 +115,14 @@ def _comparisons(plan: Plan) -> list[str]:
     units = data_sets * study.search.repeats
     said = [
         f"Declared: {len(found.primary)} comparisons with plain KD over tasks, {len(found.controls)} strategies with their own "
-        f"controls; everything else is explored. Margin of equivalence: {study.protocol.margin:g} points."
+        f"controls, {len(found.equal_rows)} with plain KD on equal rows; everything else is explored. Margin of equivalence: "
+        f"{study.protocol.margin:g} points."
     ]
+    if any(1 < cell.trials <= STARTUP_TRIALS for cell in plan.cells):
+        said.append(
+            f"note: a search of {study.search.trials} trials is the default and draws that all strategies of a (task, repeat) "
+            f"share; it is a search of each strategy's own from {STARTUP_TRIALS + 1} trials on."
+        )
     if smallest_p(units) >= LEVEL:
         said.append(
             f"note: {data_sets} data sets x {study.search.repeats} repeats allow no p below {smallest_p(units):.2g}: this "

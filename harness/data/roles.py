@@ -15,7 +15,7 @@ from harness.checksums import check, sealed_folder
 from harness.data.rows import FitRows, MetaRows, ReportRows, Rows, SelectRows, TaskData, TeacherRows, TrainingRows, join_rows
 from harness.digest import digest
 from harness.errors import DataError
-from harness.study.schema import DataSpec
+from harness.study.schema import SURPLUS, DataSpec
 from harness.study.tasks import TaskSpec
 
 R = TypeVar("R", bound=Rows)
@@ -46,7 +46,8 @@ def cut_roles(data: TaskData, spec: DataSpec, classes: int) -> Roles:
     """Cap the rows, then cut `select` and `meta` off the training split, each stratified by label, and flip `fit` labels.
 
     The teachers' own rows come from what the cap leaves out, so that `select` and `meta` are held out for them, too.
-    `report` is the official validation split. Everything is a pure function of the rows and `spec`.
+    `report` is the official validation split, and the rows of `report_from_train`. Everything is a pure function of the rows
+    and `spec`.
     Raises DataError where a role would be without rows.
     """
     train = _capped(data.train, spec.train_rows, spec.seed)
@@ -65,6 +66,8 @@ def cut_roles(data: TaskData, spec: DataSpec, classes: int) -> Roles:
     )
     report = {split: _as(ReportRows, _capped(rows, spec.report_rows, spec.seed)) for split, rows in data.report.items()}
     teacher = _teacher_rows(data, train, training.fit, spec, classes)
+    if spec.report_from_train:
+        report[SURPLUS] = _surplus_rows(data, train if teacher is None else join_rows(Rows, train, teacher), spec)
     parts = {**_by_role(training, teacher), **report}
     return Roles(training, teacher, report, {name: rows_digest(part) for name, part in parts.items()})
 
@@ -158,6 +161,22 @@ def _teacher_rows(data: TaskData, train: Rows, fit: FitRows, spec: DataSpec, cla
         )
     own = _capped(left_out, spec.teacher_rows, spec.seed)
     return join_rows(TeacherRows, fit, _flip(_as(TeacherRows, own), spec, classes, stream=3))
+
+
+def _surplus_rows(data: TaskData, used: Rows, spec: DataSpec) -> ReportRows:
+    """Of the training split, rows that nobody trains on or chooses by, and none whose label is wrong on purpose."""
+    usable = ~np.isin(data.train.ids, used.ids)
+    if data.train.flipped is not None:
+        usable &= ~data.train.flipped
+    left_out = data.train.take(np.flatnonzero(usable))
+    if len(left_out) < spec.report_from_train:
+        raise DataError(
+            f"{data.origin}: data.report_from_train is {spec.report_from_train}, but students and teachers leave "
+            f"{len(left_out)} of the {len(data.train)} training rows. Set lower caps train_rows and teacher_rows, or "
+            "report_from_train: 0 for this task (`data_per_task`)"
+        )
+    chosen = _capped(left_out, spec.report_from_train, spec.seed)
+    return ReportRows(chosen.ids, chosen.texts, chosen.labels)
 
 
 def _flip(rows: R, spec: DataSpec, classes: int, stream: int) -> R:

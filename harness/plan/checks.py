@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from harness.models.families import positions_refusal
 from harness.models.sources import known_configuration
 from harness.plan.teacher_checks import sizes_in_the_study, teacher_refusal
 from harness.plan.term_checks import check_range, check_terms
-from harness.study.comparisons import CONTROLS, families, kind_of_strategy
+from harness.study.comparisons import BASELINE, CONTROLS, EQUAL_ROWS, families, kind_of_strategy
 from harness.study.schema import DataSpec, ModelSpec, Recipe, StrategyEntry, Study, TeacherSpec, TrainingSpec
 from harness.study.schema_errors import faults, nearest
 from harness.study.tasks import GLUE, TaskSpec, resolve_task
@@ -146,11 +146,12 @@ def check_refusals(strategies: Iterable[ResolvedStrategy], tasks: Iterable[TaskS
                 raise StudyError(f"strategy {one.entry.name!r} on task {task.name!r}: {reason}", ("strategies", index))
 
 
-def check_comparisons(study: Study) -> None:
+def check_comparisons(study: Study, strategies: Sequence[ResolvedStrategy]) -> None:
     """Raises StudyError for a declared comparison of what is no strategy of the study, or has no control in it."""
-    shown = {entry.shown: entry.name for entry in study.strategies}
+    resolved = {one.entry.shown: one for one in strategies}
+    shown = {label: one.entry.name for label, one in resolved.items()}
     declared = study.protocol.comparisons
-    for family in ("primary", "controls"):
+    for family in ("primary", "controls", "equal_rows"):
         for index, label in enumerate(getattr(declared, family) or ()):
             here: KeyPath = ("protocol", "comparisons", family, index)
             if label not in shown:
@@ -160,6 +161,10 @@ def check_comparisons(study: Study) -> None:
             elif family == "controls" and label not in families(declared, shown).controls:
                 wanted = " or ".join(f"{wrapper}({shown[label]})" for wrapper in CONTROLS)
                 fault = f"{label!r} has no control in this study; run {wanted}"
+            elif family == "equal_rows" and label not in families(declared, shown).equal_rows:
+                fault = f"{label!r} has nothing to be compared with on equal rows; run {EQUAL_ROWS}({BASELINE})"
+            elif family == "equal_rows" and not resolved[label].needs.needs_meta_set:
+                fault = f"{label!r} has no meta set: it trains on the same rows as plain KD"
             else:
                 continue
             raise StudyError(fault, here)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from harness.data.output_names import NUMBER_OF_PARTS, teacher_passes_per_row
+from harness.data.rows import trains_on_meta
 from harness.errors import DataError
 from harness.loss_terms import needs_of_terms
 from harness.plan.plan import Cell, Plan
@@ -102,7 +103,9 @@ def planned_rows(task: TaskSpec, data: DataSpec, read: Mapping[str, int] | None 
     select = min(data.select_rows_at_most, round(train * data.select_fraction))
     meta = min(data.meta_rows_at_most, round(train * data.meta_fraction))
     reported = sum(min(rows, data.report_rows or rows) for rows in report)
-    return RowCounts(train - select - meta, meta, select, reported, min(data.teacher_rows, left_out))
+    taught = min(data.teacher_rows, left_out)
+    reported += min(data.report_from_train, left_out - taught)
+    return RowCounts(train - select - meta, meta, select, reported, taught)
 
 
 def cell_cost(plan: Plan, cell: Cell, read: Mapping[str, int] | None = None) -> CellCost | None:
@@ -110,8 +113,7 @@ def cell_cost(plan: Plan, cell: Cell, read: Mapping[str, int] | None = None) -> 
     rows = planned_rows(cell.task, plan.study.data_for(cell.task.name), read)
     if rows is None:
         return None
-    trains_on_meta = plan.study.protocol.label_budget == "equal_labels" and not cell.needs.needs_meta_set
-    fit = rows.fit + (rows.meta if trains_on_meta else 0)
+    fit = rows.fit + (rows.meta if trains_on_meta(cell.needs, plan.study.protocol.label_budget) else 0)
     trials = cell.trials + cell.final_repeats
     visits = trials * cell.training.epochs
     forward, backward = extra_passes(cell)

@@ -126,7 +126,7 @@ def make_plan(study: Study, base: Path) -> Plan:
     check_foreign_teachers(study, tasks, base)
     strategies = resolve_strategies(study)
     check_refusals(strategies, tasks)
-    check_comparisons(study)
+    check_comparisons(study, strategies)
     check_data(study)
     check_teachers(study)
     check_watchers(study)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from harness.records import Score
 from harness.report.foreign_teachers import no_references
-from harness.report.selection import SPLIT, Selection
+from harness.report.selection import Selection
 
 ERRORS = 2.0
 """Standard errors above the majority class."""
@@ -48,7 +48,7 @@ def _reason(selection: Selection, task: str, plain: str | None) -> str:
     records = [record for record in selection.records if record.spec.task.name == task]
     metric = selection.task_spec(task).headline_metric
     majority = next((record.majority for record in records if record.majority), {})
-    always = majority.get(SELECT) or majority.get(SPLIT)
+    always = majority.get(SELECT) or majority.get(selection.headline_split(task))
     if always is None:
         return ""
     floor = always.metrics[metric]
@@ -79,11 +79,11 @@ def standard_error(metric: str, score: float, rows: int) -> float:
 
 def _best_teacher(selection: Selection, task: str, metric: str) -> Score | None:
     left_out = no_references(selection)
-    found = []
+    found, split = [], selection.headline_split(task)
     for record in selection.records:
         if record.spec.task.name == task:
             # a trial that failed has no teachers' scores
             for teacher, scores in zip(record.spec.teachers, record.teacher_report, strict=False):
-                if teacher.name not in left_out and (score := scores.get(SELECT) or scores.get(SPLIT)) is not None:
+                if teacher.name not in left_out and (score := scores.get(SELECT) or scores.get(split)) is not None:
                     found.append(score)
     return max(found, key=lambda score: score.metrics[metric], default=None)

@@ -10,9 +10,9 @@ import numpy as np
 from harness.report.foreign_teachers import trained_elsewhere
 from harness.report.leaderboard import Leaderboard
 from harness.report.mixed import mixed
-from harness.report.selection import SPLIT
 from harness.stats.level import LEVEL, smallest_p
 from harness.study.comparisons import STATISTICS_VERSION
+from harness.study.schema import SURPLUS, VALIDATION
 
 
 def caption(board: Leaderboard) -> list[str]:
@@ -130,9 +130,19 @@ def _what(board: Leaderboard) -> str:
         how = f"{count(selection.repeats, 'independent search', 'independent searches')} of {each} trials per cell"
     return (
         f"Study {study_name(board)}: {count(len(selection.labels), 'strategy', 'strategies')} on "
-        f"{count(len(selection.tasks), 'task')}; {how}; scores on the "
-        f"{'official ' if _official(board) else ''}validation split, selected on a part of train."
+        f"{count(len(selection.tasks), 'task')}; {how}; scores on "
+        f"{_reported_on(board)}, selected on a part of train."
     )
+
+
+def _reported_on(board: Leaderboard) -> str:
+    validation = f"the {'official ' if _official(board) else ''}validation split"
+    surplus = "rows of train that nobody trained on or chose by"
+    splits = {task: board.selection.headline_split(task) for task in board.selection.tasks}
+    if VALIDATION not in splits.values():
+        return surplus
+    own = [task for task, split in splits.items() if split == SURPLUS]
+    return f"{validation} ({', '.join(own)}: on {surplus})" if own else validation
 
 
 def _official(board: Leaderboard) -> bool:
@@ -147,13 +157,14 @@ def _data(board: Leaderboard, data: Mapping[str, Any]) -> str:
         return ""
     parts = [f"Data: {_source(board, data)}"]
     trained = [sum(sizes.get(role, 0) for role in ("fit", "meta", "select")) for _, _, sizes, _ in rows]
-    reported = [sizes.get(SPLIT, 0) for _, _, sizes, _ in rows]
+    reported = [sizes.get(board.selection.headline_split(task), 0) for task, _, sizes, _ in rows]
+    shown = "report" if any(SURPLUS in sizes for _, _, sizes, _ in rows) else VALIDATION
     if _source(board, data) == "generated text":
-        parts.append(f"{_span(trained)} training and {_span(reported)} validation rows per task")
+        parts.append(f"{_span(trained)} training and {_span(reported)} {shown} rows per task")
     else:
         parts.append(
             f"{_span(trained)} training rows per task{_share(rows, trained, 'train')}, "
-            f"{_span(reported)} validation rows{_share(rows, reported, SPLIT)}"
+            f"{_span(reported)} {shown} rows{_share(rows, reported, VALIDATION) if shown == VALIDATION else ''}"
         )
     taught = [sizes["teacher"] for _, _, sizes, _ in rows if "teacher" in sizes]
     if taught:

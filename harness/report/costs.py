@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.records import TrialRecord
-from harness.report.selection import SPLIT, Selection
+from harness.report.selection import Selection
 from harness.stats.budget import score_within
 from harness.stats.metrics import Array
 
@@ -91,16 +91,16 @@ def equal_compute_scores(selection: Selection, tasks: Collection[str]) -> Array 
 
 
 def _within(trials: list[TrialRecord], budget: float) -> float:
-    metric = trials[0].spec.task.headline_metric
-    good = [r.status == "ok" and SPLIT in r.report for r in trials]
+    metric, split = trials[0].spec.task.headline_metric, trials[0].spec.data.headline_split
+    good = [r.status == "ok" and split in r.report for r in trials]
     score = score_within(
         np.array([passes(r) for r in trials]),
         np.array([r.objective if ok and r.objective is not None else np.nan for r, ok in zip(trials, good, strict=True)]),
-        np.array([r.report[SPLIT].metrics[metric] if ok else np.nan for r, ok in zip(trials, good, strict=True)]),
+        np.array([r.report[split].metrics[metric] if ok else np.nan for r, ok in zip(trials, good, strict=True)]),
         budget,
     )
     if np.isnan(score) and not any(good) and trials[0].majority:
-        return trials[0].majority[SPLIT].metrics[metric]
+        return trials[0].majority[split].metrics[metric]
     return score
 
 

@@ -21,7 +21,9 @@ def finding(board: Leaderboard) -> list[str]:
 
     A sentence whose figures the store cannot give is left out, or says why they are withheld.
     """
-    return [sentence for sentence in (answer(board), _against_controls(board), _scale(board)) if sentence]
+    return [
+        sentence for sentence in (answer(board), _against_controls(board), _on_equal_rows(board), _scale(board)) if sentence
+    ]
 
 
 def how_to_read(board: Leaderboard) -> str:
@@ -94,6 +96,19 @@ def _against_controls(board: Leaderboard) -> str:
     return (
         "Does it help to tell samples apart? Against their own controls, each with its weights on the wrong samples and with "
         f"one weight for the batch, of {count(len(found), 'strategy', 'strategies')} {'; '.join(said)}."
+    )
+
+
+def _on_equal_rows(board: Leaderboard) -> str:
+    found = [one for one in board.equal_rows if one.verdict]
+    if not found:
+        return ""
+    named = []
+    for one in found:
+        (against,) = one.comparisons
+        named.append(f"`{one.label}` is {one.words} ({difference(against.value, against.low, against.high)})")
+    return (
+        f"Is the use of a meta set worth it? Against plain KD on as many labels (`{found[0].controls[0]}`): {'; '.join(named)}."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.records import Score
-from harness.report.selection import SPLIT, Selection
+from harness.report.selection import Selection
 
 
 def no_references(selection: Selection) -> list[str]:
@@ -36,9 +36,8 @@ def _scores(selection: Selection, task: str, name: str) -> str:
         for teacher, scores in zip(record.spec.teachers, record.teacher_report, strict=False):
             if teacher.name == name:
                 metric = record.spec.task.headline_metric
-                return ", ".join(
-                    f"{_points(scores[part], metric)} on {part}" for part in ("fit", "select", SPLIT) if part in scores
-                )
+                parts = ("fit", "select", record.spec.data.headline_split)
+                return ", ".join(f"{_points(scores[part], metric)} on {part}" for part in parts if part in scores)
     return ""
 
 

@@ -80,6 +80,8 @@ class Leaderboard:
     comparisons: list[Comparison | None]
     """[labels], to the baseline; those outside the primary family without correction and verdict. None for the baseline."""
     controls: list[AgainstControls]
+    equal_rows: list[AgainstControls]
+    """Strategies with a meta set against plain KD without its rows."""
     test_draws: int
     """Draws that the tests and the intervals of scores and gains rest on."""
     units: int
@@ -204,6 +206,7 @@ def make_leaderboard(path: Path | str, draws: int | None = None) -> Leaderboard:
         margin=margin,
         comparisons=comparisons,
         controls=against_controls(sampled, labels, declared.controls, margin / 100),
+        equal_rows=against_controls(sampled, labels, declared.equal_rows, margin / 100),
         test_draws=sampled.draws,
         units=len(sampled.units(0, 0)),
         normalised_scores=normalised,

@@ -14,7 +14,6 @@ from harness.report.cells import coverage, rank, withheld
 from harness.report.leaderboard import Estimate, Leaderboard
 from harness.report.plots.forest import forest_rows
 from harness.report.plots.style import kind_of
-from harness.report.selection import SPLIT
 from harness.report.tables import detectable, task_headers
 from strategies.registry import UnknownStrategyError, resolve
 
@@ -109,7 +108,7 @@ def _trial(record: TrialRecord, board: Leaderboard) -> dict[str, Any]:
     spec = record.spec
     metric = spec.task.headline_metric
     chosen = board.selection.rows.get((spec.task.name, spec.label, spec.repeat))
-    report = record.report.get(SPLIT)
+    report = record.report.get(spec.data.headline_split)
     return {
         "key": record.key,
         "task": spec.task.name,
@@ -163,7 +162,7 @@ def chosen_splits(board: Leaderboard) -> list[dict[str, Any]]:
             headline = board.selection.task_spec(task).headline_metric
             names = sorted({(s, m) for record in records for s, score in record.report.items() for m in score.metrics})
             for split, metric in names:
-                if (split, metric) != (SPLIT, headline):
+                if (split, metric) != (board.selection.headline_split(task), headline):
                     values = [r.report[split].metrics[metric] for r in records if split in r.report]
                     found.append(
                         {"task": task, "split": split, "metric": metric, "label": label, "mean": float(np.mean(values))}

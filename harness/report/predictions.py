@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import StoreError
-from harness.report.selection import SPLIT, Row, Selection
+from harness.report.selection import Row, Selection
 from harness.stats.paired import Seeds, point_scores
 from harness.store.store import Store
 
@@ -71,13 +71,14 @@ def load_predictions(selection: Selection, task: str, labels: tuple[str, ...] | 
 def _load(store: Store, row: Row) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | str | None:
     if row.record is None or row.record.status != "ok":
         return None
+    split = row.record.spec.data.headline_split
     try:
-        ids, truth, said = store.predicted_classes(row.record.key, SPLIT)
+        ids, truth, said = store.predicted_classes(row.record.key, split)
     except StoreError as error:
         return str(error)
     task = row.record.spec.task
     found = float(point_scores(task.headline_metric, truth, said[None], len(task.labels))[0])
-    if not np.isclose(found, row.record.report[SPLIT].metrics[task.headline_metric], atol=1e-6):
+    if not np.isclose(found, row.record.report[split].metrics[task.headline_metric], atol=1e-6):
         return f"{task.name}/{row.label}/{row.repeat}: its score is not that of its predictions. Not compared in pairs."
     return ids, truth, said
 
@@ -86,7 +87,7 @@ def _majority_class(row: Row, truth: NDArray[np.int64], classes: int) -> int:
     """The class that the majority predictor says: the most frequent one that gives the score it is recorded with."""
     assert row.record is not None
     metrics = row.record.spec.task.metrics
-    recorded = row.record.majority.get(SPLIT)
+    recorded = row.record.majority.get(row.record.spec.data.headline_split)
     constant = np.repeat(np.arange(classes)[:, None], len(truth), axis=1)
     frequency = np.bincount(truth, minlength=classes)[:classes]
     if recorded is None:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.report.foreign_teachers import no_references
-from harness.report.selection import SPLIT, Selection
+from harness.report.selection import Selection
 from harness.stats.metrics import Array
 from harness.study.comparisons import BASELINE, REFERENCES
 
@@ -28,8 +28,8 @@ def teacher_scores(selection: Selection) -> Array:
         task = record.spec.task
         # a trial that failed has no teachers' scores
         for teacher, scores in zip(record.spec.teachers, record.teacher_report, strict=False):
-            if SPLIT in scores and task.name in best and teacher.name not in left_out:
-                best[task.name] = float(np.fmax(best[task.name], scores[SPLIT].metrics[task.headline_metric]))
+            if (split := record.spec.data.headline_split) in scores and task.name in best and teacher.name not in left_out:
+                best[task.name] = float(np.fmax(best[task.name], scores[split].metrics[task.headline_metric]))
     return np.array([best[task] for task in selection.tasks])
 
 

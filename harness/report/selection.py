@@ -17,10 +17,10 @@ from harness.records import Score, TrialRecord
 from harness.store.files import Damage
 from harness.store.run_state import RunState, last_working_run
 from harness.store.store import Store
+from harness.study.schema import VALIDATION
 from harness.study.tasks import TaskSpec
 
 State = Literal["ok", "failed", "incomplete", "missing"]
-SPLIT = "validation"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Row:
     state: State
     """failed: no trial succeeded, the majority predictor's score stands in. incomplete: the search is not finished."""
     score: float
-    """Headline metric on the validation split; NaN where the cell is missing."""
+    """Headline metric on the split that the study reports on; NaN where the cell is missing."""
     record: TrialRecord | None
     """The chosen trial."""
     done: int
@@ -88,6 +88,10 @@ class Selection:
     @cached_property
     def complete(self) -> bool:
         return all(row.state in ("ok", "failed") for row in self.rows.values())
+
+    def headline_split(self, task: str) -> str:
+        """The report split that the task's scores are of."""
+        return next((record.spec.data.headline_split for record in self.records if record.spec.task.name == task), VALIDATION)
 
     def task_spec(self, task: str) -> TaskSpec:
         for record in self.records:
@@ -151,7 +155,7 @@ def _row(
 ) -> Row:
     finals = [r for r in records if r.spec.purpose == "final"]
     candidates = finals if winner else [r for r in records if r.spec.purpose == "search"]
-    good = [r for r in candidates if r.status == "ok" and r.objective is not None and SPLIT in r.report]
+    good = [r for r in candidates if r.status == "ok" and r.objective is not None and r.spec.data.headline_split in r.report]
     counts = {
         "done": len(records),
         "planned": planned + (1 if winner else 0),
@@ -165,9 +169,11 @@ def _row(
     if good:
         # the earliest of equals: later trials must not win by being many
         best = min(good, key=lambda r: (-(r.objective or 0.0), r.spec.index))
-        return Row(task, label, repeat, state, best.report[SPLIT].metrics[best.spec.task.headline_metric], best, **counts)
+        score = best.report[best.spec.data.headline_split].metrics[best.spec.task.headline_metric]
+        return Row(task, label, repeat, state, score, best, **counts)
     failed = min(candidates, key=lambda r: (r.status != "failed", r.spec.index))
-    scores = failed.majority.get(SPLIT) or majority.get(SPLIT)
+    split = failed.spec.data.headline_split
+    scores = failed.majority.get(split) or majority.get(split)
     score = scores.metrics[failed.spec.task.headline_metric] if scores else float("nan")
     known = state == "ok" and scores is not None
     return Row(task, label, repeat, "failed" if known else "missing", score, failed, **counts)
@@ -223,8 +229,8 @@ def _warn_of_teachers_trained_twice(records: Iterable[TrialRecord], warnings: li
     for record in records:
         # a trial that failed has no teachers' scores
         for digest, report in zip(record.spec.teacher_digests, record.teacher_report, strict=False):
-            if SPLIT in report:
-                scores[record.spec.task.name, digest].add(report[SPLIT].metrics[record.spec.task.headline_metric])
+            if (split := record.spec.data.headline_split) in report:
+                scores[record.spec.task.name, digest].add(report[split].metrics[record.spec.task.headline_metric])
         for digest, content in zip(record.spec.teacher_digests, record.teacher_contents, strict=False):
             contents[record.spec.task.name, digest].add(content)
     for (task, digest), found in scores.items():

@@ -11,7 +11,7 @@ import numpy as np
 from harness.report.admission import admitted
 from harness.report.references import find_strategy
 from harness.report.sampled import sample_tasks
-from harness.report.selection import SPLIT, select
+from harness.report.selection import select
 from harness.stats.paired import variance_of
 from harness.study.comparisons import BASELINE
 
@@ -50,9 +50,9 @@ def task_spreads(stores: Iterable[Path]) -> dict[str, TaskSpread]:
             others = [i for i in range(len(selection.labels)) if i != baseline]
             pairs = np.array([[variance_of(matrix, i, baseline) for matrix in (examples, repeats)] for i in others])
             pairs = pairs[np.isfinite(pairs).all(1)]
-            rows = max(
-                (r.report[SPLIT].rows for r in selection.records if r.spec.task.name == task and SPLIT in r.report), default=0
-            )
+            split = selection.headline_split(task)
+            reports = [record.report for record in selection.records if record.spec.task.name == task]
+            rows = max((report[split].rows for report in reports if split in report), default=0)
             if len(pairs) and rows:
                 by_rows, by_repeats = np.median(np.maximum(pairs, 0.0), axis=0)
                 found[task] = TaskSpread(path, rows, float(by_rows) * rows, float(by_repeats) * selection.repeats, bool(inside))

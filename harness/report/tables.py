@@ -15,7 +15,8 @@ from harness.report.caption import caption, legend, measured_rows, study_name
 from harness.report.cells import NOTHING, Cell, coverage, difference, number, overall_columns, p_value, score_cell
 from harness.report.costs import passes
 from harness.report.leaderboard import Estimate, Leaderboard
-from harness.study.comparisons import CONTROLS, STATISTICS_VERSION
+from harness.study.comparisons import CONTROLS, EQUAL_ROWS, STATISTICS_VERSION
+from harness.study.schema import SURPLUS
 
 COMPARISON_COLUMNS = {
     "verdict": "words",
@@ -50,7 +51,8 @@ def markdown(board: Leaderboard) -> str:
     overall = [[labels[i], *(cells[i] for cells in columns.values())] for i in order]
     measured = measured_rows(board)
     own = ["teacher"] if any("teacher" in sizes for _, _, sizes, _ in measured) else []
-    roles = ["fit", "meta", "select", *own, "validation"]
+    surplus = [SURPLUS] if any(SURPLUS in sizes for _, _, sizes, _ in measured) else []
+    roles = ["fit", "meta", "select", *own, "validation", *surplus]
     rows = [
         [
             task,
@@ -71,6 +73,8 @@ def markdown(board: Leaderboard) -> str:
     ]
     if board.controls:
         parts += ["## Against their own controls", _controls(board), CONTROLS_SAID]
+    if board.equal_rows:
+        parts += ["## On equal rows", _equal_rows(board), EQUAL_ROWS_SAID]
     if any(sizes for _, _, sizes, _ in measured):
         header = ["task", "metric", *roles, "official train / validation"]
         parts += ["## Rows", tabulate(rows, header, tablefmt="pipe", disable_numparse=True)]
@@ -81,6 +85,21 @@ CONTROLS_SAID = (
     "Control family, declared: a learned strategy has to beat its weights on the wrong samples (shuffled) and one weight for "
     "the batch (batch_mean), both of them. p: the larger of the two, corrected over all of these comparisons as above."
 )
+
+
+EQUAL_ROWS_SAID = (
+    "Equal rows, declared: a strategy with a meta set against plain KD that does without the labels of that set "
+    f"({EQUAL_ROWS}): what its use is worth, apart from what it costs in labels. p: corrected over these comparisons as above."
+)
+
+
+def _equal_rows(board: Leaderboard) -> str:
+    rows = []
+    for one in board.equal_rows:
+        (against,) = one.comparisons
+        rows.append([one.label, one.words or NOTHING, p_value(one.p), difference(against.value, against.low, against.high)])
+    (without,) = board.equal_rows[0].controls
+    return tabulate(rows, ["strategy", "Verdict", "p", f"minus {without} [95 %]"], tablefmt="pipe", disable_numparse=True)
 
 
 def control_rows(board: Leaderboard) -> list[list[str]]:
@@ -112,11 +131,20 @@ def csv_text(board: Leaderboard) -> str:
     header = ["label", "strategy", "protocol_version", "statistics_version", "label_budget", "repeat_mode", "repeats"]
     header += [f"{task}.{name}" for task in tasks for name in TASK_COLUMNS]
     header += [f"{name}{end}" for name in estimates for end in ("", "_low", "_high")]
-    header += [*COMPARISON_COLUMNS, "control_verdict", "control_p", "normalised", "iqm", "probability_of_improvement"]
+    header += [
+        *COMPARISON_COLUMNS,
+        "control_verdict",
+        "control_p",
+        "equal_rows_verdict",
+        "equal_rows_p",
+        "normalised",
+        "iqm",
+        "probability_of_improvement",
+    ]
     header += ["rank_best", "rank_worst", "equal_compute_mean", "train_seconds", "relative_seconds", "passes"]
     header += ["relative_passes", "peak_memory_bytes", "search_seconds", "cells", "settings"]
     spec = selection.records[0].spec
-    controls = {one.label: one for one in board.controls}
+    controls, equal_rows = ({one.label: one for one in family} for family in (board.controls, board.equal_rows))
     rows = []
     for i in board.order:
         label, one, own = selection.labels[i], board.comparisons[i], controls.get(selection.labels[i])
@@ -127,7 +155,8 @@ def csv_text(board: Leaderboard) -> str:
         row += [array[i, t] for t in range(len(tasks)) for array in arrays]
         row += [array[i] for found in estimates.values() for array in (found.value, found.low, found.high)]
         row += [math.nan if one is None else getattr(one, attribute) for attribute in COMPARISON_COLUMNS.values()]
-        row += [own.words if own else "", own.p if own else math.nan]
+        for found in (own, equal_rows.get(label)):
+            row += [found.words if found else "", found.p if found else math.nan]
         row += [board.normalised[i], board.iqm[i], board.improvement[i]]
         ranks = board.rank_ranges[i] if board.rank_ranges else None
         row += [ranks.best, ranks.worst] if ranks else [math.nan] * 2

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.records import TrialRecord
+    from harness.records import Score, TrialRecord
 
 COLUMNS = (
     "key", "status", "study", "task", "strategy", "label", "repeat", "index", "purpose", "objective", "best_epoch",
@@ -25,7 +25,7 @@ def to_frame(records: Iterable[TrialRecord]) -> pd.DataFrame:
 
     Columns as in COLUMNS, then for every report split and metric `<split>.<metric>`, and for every varied value
     `settings.<name>` and `training.<name>`. `score`, `majority` and `teacher` (the best of them) are the headline `metric` on
-    the validation split; NaN where there is none. `settings` and `training` are canonical JSON.
+    the split that the study reports on; NaN where there is none. `settings` and `training` are canonical JSON.
     """
     import pandas as pd
 
@@ -43,7 +43,8 @@ def _row(record: TrialRecord) -> dict[str, Any]:
     training = spec.training.model_dump(mode="json")
     cost = record.cost
     error = record.error
-    teachers = [scores["validation"].metrics.get(metric) for scores in record.teacher_report if "validation" in scores]
+    split = spec.data.headline_split
+    teachers = [scores[split].metrics.get(metric) for scores in record.teacher_report if split in scores]
     row: dict[str, Any] = {
         "key": record.key,
         "status": record.status,
@@ -57,8 +58,8 @@ def _row(record: TrialRecord) -> dict[str, Any]:
         "objective": record.objective,
         "best_epoch": record.best_epoch,
         "metric": metric,
-        "score": _headline(record.report, metric),
-        "majority": _headline(record.majority, metric),
+        "score": _headline(record.report.get(split), metric),
+        "majority": _headline(record.majority.get(split), metric),
         "teacher": max((score for score in teachers if score is not None), default=None),
         "label_budget": spec.label_budget,
         "protocol_version": spec.protocol_version,
@@ -75,13 +76,12 @@ def _row(record: TrialRecord) -> dict[str, Any]:
         "error_message": error.message if error else "",
         "finished_at": record.finished_at,
     }
-    for split, score in record.report.items():
-        row |= {f"{split}.{name}": value for name, value in score.metrics.items()}
+    for part, score in record.report.items():
+        row |= {f"{part}.{name}": value for name, value in score.metrics.items()}
     row |= {f"settings.{name}": value for name, value in spec.settings.items() if isinstance(value, bool | int | float | str)}
     row |= {f"training.{name}": value for name, value in training.items()}
     return row
 
 
-def _headline(scores: dict[str, Any], metric: str) -> float | None:
-    score = scores.get("validation")
+def _headline(score: Score | None, metric: str) -> float | None:
     return None if score is None else score.metrics.get(metric)

@@ -16,6 +16,8 @@ REFERENCES = ("ce_only", "kd_only", BASELINE, "random_weights")
 """Always run: without them a gain cannot be read."""
 CONTROLS = ("shuffled", "batch_mean")
 """Wrappers that take the sample-wise information from a learned strategy's weights."""
+EQUAL_ROWS = "fit_only"
+"""Wrapper that keeps from a strategy the labels that others give up for a meta set."""
 STATISTICS_VERSION = "2"
 """Of the rules by which tables are made; a trial's own protocol, by which it was trained, stays what it was."""
 
@@ -31,6 +33,9 @@ class ComparisonsSpec(Section):
     controls: list[str] | None = None
     """Strategies that are compared with their own `shuffled(...)` and `batch_mean(...)`, and have to beat both. Where not
     given: all that have one of them in the study."""
+    equal_rows: list[str] = []
+    """Strategies with a meta set that are compared with plain KD on as many labels: `fit_only(fixed_alpha)`, which the study
+    runs, too."""
 
 
 class ProtocolSpec(Section):
@@ -50,6 +55,8 @@ class Families:
     """Each against plain KD."""
     controls: Mapping[str, tuple[str, ...]]
     """Label -> its own controls."""
+    equal_rows: Mapping[str, tuple[str]]
+    """Label -> plain KD without the meta rows."""
 
 
 def kind_of_strategy(strategy: str) -> Kind:
@@ -58,7 +65,7 @@ def kind_of_strategy(strategy: str) -> Kind:
         return "plain KD"
     if strategy in REFERENCES:
         return "reference"
-    return "control" if strategy.partition("(")[0] in CONTROLS else "strategy"
+    return "control" if strategy.partition("(")[0] in (*CONTROLS, EQUAL_ROWS) else "strategy"
 
 
 def families(comparisons: ComparisonsSpec, strategies: Mapping[str, str]) -> Families:
@@ -67,7 +74,9 @@ def families(comparisons: ComparisonsSpec, strategies: Mapping[str, str]) -> Fam
     primary = own if comparisons.primary is None else [label for label in comparisons.primary if label in strategies]
     asked = own if comparisons.controls is None else [label for label in comparisons.controls if label in strategies]
     controls = {label: found for label in asked if (found := _controls_of(label, strategies))}
-    return Families(tuple(primary), controls)
+    without = next((label for label, name in strategies.items() if name == f"{EQUAL_ROWS}({BASELINE})"), None)
+    equal_rows = {label: (without,) for label in comparisons.equal_rows if without is not None and label in strategies}
+    return Families(tuple(primary), controls, equal_rows)
 
 
 def _controls_of(label: str, strategies: Mapping[str, str]) -> tuple[str, ...]:

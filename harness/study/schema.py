@@ -17,6 +17,8 @@ from harness.study.teacher_origin import ORIGINS, check_config, check_origin
 from strategies.space import Range
 
 PROTOCOL_VERSION = "1.1"
+VALIDATION, SURPLUS = "validation", "train_surplus"
+"""Report splits that scores in tables may be of."""
 
 
 class GeneratedSpec(Section):
@@ -58,6 +60,9 @@ class DataSpec(Section):
     """Teachers train on `fit` and at most so many of the rows that the cap `train_rows` leaves out, which no student sees."""
     report_rows: int | None = Field(None, ge=10)
     """Row cap of each report split."""
+    report_from_train: int = Field(0, ge=0)
+    """Report on so many rows of train that `train_rows` leaves out and no teacher trains on (the report split `train_surplus`),
+    where the validation split is too small to show a difference. Its scores are shown beside."""
     max_length: int = Field(128, ge=8)
     """Longest token sequence; longer pairs are truncated longest-first."""
     select_fraction: float = Field(0.1, gt=0.0, lt=0.5)
@@ -70,6 +75,11 @@ class DataSpec(Section):
     seed: int = 0
     """For row caps, roles, generated text and label noise. The same for all repeats."""
     generated: GeneratedSpec = GeneratedSpec()
+
+    @property
+    def headline_split(self) -> str:
+        """The report split that scores in tables are of."""
+        return SURPLUS if self.report_from_train else VALIDATION
 
     @model_validator(mode="after")
     def _hub(self) -> DataSpec:

@@ -14,7 +14,7 @@ from harness.data.roles import Roles
 from harness.data.rows import Rows, TaskData
 from harness.data.teacher_outputs import teacher_folder
 from harness.errors import DataError
-from harness.study.schema import TeacherSpec
+from harness.study.schema import SURPLUS, TeacherSpec
 from harness.study.tasks import TaskSpec
 from harness.teachers.fine_tuning import TeacherJob, is_made, score_logits
 
@@ -44,7 +44,9 @@ def store_outputs(job: TeacherJob, data: TaskData, roles: Roles, cache: Path, ba
     logits = read("train", data.train, ids)
     report = {part.role: score_logits(job.task, part, logits[np.searchsorted(ids, part.ids)]) for part in parts}
     for split, part in roles.report.items():
-        if split in files:
+        if split == SURPLUS:
+            report[split] = score_logits(job.task, part, read("train", data.train, part.ids))
+        elif split in files:
             report[split] = score_logits(job.task, part, read(split, data.report[split], part.ids))
     if unknown := set(files) - {"train", *roles.report}:
         raise DataError(f"{files[min(unknown)]}: {job.task.name} has no split {min(unknown)!r} in these data")

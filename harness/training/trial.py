@@ -154,7 +154,7 @@ def make_training(spec: TrialSpec, cache: Path, ranks: Ranks, device: torch.devi
     needs = registered.needs(settings)
 
     training_rows = load_training_rows(cache, spec.data_digest)
-    fit_rows, meta_rows = training_parts(training_rows, needs.needs_meta_set, spec.label_budget)
+    fit_rows, meta_rows = training_parts(training_rows, needs, spec.label_budget)
     encoder = RowEncoder(spec, cache, training_rows)
     wanted = needs_of_terms(needs)
     teachers = [TeacherOutputs.load(cache, digest, wanted.teacher_outputs) for digest in spec.teacher_digests]

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from harness.data.roles import cut_roles, load_report_rows, load_teacher_rows, load_training_rows, rows_digest, save_roles
 from harness.data.rows import FitAndMetaRows, Rows, TaskData, TrainingRows, join_rows
+from harness.data.source import load_task
 from harness.errors import DataError
 from harness.study.schema import DataSpec
+from harness.study.tasks import resolve_task
 
 
 def rows(labels: list[int] | np.ndarray) -> Rows:
@@ -92,6 +94,30 @@ def test_noise_reaches_the_teachers_rows_and_is_the_same_for_student_and_teacher
 def test_no_rows_left_for_teachers_are_said() -> None:
     with pytest.raises(DataError, match=r"teacher_rows is 10, but data\.train_rows leaves out none of the 400"):
         cut_roles(data(), DataSpec(teacher_rows=10), 3)
+
+
+@given(st.integers(0, 100), st.integers(10, 150))
+def test_rows_reported_from_train_have_no_other_role_and_leave_the_others_as_they_are(seed: int, wanted: int) -> None:
+    plain = DataSpec(train_rows=150, teacher_rows=100, label_noise=0.2, seed=seed)
+    without, reported = (cut_roles(data(), spec, 3) for spec in (plain, plain.model_copy(update={"report_from_train": wanted})))
+    surplus = reported.report["train_surplus"]
+    assert reported.digests == {**without.digests, "train_surplus": rows_digest(surplus)}
+    assert len(surplus) == wanted
+    assert not set(surplus.ids) & {i for rows in reported.for_training.values() for i in rows.ids}
+    np.testing.assert_array_equal(surplus.labels, data().train.labels[surplus.ids])
+
+
+def test_too_few_rows_to_report_on_are_said() -> None:
+    with pytest.raises(DataError, match=r"report_from_train is 10, but students and teachers leave 0 of the 400"):
+        cut_roles(data(), DataSpec(report_from_train=10), 3)
+
+
+def test_rows_whose_label_is_wrong_on_purpose_are_not_reported_on() -> None:
+    spec = DataSpec(source="generated", train_rows=100, report_from_train=40, generated={"train_rows": 300, "flipped": 0.3})
+    rows = load_task(resolve_task("sst2"), spec, Path())
+    roles = cut_roles(rows, spec, 2)
+    assert rows.train.flipped is not None
+    assert not set(roles.report["train_surplus"].ids) & set(rows.train.ids[rows.train.flipped])
 
 
 def test_saved_roles_come_back_whole(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import StudyError
+from harness.plan.cost import cell_cost, planned_rows
 from harness.plan.plan import Plan, final_specs, load_plan, make_plan, trial_spec
 from harness.plan.prepared import PreparedTask
 from harness.records import TrialSpec
@@ -254,17 +255,36 @@ def test_a_teachers_training_may_differ_by_task():
         ({"primary": ["fixed_alpha"]}, "plain KD itself"),
         ({"controls": ["wsl"]}, r"run shuffled\(wsl\) or batch_mean\(wsl\)"),
         ({"controls": ["gone"]}, "is not a strategy of this study"),
+        ({"equal_rows": ["rw_kd"]}, r"run fit_only\(fixed_alpha\)"),
     ],
 )
 def test_a_comparison_of_what_is_not_there_is_refused_before_the_run(comparisons: dict[str, Any], says: str) -> None:
     with pytest.raises(StudyError, match=says) as raised:
-        planned(strategies=["fixed_alpha", "wsl"], protocol={"comparisons": comparisons})
+        planned(strategies=["fixed_alpha", "wsl", "rw_kd"], protocol={"comparisons": comparisons})
     assert raised.value.where[:2] == ("protocol", "comparisons")
+
+
+def test_a_comparison_on_equal_rows_is_of_a_strategy_with_a_meta_set() -> None:
+    strategies = ["fixed_alpha", "wsl", "rw_kd", "fit_only(fixed_alpha)"]
+    planned(strategies=strategies, protocol={"comparisons": {"equal_rows": ["rw_kd"]}})
+    with pytest.raises(StudyError, match="has no meta set"):
+        planned(strategies=strategies, protocol={"comparisons": {"equal_rows": ["wsl"]}})
+
+
+def test_what_the_report_takes_from_train_is_in_the_cost_and_in_the_identity() -> None:
+    fit_only, reported = (
+        planned(strategies=["fit_only(fixed_alpha)"], tasks=["sst2"], data={"source": "hub", "train_rows": 6000, **more})
+        for more in ({}, {"report_from_train": 4000})
+    )
+    rows = [planned_rows(plan.cells[0].task, plan.study.data_for("sst2")) for plan in (fit_only, reported)]
+    assert rows[1].report == rows[0].report + 4000
+    assert spec(fit_only).key != spec(reported).key
+    assert cell_cost(fit_only, fit_only.cells[0]).steps == -(-rows[0].fit // 16) * fit_only.cells[0].training.epochs
 
 
 def test_what_is_declared_changes_no_trial() -> None:
     strategies = ["fixed_alpha", "wsl", "shuffled(wsl)"]
-    declared = {"comparisons": {"primary": ["wsl"], "controls": []}, "margin": 1.0}
+    declared = {"comparisons": {"primary": ["wsl"], "controls": [], "equal_rows": []}, "margin": 1.0}
     plain, other = planned(strategies=strategies), planned(strategies=strategies, protocol=declared)
     assert [spec(plain, cell).key for cell in range(3)] == [spec(other, cell).key for cell in range(3)]
     assert other.study.model_dump(mode="json")["protocol"]["comparisons"] == declared["comparisons"]

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.records import Score
 from harness.report.caption import caption
 from harness.report.finding import finding
 from harness.report.leaderboard import Leaderboard, make_leaderboard
 from harness.report.tables import csv_text, latex, markdown, scores_text
 from harness.report.terminal import text
+from harness.store.frame import to_frame
 from tests.harness.report.stores import Planted, build_store
 
 
@@ -173,3 +175,31 @@ def test_a_strangers_store_cannot_command_a_terminal_or_a_spreadsheet(tmp_path: 
     assert "\x1b" not in text(board) + markdown(board)
     assert "\ufffd[2Jgone" in text(board)
     assert "'=1+1" in {row["label"] for row in csv.DictReader(io.StringIO(csv_text(board)))}
+
+
+def test_a_strategy_with_a_meta_set_is_compared_on_equal_rows_where_that_is_declared(tmp_path: Path) -> None:
+    gains = {"fixed_alpha": 0.0, "fit_only(fixed_alpha)": -0.08, "rw_kd": 0.0}
+    store = build_store(tmp_path, Planted(strategies=tuple(gains), tasks=("sst2", "qnli", "rte"), repeats=3, gains=gains))
+    manifest = store.manifest()
+    manifest["study"]["protocol"] = {"comparisons": {"equal_rows": ["rw_kd"]}}
+    store.write_manifest(manifest)
+    board = make_leaderboard(tmp_path, draws=400)
+    (one,) = board.equal_rows
+    assert one.comparisons[0].value == pytest.approx(board.gain.value[2] - board.gain.value[1])
+    assert one.verdict == "better"
+    assert "minus fit_only(fixed_alpha) [95 %]" in markdown(board)
+    assert "worth it? Against plain KD on as many labels (`fit_only(fixed_alpha)`): `rw_kd` is better" in " ".join(
+        finding(board)
+    )
+    assert "fit_only(fixed_alpha)" not in [board.selection.labels[found.first] for found in board.primary]
+
+
+def test_scores_are_of_the_rows_that_the_study_reports_on(tmp_path: Path) -> None:
+    store = build_store(tmp_path, Planted(strategies=("fixed_alpha",), tasks=("sst2",), repeats=1, trials=1))
+    (record,) = store.records()
+    both = {"validation": record.report["validation"], "train_surplus": Score(rows=100, metrics={"accuracy": 0.25})}
+    data = record.spec.data.model_copy(update={"report_from_train": 100})
+    surplus = record.model_copy(update={"spec": record.spec.model_copy(update={"data": data}), "report": both})
+    frame = to_frame([record, surplus])
+    assert frame["score"].tolist() == [record.report["validation"].metrics["accuracy"], 0.25]
+    assert frame["validation.accuracy"].nunique() == 1

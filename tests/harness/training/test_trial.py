@@ -16,6 +16,8 @@ from harness.study.tasks import task_metrics
 from harness.training.failures import ChangedCodeError
 from harness.training.trial import train_trial
 from harness.training.trial_rows import training_parts
+from strategies import Settings, resolve
+from strategies.base import Needs
 from tests.harness.models.families import ALL, few_at_first
 from tests.harness.tiny import default_specs, tiny_study
 
@@ -85,12 +87,15 @@ def test_the_cost_of_plain_distillation_is_one_forward_and_one_backward_pass(tmp
 def test_the_label_budget_decides_who_trains_on_the_meta_rows(tmp_path: Path, budget: str, joined: bool) -> None:
     (spec,) = default_specs(tiny_study(), tmp_path)
     rows = load_training_rows(tmp_path, spec.data_digest)
-    fit, meta = training_parts(rows, uses_meta=False, label_budget=budget)
+    fit, meta = training_parts(rows, Needs(), budget)
     assert meta is None
     assert len(fit.ids) == len(rows.fit.ids) + joined * len(rows.meta.ids)
-    fit, meta = training_parts(rows, uses_meta=True, label_budget=budget)
+    fit, meta = training_parts(rows, Needs(meta_set=True), budget)
     assert meta is not None
     assert not set(fit.ids) & set(meta.ids)
+    fit, meta = training_parts(rows, resolve("fit_only(fixed_alpha)").needs(Settings()), budget)
+    assert meta is None
+    assert np.array_equal(fit.ids, rows.fit.ids)
 
 
 def test_training_cannot_reach_the_report_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
