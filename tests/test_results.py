@@ -23,9 +23,14 @@ ADDED = [line.strip("!/") for line in (PROJECT / ".gitignore").read_text().split
 PUBLISHED = [folder for folder in (PROJECT / name for name in ADDED) if (folder / "manifest.json").exists()]
 """Not what a user's own runs have left beside them."""
 ON_THE_FRONT_PAGE = "glue_minilm_core"
+LARGE = ("glue_minilm", "label_noise")
+"""A minute each. The others are tables of the same code."""
 
 
-@pytest.mark.parametrize("store", PUBLISHED, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "store",
+    [pytest.param(path, marks=pytest.mark.slow if path.name in LARGE else (), id=path.name) for path in PUBLISHED],
+)
 def test_published_tables_are_those_of_their_store(store: Path) -> None:
     board = make_leaderboard(store)
     assert markdown(board) == (store / "leaderboard.md").read_text("utf-8")

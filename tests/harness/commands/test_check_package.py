@@ -40,14 +40,14 @@ def harness(folder: Path, *arguments: str, strategy: str) -> subprocess.Complete
     )
 
 
-@pytest.mark.parametrize(("ce", "code"), [(0.625, 0), (0.7, 1)])
+@pytest.mark.parametrize(("ce", "code"), [pytest.param(0.625, 0, marks=pytest.mark.slow), (0.7, 1)])
 def test_an_installed_package_is_checked_by_its_strategys_name(tmp_path: Path, ce: float, code: int) -> None:
     done = harness(tmp_path, "check", "somebodys", strategy=STRATEGY.format(name="somebodys", ce=ce))
     assert done.returncode == code, done.stdout + done.stderr
     assert "checks passed" in done.stdout if code == 0 else "sum to 1.075" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [("list", "strategies"), ("check", "somebodys")])
+@pytest.mark.parametrize("arguments", [pytest.param(("list", "strategies"), marks=pytest.mark.slow), ("check", "somebodys")])
 def test_an_installed_package_that_does_not_say_what_it_is_is_an_error_that_names_it(
     tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:

@@ -66,6 +66,7 @@ def larger(batch_size: int, width: int = 256) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_larger_batch_is_measured_to_need_more(tmp_path: Path) -> None:
     """Each in a process of its own, as Ray's tasks are: memory that something else has left free would hide a need."""
     grown = []

@@ -86,7 +86,9 @@ def exact(cache: Path) -> np.ndarray:
     return rw_kd(cache, "exact")
 
 
-@pytest.mark.parametrize(("engine", "bound", "share"), [("fd", 0.05, 0.99), ("jvp", 0.001, 1.0)])  # 0.01 and 3e-5 measured
+@pytest.mark.parametrize(
+    ("engine", "bound", "share"), [("fd", 0.05, 0.99), pytest.param("jvp", 0.001, 1.0, marks=pytest.mark.slow)]
+)  # 0.01 and 3e-5 measured
 def test_look_ahead_engines_train_the_same_student(
     cache: Path, exact: np.ndarray, engine: str, bound: float, share: float
 ) -> None:
@@ -98,6 +100,7 @@ def test_look_ahead_engines_train_the_same_student(
     assert np.quantile(of_one_seed, share) < 0.02
 
 
+@pytest.mark.slow
 def test_bf16_is_less_than_another_seed(cache: Path, plain: np.ndarray) -> None:
     half = probabilities(cache, repeats=REPEATS, precision="bf16")
     of_one_seed = np.abs(half - plain).mean()
@@ -125,6 +128,7 @@ def test_buckets_cost_nothing_on_real_text(tmp_path: Path, real_glue: Path, monk
     assert abs(difference.mean()) < 0.02  # two standard errors of four seeds
 
 
+@pytest.mark.slow
 def test_buckets_cost_little_where_length_tells_the_kind_of_row(
     cache: Path, plain: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:

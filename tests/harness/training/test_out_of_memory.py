@@ -142,7 +142,7 @@ def test_the_second_forward_pass_is_counted(world: Any, whole: dict[str, TrialRe
         assert split.student_forward == cost.student_forward + cost.student_backward
 
 
-@pytest.mark.parametrize("label", ["fixed_alpha", "rw_kd", "random_weights"])
+@pytest.mark.parametrize("label", ["fixed_alpha", "rw_kd", pytest.param("random_weights", marks=pytest.mark.slow)])
 def test_dropout_masks_and_the_strategys_state_are_those_of_a_step_that_fitted_at_once(
     label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +184,7 @@ def test_gradients_are_those_of_the_masks_that_the_losses_saw() -> None:
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.slow
 def test_two_workers_in_micro_batches_train_as_one(world: Any, whole: dict[str, TrialRecord]) -> None:
     cache, specs = world
     (cache / "specs.jsonl").write_text("\n".join(specs[label].model_dump_json() for label in ON_TWO_WORKERS))
@@ -251,6 +252,7 @@ print(record.epochs[-1].micro_batches, record.epochs[-1].train_loss)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_AS")
 def test_the_operating_system_refuses_memory_and_the_training_goes_on(tmp_path: Path) -> None:
     """No error is pretended here: the process may map a few megabytes more, and PyTorch's allocator fails."""

@@ -76,7 +76,9 @@ def test_all_strategies_among_teachers_through_the_inline_engine(tmp_path: Path)
     assert len(set(losses.values())) == len(losses)
 
 
-@pytest.mark.parametrize("strategy", ["rl_kd", "mtkd_rl", "mmkd", "random_single"])
+@pytest.mark.parametrize(
+    "strategy", ["rl_kd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mtkd_rl", "mmkd", "random_single"))]
+)
 def test_a_resumed_trial_ends_as_an_undisturbed_one(tmp_path: Path, strategy: str) -> None:
     """In the middle of an episode: an epoch has 9 batches or 8, an episode 10."""
     study = three_teachers(
