@@ -96,10 +96,21 @@ def adam_direction(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor
     `optimizer` is Adam or AdamW over (at least) the parameters; it is only read.
     """
     groups = _groups_of(optimizer)
+    known = ("betas", "eps")
 
     def direction(gradient: list[Tensor]) -> list[Tensor]:
-        steps = _steps(optimizer, parameters)
-        return [_divided(optimizer, groups[id(p)], p, g, done) for p, g, done in zip(parameters, gradient, steps, strict=True)]
+        found: list[Tensor] = [*gradient]
+        # parameters of one kind together: few launches
+        kinds: dict[Any, list[int]] = {}
+        for index, parameter in enumerate(parameters):
+            rules = tuple(groups[id(parameter)][name] for name in known)
+            kinds.setdefault((rules, "step" in optimizer.state.get(parameter, {})), []).append(index)
+        for (((_, beta), eps), stepped), indices in kinds.items():
+            given = [gradient[index] for index in indices]
+            states = [optimizer.state[parameters[index]] for index in indices] if stepped else []
+            for index, divided in zip(indices, _divided(given, states, beta, eps), strict=True):
+                found[index] = divided
+        return found
 
     return direction
 
@@ -116,11 +127,16 @@ def _steps(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> li
     return [int(next(found)) if "step" in state else 0 for state in states]
 
 
-def _divided(optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: Tensor, gradient: Tensor, done: int) -> Tensor:
-    state = optimizer.state.get(parameter, {})
-    beta: float = group["betas"][1]
-    second = (1 - beta) * gradient.square()
-    if "exp_avg_sq" in state:
-        second = second + beta * state["exp_avg_sq"]
-    divided: Tensor = gradient / ((second / (1 - beta ** (done + 1))).sqrt() + group["eps"])
-    return divided
+def _divided(gradient: list[Tensor], states: list[dict[str, Any]], beta: float, eps: float) -> list[Tensor]:
+    """`states`: the optimizer's, or none where it has not stepped yet. Waits for no device."""
+    second = list(torch._foreach_mul(gradient, gradient))
+    torch._foreach_mul_(second, 1 - beta)
+    corrections: list[Tensor] | float = 1 - beta
+    if states:
+        torch._foreach_add_(second, [state["exp_avg_sq"] for state in states], alpha=beta)
+        steps = torch.stack([torch.as_tensor(state["step"]) for state in states]).double() + 1  # 1 - beta is small
+        corrections = list((1 - beta**steps).to(second[0]).unbind())
+    torch._foreach_div_(second, corrections)
+    torch._foreach_sqrt_(second)
+    torch._foreach_add_(second, eps)
+    return list(torch._foreach_div(gradient, second))

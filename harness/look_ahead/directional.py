@@ -54,16 +54,15 @@ def along_difference(
     """
     given = list(direction)
     with torch.no_grad():
-        length = float(torch.stack(list(torch._foreach_norm(given))).norm())
-        if length == 0.0:
-            return {name: torch.zeros_like(value) for name, value in (base_terms or terms_at(theta)).items()}
+        # a tensor, for which no device is waited; where there is no direction, any step gives differences of 0
+        length = torch.stack(list(torch._foreach_norm(given))).norm().clamp_min(torch.finfo(torch.float32).tiny)
         step = radius / length
         if base_terms is not None:
             for at, v in zip(theta, given, strict=True):
-                torch.add(at, v, alpha=step, out=v)  # read and written once: beside short texts, passes over parameters count
+                torch.addcmul(at, v, step, out=v)  # read and written once: beside short texts, passes over parameters count
             return {name: (value - base_terms[name].detach()) / step for name, value in terms_at(given).items()}
-        above = terms_at(torch._foreach_add(list(theta), given, alpha=step))
-        below = terms_at(torch._foreach_sub(list(theta), given, alpha=step))
+        above = terms_at([torch.addcmul(at, v, step) for at, v in zip(theta, given, strict=True)])
+        below = terms_at([torch.addcmul(at, v, step, value=-1) for at, v in zip(theta, given, strict=True)])
         return {name: (value - below[name]) / (2 * step) for name, value in above.items()}
 
 
@@ -73,5 +72,5 @@ def aliases(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def largest_weight(weights: Mapping[str, Tensor | float]) -> float:
-    """In absolute value."""
-    return max(float(torch.as_tensor(weight).abs().max()) for weight in weights.values())
+    """In absolute value. Waits for the device."""
+    return float(torch.stack([torch.as_tensor(weight).abs().max() for weight in weights.values()]).max())

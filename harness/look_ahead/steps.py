@@ -13,7 +13,6 @@ from harness.data.batch import Batch
 from harness.data.batches import MetaBatches
 from harness.data.labelled_rows import LabelledRows
 from harness.look_ahead.adam import AdamWStep, adam_direction
-from harness.look_ahead.directional import largest_weight
 from harness.look_ahead.look_ahead import LookAhead, Terms
 from harness.loss_terms.base import TermNeeds
 from harness.loss_terms.registry import look_ahead_engine, look_ahead_refusal, step_refusal
@@ -84,7 +83,7 @@ class LookAheadSteps:
             rows = batch if ids is None else self._fit_batch(ids)
             own = largest = None
             if weights is not None:
-                largest = largest_weight(weights)
+                largest = self.look_ahead.largest(weights, self._learning_rate)
                 given = {name: torch.as_tensor(weight).detach().to(batch.ids.device) for name, weight in weights.items()}
                 own = {name: own_part(weight, rows.global_rows, self._ranks) for name, weight in given.items()}
             if ids is not None:

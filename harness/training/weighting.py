@@ -163,8 +163,11 @@ class Weighting:
             raise ValueError(f"strategy {name!r} gave a weight for {sorted(unknown)}, which it does not declare")
         full = {}
         for term, values in terms.items():
-            # a copy: what is logged is what was applied, whatever the strategy does with its tensor afterwards
-            weight = torch.as_tensor(given[term], dtype=torch.float32, device=self.device).detach().clone()
+            weight = given[term]
+            if isinstance(weight, int | float):  # made on the device: a copy to it would be waited for
+                weight = torch.full((), weight, dtype=torch.float32, device=self.device)
+            else:  # a copy: what is logged is what was applied, whatever the strategy does with its tensor afterwards
+                weight = torch.as_tensor(weight, dtype=torch.float32, device=self.device).detach().clone()
             try:
                 full[term] = weight.expand(values.shape)
             except RuntimeError:

@@ -83,6 +83,7 @@ class Bikd(Strategy[BikdSettings]):
         options = {
             "meta_kd_weight": settings.meta_kd_weight,
             "shortest_step": settings.shortest_look_ahead,
+            "weights_at_most": 1.0,
             **settings.step_options,
         }
         return Needs(teachers=(1, None), look_ahead=settings.engine, look_ahead_options=options)

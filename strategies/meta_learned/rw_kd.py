@@ -127,6 +127,8 @@ class RwKd(Strategy[RwKdSettings]):
             "shortest_step": settings.shortest_look_ahead,
             "meta_precision": settings.meta_precision,
         }
+        if settings.look_ahead_rate is None:
+            options["weights_at_most"] = 1.0
         if settings.look_ahead_layers is not None:
             options["layers"] = settings.look_ahead_layers
         if settings.precondition == "adam":
@@ -194,8 +196,7 @@ def meta_kd_weight(settings: RwKdSettings) -> float:
 def share_of_kd(ce: torch.Tensor, kd: torch.Tensor, floor: float) -> torch.Tensor:
     """[batch]: u_kd / (u_ce + u_kd) with u = max(influence, floor * the batch's largest); 0.5 where both are floored."""
     largest = torch.maximum(ce.max(), kd.max())
-    if largest <= 0:
-        return torch.full_like(kd, 0.5)
+    largest = torch.where(largest > 0, largest, 1.0)  # where none is positive, all are floored
     u_ce, u_kd = (a / largest for a in (ce, kd))  # scaled first: no influence is too small for float32
     u_ce, u_kd = u_ce.clamp_min(floor), u_kd.clamp_min(floor)
     return u_kd / (u_ce + u_kd)

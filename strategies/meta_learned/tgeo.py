@@ -74,7 +74,7 @@ class Tgeo(Strategy[TgeoSettings]):
 
     @classmethod
     def needs(cls, settings: TgeoSettings) -> Needs:
-        options = {"shortest_step": settings.shortest_look_ahead, **settings.step_options}
+        options = {"shortest_step": settings.shortest_look_ahead, "weights_at_most": 1.0, **settings.step_options}
         return Needs(teachers=(1, None), look_ahead=settings.engine, look_ahead_options=options)
 
     def weights(self, context: Context) -> Weights:

@@ -156,6 +156,16 @@ assert cosine_to_the_step(sim.CUDA, "bf16", "jvp", 0.1) > 0.9995
 """)
 
 
+def test_no_step_waits_for_it(tmp_path: Path) -> None:
+    """Neither plain KD's nor a look-ahead's, whatever its engine and step."""
+    _python("-m", "tests.benchmarks.gpu.device_audit", "steps", "--precisions", "fp32", "--out", str(tmp_path))
+    entries = json.loads((tmp_path / "steps.json").read_text("utf-8"))
+    assert len(entries) > 5
+    assert {
+        json.dumps([entry["strategy"], entry["settings"]]): entry["sync_places"] for entry in entries if entry["syncs"]
+    } == {}
+
+
 @pytest.mark.slow
 def test_engines_agree_on_it() -> None:
     said = _python("-m", "tests.benchmarks.gpu.device_audit", "engines")
