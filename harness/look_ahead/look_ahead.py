@@ -136,10 +136,13 @@ class LookAhead:
         found = dict(self.model.named_parameters())
         return [found[name] for name in self._names]
 
-    def new_trace(self) -> ForwardTrace:
-        """For the training step's pass, before it. No layer is passed over where terms use all, or a batch is not one pass."""
+    def new_trace(self, masks_alone: bool = False) -> ForwardTrace:
+        """For the training step's pass, before it. No layer is passed over where terms use all, or a batch is not one pass.
+
+        masks_alone   of a pass in another precision, whose hidden states are not these
+        """
         whole = self.micro_batches == 1
-        layers = self.layers if whole and not self.layer_features else None
+        layers = self.layers if whole and not self.layer_features and not masks_alone else None
         return ForwardTrace(self.model, layers, own_masks=whole and self.engine != "fd")  # whose passes are the step's kernels'
 
     def takes_step(self, learning_rate: float, largest: float | None) -> bool:

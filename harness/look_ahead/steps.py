@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -65,19 +65,20 @@ class LookAheadSteps:
         """Around the student's training pass, after which `function` is called."""
         self._step, self._learning_rate = step, learning_rate
         self._prepare()
-        self._trace = None
-        # the look-ahead's passes would differ from one in another precision
-        if self.look_ahead.terms_precision != self._precision:
-            return nullcontext()
-        self._trace = self.look_ahead.new_trace()
+        self._trace = self.look_ahead.new_trace(masks_alone=not self._same_precision)
         return self._trace.record()
+
+    @property
+    def _same_precision(self) -> bool:
+        """Of the training pass and of the look-ahead's on the same batch: else only the dropout masks are the same."""
+        return self.look_ahead.terms_precision == self._precision
 
     def function(self, batch: Batch, terms: Mapping[str, Tensor] | None) -> LookAheadFunction:
         """What the strategy gets for this rank's part `batch` of the step's global batch.
 
         terms   of the training pass, as the look-ahead would compute them; None where they differ
         """
-        base_terms = None if self._trace is None else terms
+        base_terms = terms if self._trace is not None and self._same_precision else None
 
         def influence(weights: Any = None, ids: Tensor | None = None) -> dict[str, Tensor]:
             rows = batch if ids is None else self._fit_batch(ids)

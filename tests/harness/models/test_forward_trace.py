@@ -110,3 +110,29 @@ def test_a_step_in_micro_batches_has_one_trace(engine, layers):
         in_micro_batches(lambda rows: run_model(model, rows.inputs), batch, 2)
     assert cosine(unstepped.influence(batch, meta, 0.1, weights, trace=trace), expected) >= 0.9999
     assert cosine(*found) >= 0.9999
+
+
+@pytest.mark.parametrize("config", KINDS)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("engine", ["fd", "exact"])
+def test_a_pass_in_full_precision_has_the_masks_of_a_step_in_half(config, attention, engine):
+    """Influences in full precision are those of the step's own graph, up to bf16's rounding."""
+    dropped = {"attention_dropout": 0.3, "dropout": 0.3, "attention_probs_dropout_prob": 0.3, "hidden_dropout_prob": 0.3}
+    model, batch, meta = student(attention=attention, **dropped, **config), make_batch(2, 16, 3), make_batch(2, 12, 4)
+    look_ahead = LookAhead(model, TERMS, engine)
+    model.train()
+    trace = look_ahead.new_trace(masks_alone=True)
+    with trace.record(), torch.autocast("cpu", torch.bfloat16):
+        terms = TERMS(run_model(model, batch.inputs), batch)
+    direction = look_ahead.meta_gradient_here(meta)
+
+    def along(value):
+        gradient = torch.autograd.grad(value, look_ahead.parameters, retain_graph=True, materialize_grads=True)
+        return sum((g * v).sum() for g, v in zip(gradient, direction, strict=True))
+
+    own = {name: torch.stack([along(value) for value in values]) for name, values in terms.items()}
+    with_masks = look_ahead.influence(batch, meta, 0.1, trace=trace)
+    model.eval()
+    without = look_ahead.influence(batch, meta, 0.1)
+    assert cosine(with_masks, own) > 0.99
+    assert cosine(without, own) < 0.98
