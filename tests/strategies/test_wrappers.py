@@ -112,3 +112,12 @@ def test_a_wrapper_passes_state_and_hooks_through():
     assert weigh(two, make_context(SETUP))["ce"][0] != 1.0
     ctkd = make("batch_mean(ctkd)", SETUP)
     assert float(ctkd.shape_terms(make_context(SETUP)).temperature) > 10
+
+
+def test_fit_only_weighs_as_the_strategy_and_declares_that_it_does_without_the_meta_rows():
+    found = resolve("fit_only(shuffled(wsl))")
+    assert found.needs(found.settings()).fit_only
+    assert not resolve("shuffled(wsl)").needs(found.settings()).fit_only
+    context = make_context(SETUP)
+    plain, alone = weigh(make("wsl", SETUP), context), weigh(make("fit_only(wsl)", SETUP), context)
+    assert all(torch.equal(plain[term], alone[term]) for term in plain)

@@ -22,7 +22,7 @@ BY_ADAMW = {
     "l2rw_adamw": {"name": "l2rw", "settings": {"look_ahead": "adamw", "engine": "jvp"}},
 }
 """Label -> entry: look-aheads that read the optimiser's moments."""
-NAMES = [*strategy_names(), "shuffled(rw_kd)", "batch_mean(rw_kd)", "mean_one(wsl)", *BY_ADAMW]
+NAMES = [*strategy_names(), "shuffled(rw_kd)", "batch_mean(rw_kd)", "mean_one(wsl)", "fit_only(wsl)", *BY_ADAMW]
 TOGETHER = "tests/harness/training/test_every_strategy.py::test_two_workers_train_as_one["
 OFTEN = {"rl_kd": {"update_every": 2}, "mtkd_rl": {"update_every": 2}, "mmkd": {"interval": 2}}
 """What learns every few steps does so within these few steps, and with a checkpoint between."""
