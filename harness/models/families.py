@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 FIRST_TOKEN_CLASSIFIERS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
@@ -39,6 +39,19 @@ def usable_positions(config: Mapping[str, Any]) -> int | None:
         return limit
     padding = 1 if kind == "mpnet" else config.get("pad_token_id")  # MPNet's is fixed
     return limit - (1 if padding is None else int(padding)) - 1
+
+
+def known_layers(config: Mapping[str, Any]) -> int | None:
+    """How many layers a model with this configuration has; None where it does not say."""
+    names = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
+    return next((config[name] for name in names if isinstance(config.get(name), int)), None)
+
+
+def layers_refusal(there: int, wanted: Sequence[int]) -> str | None:
+    """Why a model of so many layers does not have those wanted; None where it has."""
+    if wanted and len(set(wanted)) == len(wanted) and all(0 <= index < there for index in wanted):
+        return None
+    return f"has the layers 0 to {there - 1}; `layers: {list(wanted)}` must choose some of them, each once"
 
 
 def positions_refusal(config: Mapping[str, Any], max_length: int) -> str | None:

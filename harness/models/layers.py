@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from harness.errors import ModelError
-from harness.models.families import FIRST_TOKEN_CLASSIFIERS
+from harness.models.families import FIRST_TOKEN_CLASSIFIERS, layers_refusal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,8 +53,8 @@ def keep_layers(model: PreTrainedModel, wanted: list[int], shown: str) -> None:
     """Cut the model to the layers `wanted`, counted from 0, in that order. Raises ModelError, which calls it `shown`."""
     layers = encoder_layers(model)
     whole = len(layers)
-    if not wanted or len(set(wanted)) != len(wanted) or not all(0 <= index < whole for index in wanted):
-        raise ModelError(f"{shown} has the layers 0 to {whole - 1}; `layers: {wanted}` must choose some of them, each once.")
+    if reason := layers_refusal(whole, wanted):
+        raise ModelError(f"{shown} {reason}")
     if model.config.model_type == "modernbert" and wanted[0] != 0:
         raise ModelError(f"{shown}: ModernBERT's first layer alone has no norm, so `layers: {wanted}` must start with 0.")
     kept = [layers[index] for index in wanted]

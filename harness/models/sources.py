@@ -98,6 +98,24 @@ def known_configuration(spec: ModelSpec) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def files_refusal(spec: ModelSpec) -> str | None:
+    """Why the files of a model cannot be used, as far as they are here; None for a model of the hub, or of a package or a
+    directory of another machine.
+    """
+    if spec.model is None:
+        return None
+    try:
+        path = Path(resolve_model_path(spec.model))
+    except ModelError:
+        return None  # said when the model is wanted
+    try:
+        if path.is_absolute():
+            check_weights(path, spec.model)
+    except ModelError as error:
+        return str(error)
+    return None
+
+
 def is_on_hub(model: str) -> bool:
     """Whether this names neither a directory nor a package. Raises ModelError as `resolve_model_path` does."""
     return not Path(resolve_model_path(model)).is_absolute()

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import DataError, StudyError
-from harness.models.families import positions_refusal
-from harness.models.sources import known_configuration
+from harness.models.families import known_layers, layers_refusal, positions_refusal
+from harness.models.sources import files_refusal, known_configuration
 from harness.plan.teacher_checks import sizes_in_the_study, teacher_refusal
 from harness.plan.term_checks import check_range, check_terms
 from harness.study.comparisons import BASELINE, CONTROLS, EQUAL_ROWS, families, kind_of_strategy
@@ -171,14 +171,20 @@ def check_comparisons(study: Study, strategies: Sequence[ResolvedStrategy]) -> N
 
 
 def check_data(study: Study) -> None:
-    """Raises StudyError for a task's data that are not valid, and for a model that has no positions for the longest sequence,
-    as far as its configuration is at hand.
+    """Raises StudyError for a task's data that are not valid, and, as far as its files are at hand, for a model without usable
+    weights, without the layers that are asked for, or without positions for the longest sequence.
     """
     for task, changed in study.data_per_task.items():
         _validated(DataSpec, study.data.model_dump(), changed, ("data_per_task", task))
     longest = max(study.data_for(task if isinstance(task, str) else task.name).max_length for task in study.tasks)
     for where, model in _models(study):
-        if reason := positions_refusal(known_configuration(model), longest):
+        if reason := files_refusal(model):
+            raise StudyError(reason, where)
+        known = known_configuration(model)
+        there = known_layers(known)
+        if there is not None and model.layers is not None and (reason := layers_refusal(there, model.layers)):
+            raise StudyError(f"the model {reason}", (*where[:-1], "layers"))
+        if reason := positions_refusal(known, longest):
             raise StudyError(reason, (*where, "max_position_embeddings") if model.config is not None else where)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -288,3 +289,15 @@ def test_what_is_declared_changes_no_trial() -> None:
     plain, other = planned(strategies=strategies), planned(strategies=strategies, protocol=declared)
     assert [spec(plain, cell).key for cell in range(3)] == [spec(other, cell).key for cell in range(3)]
     assert other.study.model_dump(mode="json")["protocol"]["comparisons"] == declared["comparisons"]
+
+
+def test_a_model_without_the_layers_or_the_weights_that_are_wanted_is_found_in_the_plan(tmp_path: Path) -> None:
+    student = {"config": {**TEACHER, "num_hidden_layers": 2}, "layers": [0, 2]}
+    with pytest.raises(StudyError, match=r"has the layers 0 to 1; `layers: \[0, 2\]` must choose") as caught:
+        planned(models={"student": student, "teachers": [{"config": TEACHER}]})
+    assert caught.value.where == ("models", "student", "layers")
+    (tmp_path / "config.json").write_text(json.dumps(TEACHER))
+    with pytest.raises(StudyError, match="has no weights") as caught:
+        planned(models={"student": {"config": TEACHER}, "teachers": [{"model": str(tmp_path)}]})
+    assert caught.value.where == ("models", "teachers", 0, "model")
+    planned(models={"student": {"config": TEACHER}, "teachers": [{"model": str(tmp_path / "elsewhere")}]})
