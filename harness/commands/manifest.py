@@ -105,10 +105,11 @@ def hardware() -> dict[str, Any]:
     import psutil
     import torch
 
-    from harness.training.device import processor
+    from harness.training.device import processor, processor_has_bf16
 
     return {
         "processor": processor(),
+        "bf16": {True: "yes", False: "no", None: "unknown"}[processor_has_bf16()],
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",

@@ -53,13 +53,28 @@ def run(arguments: argparse.Namespace) -> int:
 
     store = Store(Path(plan.study.results) / plan.study.name)
     console = Console(quiet=arguments.quiet)
-    for warning in plan.warnings:
+    for warning in (*plan.warnings, *precision_notes(plan)):
         console.note(f"note: {warning}")
     with store.writing(), cache_in_use(cache_folder()), quiet_libraries(store.path / "logs" / "libraries.log"):
         plan = _settle_code(plan, store, _readable(store), console, arguments)
         _run_trials(plan, store, console, arguments)
         _report(store, console)
     return 0 if console.progress.complete else SOME_TRIALS_FAILED
+
+
+def precision_notes(plan: Plan) -> list[str]:
+    """A line where students are to be trained in bf16 on processors, and this machine's cannot compute in it."""
+    cells = [cell for cell in plan.cells if cell.training.precision == "bf16" and not cell.resources.gpus_per_worker]
+    if not cells:
+        return []
+    from harness.training.device import processor_has_bf16
+
+    if processor_has_bf16() is not False:
+        return []
+    return [
+        f"{len(cells)} cells train in bf16 on CPUs, and the processor of this machine has no instructions for it: each step "
+        "takes many times as long as in fp32 (--set training.precision=fp32)"
+    ]
 
 
 def _readable(store: Store) -> list[TrialRecord]:

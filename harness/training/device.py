@@ -30,9 +30,22 @@ def device_for(gpus: float) -> torch.device:
 @cache
 def processor() -> str:
     """The model of this machine's processor."""
+    return _of_the_processor("model name") or platform.processor() or platform.machine()
+
+
+def processor_has_bf16() -> bool | None:
+    """Whether this machine's processor has instructions for bf16; None where it does not say. Without them a step in bf16 takes
+    longer than one in fp32: 13 times as long with AVX2 alone (MiniLM of three layers on CoLA, torch 2.13).
+    """
+    flags = _of_the_processor("flags") or _of_the_processor("Features")
+    return "bf16" in flags if flags else None
+
+
+def _of_the_processor(name: str) -> str:
+    """A line of what Linux says of it; empty where there is none."""
     information = Path("/proc/cpuinfo")
     if information.is_file():
         for line in information.read_text("utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
+            if line.startswith(name):
                 return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return ""

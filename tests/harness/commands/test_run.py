@@ -8,12 +8,15 @@ import pytest
 
 from harness.__main__ import main
 from harness.commands.manifest import git_state, package_versions, portable
+from harness.commands.run import precision_notes
 from harness.numeric_code import numeric_code
+from harness.plan.plan import make_plan
 from harness.report import Report
 from harness.report.caption import caption
 from harness.report.leaderboard import make_leaderboard
 from harness.store.store import Store
 from tests.conftest import PROJECT
+from tests.harness.tiny import tiny_study
 
 
 @pytest.fixture
@@ -272,3 +275,14 @@ def _texts(content: object) -> list[str]:
 def test_the_manifest_is_json(study_file, store):
     assert main(["run", str(study_file()), "--quiet"]) == 0
     assert json.loads((store.path / "manifest.json").read_text())["study"]["name"] == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision", "notes"), [("avx2", "bf16", 1), ("avx2", "fp32", 0), ("amx_bf16", "bf16", 0), ("", "bf16", 0)]
+)
+def test_bf16_on_a_processor_that_has_no_instructions_for_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, precision: str, notes: int
+) -> None:
+    monkeypatch.setattr("harness.training.device._of_the_processor", lambda name: flags)
+    study = tiny_study(training={**tiny_study().training.model_dump(), "precision": precision})
+    assert len(precision_notes(make_plan(study, tmp_path))) == notes
