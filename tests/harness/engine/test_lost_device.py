@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.engine.ray_mailbox import News
 
 from harness.engine import inline, ray_train
-from harness.engine.ray_mailbox import News
 from harness.ranks import is_broken_connection
 from harness.records import ErrorRecord, TrialSpec
 from harness.store.store import Store

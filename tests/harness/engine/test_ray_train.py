@@ -45,10 +45,9 @@ def test_a_lost_rank_costs_no_more_than_an_epoch(pairs: StandInRun) -> None:
 
 
 def test_no_watcher_holds_up_the_end_of_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.engine.ray_trainer import Trainer
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-
-    from harness.engine.ray_trainer import Trainer
 
     other = object()
     monkeypatch.setattr(TorchTrainer, "_create_default_callbacks", lambda self: [other, PlacementGroupCleanerCallback()])

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.engine.ray_mailbox import News
 
 from harness.engine import ray_train
-from harness.engine.ray_mailbox import News
 from harness.records import ErrorRecord, TrialRecord, TrialSpec
 from harness.training.failures import classify
 from harness.training.out_of_memory import OutOfMemoryError
