@@ -3,6 +3,11 @@
 Its processes are new ones, which takes some 14 s on two cores: less than a tenth of a trial of three minutes, as
 `python -m tests.benchmarks several_workers` shows. What a trial goes on from is our own checkpoint
 (`training/checkpoint.py`) and not one of Ray Train's: one-worker trials and the inline engine write and read the same file.
+
+The ranks' news come through a queue, and not by `ray.train.report` and `TuneReportCallback`, for two reasons (Ray 2.60). What
+is reported is lost with its group where a rank dies before Ray Train asks the next time: the trial goes on after an epoch that
+its search has never heard of. And where a trial's function itself reports (its outcome, say) while the queue of that callback
+holds an epoch, Tune stands still for ever: it puts both into one queue that holds one.
 """
 
 from __future__ import annotations
@@ -22,7 +27,6 @@ from ray.train import (
     RunConfig,
     ScalingConfig,
     TrainingFailedError,
-    UserCallback,
     WorkerGroupError,
 )
 from ray.train.torch import TorchTrainer
@@ -59,19 +63,6 @@ class Trainer(TorchTrainer):  # type: ignore[misc]  # ray is untyped
         """
         callbacks = super()._create_default_callbacks()
         return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
-
-
-class Epochs(UserCallback):  # type: ignore[misc]  # ray is untyped
-    """Passes on what rank 0 reports. With Ray's own `TuneReportCallback` Tune stands still for ever where the function of a
-    trial reports (its outcome, say) while the queue of that callback still holds an epoch: measured with Ray 2.60, which puts
-    both into one queue that holds one.
-    """
-
-    def __init__(self, news: Queue) -> None:
-        self._news = news
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        self._news.put(metrics[0])
 
 
 def run_distributed_trial(config: dict[str, Any], train: TrainFunction | None, cache: Path, storage: Path) -> None:
@@ -136,7 +127,6 @@ def train_on_ranks(
             # a node that says that it will go is not charged to the trial; all else is counted by the session, in the driver
             failure_config=FailureConfig(max_failures=0, max_preemption_failures=NODE_LOSSES),
             logging_config=LoggingConfig(log_level="ERROR"),
-            callbacks=[Epochs(news)],
         ),
     )
     passing_on = threading.Thread(target=pass_on, daemon=True)
@@ -164,7 +154,7 @@ def own_error(lost: Exception, failures: list[Failure]) -> ErrorRecord:
 
 
 def train_rank(config: dict[str, Any], train: TrainFunction | None, cache: Path, news: Queue) -> Payload | None:
-    """What every rank does. Its failure goes into the queue: Ray Train keeps of an error its text alone."""
+    """What every rank does. Failures, too, are news: of a rank's error Ray Train keeps the text alone."""
     import torch
     from ray.train.collective import broadcast_from_rank_zero
     from ray.train.torch import get_device
@@ -181,7 +171,7 @@ def train_rank(config: dict[str, Any], train: TrainFunction | None, cache: Path,
     def on_epoch(record: EpochRecord, end: EpochEnd) -> None:
         if first:
             state.after_epoch(end)
-        ray.train.report(epoch_report(config, record, end))  # Ray Train waits for all ranks, and passes on rank 0's
+            news.put(epoch_report(config, record, end))
 
     further: dict[str, Any] = {"on_step": SignOfLife(checkpoint, ray.get_runtime_context().get_node_id(), ranks.rank)}
     if config["micro_batches"] > 1:
