@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 TrainFunction = Callable[..., "TrialOutcome"]
 HEAD_NODE = {"node:__internal_head__": 0.001}
-"""A resource request that reserves nothing. Tune refuses an empty one."""
+"""A resource request that reserves nothing: Tune refuses an empty one. Ray has no public name for it."""
 
 
 def trial_resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
