@@ -54,6 +54,7 @@ class RouterSession:
         self._lost_on: dict[str, set[str]] = {}
         """Key of a trial that was charged with a loss -> nodes that it ran on, for news that comes late."""
         self.sweep = OrphanSweep()
+        self.sweep.begin()  # a Tuner whose last trial is stopped leaves what that had reserved
         self.interrupted = False
         self.error: Exception | None = None
 

@@ -25,18 +25,17 @@ def records(store: Store, *labels: str) -> list[dict[str, Any]]:
     return [{**one, "label": r.spec.label, "index": r.spec.index} for one, r in zip(kept, found, strict=True)]
 
 
-@pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Of the inline engine."""
-    cache: Path = tmp_path_factory.mktemp("inline")
-    plan, prepared = stand_in_plan(stand_in_study(["plain", "other"], search=SEARCH, training=TRAINING))
-    store = Store(cache / "store")
-    inline.run_plan(plan, prepared, store, Console(quiet=True), cache, train=stand_in_train)
+def run_here(folder: Path, labels: list[str], search: dict[str, Any]) -> Store:
+    """With the inline engine."""
+    plan, prepared = stand_in_plan(stand_in_study(labels, search=search, training=TRAINING))
+    store = Store(folder / "store")
+    inline.run_plan(plan, prepared, store, Console(quiet=True), folder, train=stand_in_train)
     assert {"ok", "stopped"} == {record.status for record in store.records()}
     return store
 
 
-def test_ray_stores_the_same_of_trials_that_are_stopped(stand_in_run: Callable[..., StandInRun], here: Store) -> None:
+def test_ray_stores_the_same_of_trials_that_are_stopped(stand_in_run: Callable[..., StandInRun], tmp_path: Path) -> None:
+    here = run_here(tmp_path, ["plain", "other"], SEARCH)
     resources = {"concurrent_trials": 2, "retries": 1}
     run = stand_in_run(["plain", "other", "killed"], resources=resources, search=SEARCH, training=TRAINING)()
     labels = ("plain", "other")
@@ -54,8 +53,15 @@ def test_ray_stores_the_same_of_trials_that_are_stopped(stand_in_run: Callable[.
 
 
 @pytest.mark.slow
-def test_and_of_two_workers(stand_in_run: Callable[..., StandInRun], here: Store) -> None:
-    """Trials that want the whole cluster: what the stopped ones had is given back."""
+def test_and_of_two_workers(stand_in_run: Callable[..., StandInRun], tmp_path: Path) -> None:
+    """Trials that want the whole cluster: what the stopped ones had is given back, that of the last one to the next run."""
     resources = {"workers": 2, "cpus_per_worker": 2}
-    run = stand_in_run(["plain"], resources=resources, search=SEARCH, training=TRAINING)()
-    assert records(run.store, "plain") == records(here, "plain")
+    search = {**SEARCH, "trials": 3}
+    run = stand_in_run(["plain"], resources=resources, search=search, training=TRAINING)()
+    assert [one["status"] for one in records(run.store, "plain")][-1] == "stopped"
+    assert records(run.store, "plain") == records(run_here(tmp_path, ["plain"], search), "plain")
+    run = stand_in_run(["raises"], resources=resources, search={"trials": 1})()
+    error = run.record("raises").error
+    assert error is not None
+    assert (error.kind, error.type) == ("bug", "KeyError")
+    assert "in _behave" in error.traceback

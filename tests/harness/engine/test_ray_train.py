@@ -135,21 +135,6 @@ def test_a_lost_rank_costs_no_more_than_an_epoch(stand_in_run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_a_mistake_ends_only_its_trial_and_each_has_processes_of_its_own(stand_in_run: Run) -> None:
-    run = stand_in_run(["raises", "plain", "other"], resources={"workers": 2, "concurrent_trials": 1}, search={"trials": 1})()
-    assert {record.spec.label: record.status for record in run.store.records()} == {
-        "raises": "failed",
-        "plain": "ok",
-        "other": "ok",
-    }
-    error = run.record("raises").error
-    assert error is not None
-    assert (error.kind, error.type) == ("bug", "KeyError")
-    assert "in _behave" in error.traceback
-    assert run.log.process.nunique() == 6
-
-
-@pytest.mark.slow
 def test_a_damaged_checkpoint_costs_no_retry(stand_in_run: Run) -> None:
     run = stand_in_run(["plain"], resources={"workers": 2, "retries": 0}, search={"trials": 1})
     (spec,) = run.specs()
