@@ -28,6 +28,7 @@ ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # Tune's snapshots grow with the study, and nothing reads them
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `ray_tune` has its own
     "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # that a stopped trial has to leave its process, for the next one, which waits
 }
 """For Ray's libraries. A value that the user has set stays."""
 

@@ -23,6 +23,7 @@ BENCHMARKS = {
     "look_ahead_steps": "influences by each look-ahead against real AdamW steps along a run, and their cost",
     "packed": "several students on one core: processes, and stacked in one program",
     "study": "60 trials under Ray against the same trainings back to back",
+    "several_workers": "what a trial of two workers takes beyond its training",
     "distillers": "an epoch of distillation against TextBrewer and torchdistill",
     "growth": "step, study and report against their sizes; with plots",
     "gpu": "what only a GPU can say, where there is one (tests/benchmarks/gpu/README.md)",
