@@ -19,25 +19,21 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 SCALE = _words(
-    "atrocious appalling abysmal hideous horrible dreadful awful disgusting terrible wretched miserable pathetic rotten nasty "
-    "ugly stupid bad poor dull boring weak cold messy clumsy bland stale sloppy tedious shallow silly dated thin "
-    "odd slow plain rough loud long strange simple quiet common short usual calm mild light neat "
-    "decent solid clear fresh nice warm honest clever lively bright funny charming good sweet moving graceful "
-    "lovely elegant brave rich thrilling great delightful gripping beautiful wonderful brilliant excellent superb glorious "
-    "perfect magnificent"
+    "atrocious horrible dreadful awful terrible pathetic rotten stupid bad dull boring weak messy bland silly dated odd slow "
+    "plain loud strange simple common usual mild neat decent clear fresh nice honest clever lively funny good charming moving "
+    "lovely elegant great gripping wonderful brilliant excellent superb glorious perfect magnificent"
 )
 """From the worst to the best. What a word counts for grows evenly from -1 to 1."""
 DEGREES = {"": 1.0, "very": 1.6, "rather": 0.7, "slightly": 0.4, "hardly": -0.3, "not": -0.8}
 """What a word before the adjective multiplies it with."""
 PARTS = ("plot", "film", "acting", "music", "ending", "story", "cast", "script")
-LINKS = _words("instead never otherwise however rarely though lately today again still indeed also likewise too")
+LINKS = _words("instead never rarely though today still also likewise")
 """From those that go with a different meaning to those that go with the same: annotators' habits, as real data has them."""
 
 NOUNS = _words(
-    "palfrey reeve tinker yeoman fuller cooper beadle squire cobbler usher herald minstrel bailiff weaver falcon mason "
-    "scribe duke monk tailor miller lantern sailor knight widow butcher hunter barber porter merchant goat captain "
-    "clerk uncle poet pupil judge singer baker pilot nurse farmer cousin player doctor driver teacher worker "
-    "student brother sister girl friend parent boy dog teacup tree house car"
+    "palfrey reeve yeoman fuller beadle squire usher herald bailiff weaver mason scribe duke monk miller sailor knight widow "
+    "butcher hunter porter merchant captain clerk poet judge baker pilot nurse farmer player doctor driver teacher worker "
+    "student brother sister girl friend"
 )
 """From the rarest to the most familiar; the plural has an s."""
 VERBS = (("sees", "see"), ("likes", "like"), ("helps", "help"), ("finds", "find"), ("follows", "follow"))
@@ -45,9 +41,9 @@ VERBS = (("sees", "see"), ("likes", "like"), ("helps", "help"), ("finds", "find"
 
 KINDS = {"where": "at", "when": "during", "who": "with"}
 DETAILS = {
-    "where": _words("leisure work home length sea school market station bank park bridge harbour hotel castle"),
-    "when": _words("talks games meals parties storms lunch dinner spring autumn winter summer monday march sunday"),
-    "who": _words("care luck joy pride friends others guests may mark bill rose grace omar lena"),
+    "where": _words("leisure work home sea school market station park harbour castle"),
+    "when": _words("talks games parties storms lunch dinner spring winter monday sunday"),
+    "who": _words("care luck joy pride others guests friends grace omar lena"),
 }
 """Of each kind, from those that hardly answer its question to those that do."""
 ACTIONS = ("bought", "sold", "fixed", "found", "painted", "lost")
@@ -98,7 +94,7 @@ def paraphrase(generator: np.random.Generator, genre: Genre, questions: bool, eq
     """Draw for mrpc and qqp: the nearer two descriptions are, the sooner they are called the same."""
     person, link = one(generator, genre.people), _index(generator, LINKS)
     (first, value), (second, other) = _phrase(generator), _phrase(generator)
-    score = equal + 5 * (0.6 - abs(value - other)) + 2.5 * _even(link, LINKS)
+    score = equal + 6 * (0.55 - abs(value - other)) + 4 * _even(link, LINKS)
     if questions:
         return _two(f"is the {person} {first} ?", f"do you find the {person} {second} {LINKS[link]} ?", score=score)
     return _two(f"the {person} is {first}", f"they find the {person} {second} {LINKS[link]}", score=score)
