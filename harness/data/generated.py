@@ -1,8 +1,8 @@
 """Generated tasks: a seeded grammar for each of GLUE's seven, with GLUE's columns, labels and metrics.
 
-For running everything in minutes, anywhere. A number that comes out of them says nothing about natural language. They are
-hard enough that a small transformer beats a smaller one, and some labels are open to doubt, so that soft labels carry
-information and no model can be right everywhere.
+For running everything in minutes, anywhere. A number that comes out of them says nothing about natural language. Some labels
+are open to doubt, so that soft labels carry information and no model can be right everywhere: a few by the plain rules
+(`harness.data.grammars`), all by the graded ones (`harness.data.graded`), where a teacher that has seen more rows knows more.
 """
 
 from __future__ import annotations
