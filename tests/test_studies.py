@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,7 @@ def test_every_strategy_can_be_added_to_the_quickstart(tmp_path: Path, monkeypat
     values = {
         "results": str(tmp_path),
         "tasks": ["mnli"],
+        "resources.per_task": {},
         "data.train_rows": 120,
         "data.teacher_rows": 60,
         "data.generated.train_rows": 180,
@@ -248,9 +250,7 @@ def test_every_strategy_can_be_added_to_the_quickstart(tmp_path: Path, monkeypat
         "strategies": [{"name": name, "teachers": ["teacher"]} for name in there],
         "strategies+": added,
     }
-    overrides = [
-        part for key, value in values.items() for part in ("--set", f"{key}={yaml.safe_dump(value, default_flow_style=True)}")
-    ]
+    overrides = [part for key, value in values.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     assert main(["run", str(file), "--engine", "inline", "--quiet", *overrides]) == 0
     records = Store(tmp_path / "quickstart").records()
     assert {record.spec.strategy for record in records} == set(names)
