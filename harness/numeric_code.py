@@ -17,7 +17,7 @@ ROOMS = ("data", "look_ahead", "loss_terms", "models", "training")
 GROUND = ("ranks.py", "seeds.py")
 WITHOUT = frozenset(
     # where rows and weights come from: their own digests say what they are
-    {f"data/{name}.py" for name in ("columns", "directory", "files", "generated", "grammars", "hub", "lexicon", "output_files")}
+    {f"data/{name}.py" for name in ("columns", "directory", "files", "generated", "graded", "grammars", "hub", "output_files")}
     | {f"data/{name}.py" for name in ("roles", "source", "tables")}
     | {f"models/{name}.py" for name in ("check", "quiet", "save", "sources")}
     # what is said and kept of a training

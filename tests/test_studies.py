@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 from tokenizers import ByteLevelBPETokenizer
 from tokenizers.processors import RobertaProcessing
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification
 
+from harness.__main__ import main
+from harness.loss_terms import needs_of_terms
 from harness.plan.plan import Cell, Plan, load_plan, trial_spec
 from harness.plan.prepared import PreparedTask
 from harness.plan.search import CellSearch
 from harness.records import TrialSpec
+from harness.store.store import Store
 from harness.teachers.prepare import prepare
 from harness.training.trial import train_trial
 from harness.watching.console import Console
@@ -178,3 +186,72 @@ def test_label_noise_without_noise_is_glue_minilm() -> None:
     assert noisy.strategies == clean.strategies
     for name in ("sst2", "qqp", "mnli"):
         assert noisy.data_for(name) == clean.data_for(name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_quickstart_shows_labels_below_plain_kd_below_the_teacher(tmp_path: Path) -> None:
+    """On at least five of its seven tasks, and every mean above the majority class."""
+    plan = load_plan(PROJECT / "studies" / "quickstart.yaml", ["search.trials=1", "search.repeats=3"])
+    prepared = prepare(plan, tmp_path / "cache", Console(quiet=True))
+    scores: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for cell in plan.cells:
+        if cell.entry.name not in ("ce_only", "fixed_alpha"):
+            continue
+        record = train_trial(trial_spec(plan, cell, 0, {}, prepared), tmp_path / "cache").record
+        metric, task = cell.task.headline_metric, cell.task.name
+        scores[task, cell.entry.name].append(record.report["validation"].metrics[metric])
+        scores[task, "majority"].append(record.majority["validation"].metrics[metric])
+        for report in record.teacher_report:
+            scores[task, "teacher"].append(report["validation"].metrics[metric])
+    means = {key: float(np.mean(values)) for key, values in scores.items()}
+    shown = []
+    for task in plan.tasks:
+        majority, labels, plain, teacher = (means[task.name, n] for n in ("majority", "ce_only", "fixed_alpha", "teacher"))
+        assert majority < min(labels, plain, teacher), task.name
+        shown.append(labels < plain < teacher)
+    assert sum(shown) >= 5, means
+
+
+def _with_fitting_teachers(name: str) -> dict[str, Any]:
+    """An entry for `strategies+=`: as many of the teachers below as the strategy takes."""
+    needs = resolve(name).needs(resolve(name).settings())
+    if needs_of_terms(needs).same_architecture:
+        return {"name": name, "teachers": ["self"]}
+    return {"name": name, "teachers": ["teacher"] if needs.teachers[1] == 1 else ["teacher", "second"]}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_strategy_can_be_added_to_the_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the command, report included; the task has three classes, as some strategies refuse two."""
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    file = PROJECT / "studies" / "quickstart.yaml"
+    config = yaml.safe_load(file.read_text())["models"]["teachers"][0]["config"]
+    names = [name for name in strategy_names() if resolve(name).strategy.__module__.startswith("strategies.")]
+    there = [entry.name for entry in load_plan(file).study.strategies]
+    added = [_with_fitting_teachers(name) for name in names if name not in there]
+    values = {
+        "results": str(tmp_path),
+        "tasks": ["mnli"],
+        "resources.per_task": {},
+        "data.train_rows": 120,
+        "data.teacher_rows": 60,
+        "data.generated.train_rows": 180,
+        "data.generated.report_rows": 40,
+        "models.teachers.0.training.epochs": 1,
+        "models.teachers+": [
+            {"name": "second", "seed": 1, "config": config, "training": {"epochs": 1}},
+            {"name": "self", "architecture": "student", "training": {"epochs": 1}},
+        ],
+        "training.epochs": 3,
+        "search.trials": 1,
+        "search.repeats": 1,
+        "strategies": [{"name": name, "teachers": ["teacher"]} for name in there],
+        "strategies+": added,
+    }
+    overrides = [part for key, value in values.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    assert main(["run", str(file), "--engine", "inline", "--quiet", *overrides]) == 0
+    records = Store(tmp_path / "quickstart").records()
+    assert {record.spec.strategy for record in records} == set(names)
+    assert all(record.status == "ok" for record in records)

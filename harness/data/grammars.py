@@ -11,22 +11,50 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from harness.data.lexicon import (
-    ACTIONS,
-    BLAME,
-    CONTRASTS,
-    FILM_PARTS,
-    NAMES,
-    OBJECTS,
-    PRAISE,
-    QUALITIES,
-    QUANTIFIERS,
-    TIMES,
-    VERBS,
-    Genre,
-)
-
 T = TypeVar("T")
+
+
+class Genre(NamedTuple):
+    """What a text is about. Function words, verbs and everything that decides a label are the same in all genres."""
+
+    people: tuple[str, ...]
+    plurals: tuple[str, ...]
+    """Of `people`, in the same order."""
+    places: tuple[str, ...]
+
+
+TOWN = Genre(
+    people=("girl", "nurse", "baker", "driver", "singer"),
+    plurals=("girls", "nurses", "bakers", "drivers", "singers"),
+    places=("market", "school", "station", "bank", "park", "bridge"),
+)
+TALE = Genre(
+    people=("king", "witch", "knight", "robot", "singer"),
+    plurals=("kings", "witches", "knights", "robots", "singers"),
+    places=("castle", "forest", "island", "cave", "park", "bridge"),
+)
+"""The genre of MNLI's mismatched split: mostly words that training has never shown."""
+
+TIMES = ("today", "yesterday", "again", "later", "early", "soon")
+NAMES = ("anna", "omar", "lena", "paul", "mira", "hugo", "nora", "ivan")
+
+# cola: third person singular, plural
+VERBS = (("sees", "see"), ("likes", "like"), ("helps", "help"))
+
+# sst2
+PRAISE = ("good", "great", "lovely", "bright", "warm", "clever", "funny", "moving")
+BLAME = ("bad", "awful", "dull", "cold", "stupid", "boring", "weak", "messy")
+FILM_PARTS = ("plot", "film", "acting", "music", "ending", "story", "cast", "script")
+
+# mrpc, qqp, qnli: each of two synonyms
+ACTIONS = (("bought", "purchased"), ("sold", "traded"), ("fixed", "repaired"))
+OBJECTS = (("car", "auto"), ("boat", "ship"), ("coat", "jacket"))
+CONTRASTS = ("instead", "rather", "never")
+"""Words that give some unequal pairs away, as annotators' habits do in real data."""
+
+# mnli, rte: each of two synonyms
+QUALITIES = (("big", "large"), ("happy", "glad"), ("quick", "fast"))
+QUANTIFIERS = ("all", "some", "no")
 
 
 class Drawn(NamedTuple):
@@ -41,16 +69,16 @@ def acceptability(generator: np.random.Generator, genre: Genre) -> Drawn:
 
     A noun of the other number between them makes some annotators overlook a wrong verb.
     """
-    plural = _chance(generator, 0.5)
-    fault = _one(generator, (None, None, None, "agreement", "order"))
-    words = ["the", _one(generator, genre.plurals if plural else genre.people)]
+    plural = chance(generator, 0.5)
+    fault = one(generator, (None, None, None, "agreement", "order"))
+    words = ["the", one(generator, genre.plurals if plural else genre.people)]
     attracted = False
-    if _chance(generator, 0.4):
-        attractor_plural = _chance(generator, 0.5)
+    if chance(generator, 0.4):
+        attractor_plural = chance(generator, 0.5)
         attracted = attractor_plural != plural
-        words += ["near", "the", _one(generator, genre.plurals if attractor_plural else genre.people)]
-    words.append(_one(generator, VERBS)[int(plural != (fault == "agreement"))])
-    words += ["the", _one(generator, genre.people)]
+        words += ["near", "the", one(generator, genre.plurals if attractor_plural else genre.people)]
+    words.append(one(generator, VERBS)[int(plural != (fault == "agreement"))])
+    words += ["the", one(generator, genre.people)]
     if fault == "order":
         place = int(generator.integers(len(words) - 1))
         words[place], words[place + 1] = words[place + 1], words[place]
@@ -62,14 +90,14 @@ def acceptability(generator: np.random.Generator, genre: Genre) -> Drawn:
 def sentiment(generator: np.random.Generator, genre: Genre) -> Drawn:
     """Draw for sst2: `not` turns a word round, and the clause after `but` counts double."""
     clauses, total = [], 0
-    count = _one(generator, (1, 2, 3))
+    count = one(generator, (1, 2, 3))
     for position in range(count):
-        good, negated = _chance(generator, 0.5), _chance(generator, 0.3)
-        contrast = position == count - 1 > 0 and _chance(generator, 0.5)
+        good, negated = chance(generator, 0.5), chance(generator, 0.3)
+        contrast = position == count - 1 > 0 and chance(generator, 0.5)
         total += (1 if good != negated else -1) * (1 + contrast)
         joint = "but " if contrast else "and " if position else ""
         degree = "not " if negated else ""
-        clauses.append(f"{joint}the {_one(generator, FILM_PARTS)} is {degree}{_one(generator, PRAISE if good else BLAME)}")
+        clauses.append(f"{joint}the {one(generator, FILM_PARTS)} is {degree}{one(generator, PRAISE if good else BLAME)}")
     positive = 1 / (1 + np.exp(-3 * total))
     return Drawn((" ".join(clauses),), (1 - positive, positive)) if total else sentiment(generator, genre)
 
@@ -81,19 +109,19 @@ def paraphrase(generator: np.random.Generator, genre: Genre, questions: bool, eq
     """
     action, thing = _index(generator, ACTIONS), _index(generator, OBJECTS)
     other_action, other_thing = action, thing
-    same = _chance(generator, equal)
-    changed = None if same else _one(generator, ("action", "thing", "both"))
+    same = chance(generator, equal)
+    changed = None if same else one(generator, ("action", "thing", "both"))
     if changed in ("action", "both"):
         other_action = _another(generator, ACTIONS, action)
     if changed in ("thing", "both"):
         other_thing = _another(generator, OBJECTS, thing)
-    person = _one(generator, genre.people)
-    ends = (TIMES, CONTRASTS if not same and _chance(generator, 0.5) else TIMES)
-    detailed = int(generator.integers(2)) if _chance(generator, 0.2) else None
+    person = one(generator, genre.people)
+    ends = (TIMES, CONTRASTS if not same and chance(generator, 0.5) else TIMES)
+    detailed = int(generator.integers(2)) if chance(generator, 0.2) else None
     sentences = []
     for position, (verb, noun) in enumerate(((action, thing), (other_action, other_thing))):
-        detail = f" near the {_one(generator, genre.places)}" if position == detailed else ""
-        act, what, end = _one(generator, ACTIONS[verb]), _one(generator, OBJECTS[noun]), _one(generator, ends[position])
+        detail = f" near the {one(generator, genre.places)}" if position == detailed else ""
+        act, what, end = one(generator, ACTIONS[verb]), one(generator, OBJECTS[noun]), one(generator, ends[position])
         if questions:
             sentences.append(f"which {person} {act} the {what}{detail} {end} ?")
         else:
@@ -110,14 +138,14 @@ def three_way(generator: np.random.Generator, genre: Genre) -> Drawn:
     """
     wanted = int(generator.integers(3))
     while True:
-        before, after = _one(generator, QUANTIFIERS), _one(generator, QUANTIFIERS)
+        before, after = one(generator, QUANTIFIERS), one(generator, QUANTIFIERS)
         quality = _index(generator, QUALITIES)
-        other = quality if _chance(generator, 0.7) else _index(generator, QUALITIES)
+        other = quality if chance(generator, 0.7) else _index(generator, QUALITIES)
         if _relation(before, after, quality == other) == wanted:
             break
-    people = _one(generator, genre.plurals)
-    premise = f"{before} {people} are {_one(generator, QUALITIES[quality])} {_one(generator, TIMES)}"
-    hypothesis = f"{after} {people} are {_one(generator, QUALITIES[other])}"
+    people = one(generator, genre.plurals)
+    premise = f"{before} {people} are {one(generator, QUALITIES[quality])} {one(generator, TIMES)}"
+    hypothesis = f"{after} {people} are {one(generator, QUALITIES[other])}"
     probabilities = [0.02, 0.02, 0.02]
     probabilities[wanted] = 0.96
     if quality == other and (before, after) == ("some", "all"):
@@ -138,7 +166,7 @@ def entailment(generator: np.random.Generator, genre: Genre) -> Drawn:
     while True:
         drawn = three_way(generator, genre)
         implied = drawn.probabilities[0]
-        if implied > 0.5 or _chance(generator, 0.5):
+        if implied > 0.5 or chance(generator, 0.5):
             return Drawn(drawn.texts, (implied, 1 - implied))
 
 
@@ -152,20 +180,20 @@ def answered(generator: np.random.Generator, genre: Genre) -> Drawn:
     A word like `today` answers `when` for some annotators and not for most.
     """
     kinds = tuple(ANSWERS)
-    asked = "where" if _chance(generator, 0.4) else _one(generator, kinds)
-    right = _chance(generator, 0.5)
-    silent = not right and _chance(generator, 0.5)
-    told = None if silent else asked if right else _one(generator, tuple(kind for kind in kinds if kind != asked))
+    asked = "where" if chance(generator, 0.4) else one(generator, kinds)
+    right = chance(generator, 0.5)
+    silent = not right and chance(generator, 0.5)
+    told = None if silent else asked if right else one(generator, tuple(kind for kind in kinds if kind != asked))
     words = {"where": genre.places, "when": EVENTS, "who": NAMES}
-    act, thing = _one(generator, ACTIONS)[0], _one(generator, OBJECTS)[0]
+    act, thing = one(generator, ACTIONS)[0], one(generator, OBJECTS)[0]
     question = f"{asked} was the {thing} {act} ?"
-    end = _one(generator, TIMES) if told is None else f"{ANSWERS[told]} {_one(generator, words[told])}"
-    sentence = f"the {_one(generator, genre.people)} {act} the {thing} {end}"
+    end = one(generator, TIMES) if told is None else f"{ANSWERS[told]} {one(generator, words[told])}"
+    sentence = f"the {one(generator, genre.people)} {act} the {thing} {end}"
     unanswered = 0.04 if right else 0.75 if silent and asked == "when" else 0.96
     return Drawn((question, sentence), (1 - unanswered, unanswered))
 
 
-def _one(generator: np.random.Generator, values: Sequence[T]) -> T:
+def one(generator: np.random.Generator, values: Sequence[T]) -> T:
     return values[int(generator.integers(len(values)))]  # choice() would turn tuples and None into arrays
 
 
@@ -177,9 +205,9 @@ def _another(generator: np.random.Generator, values: Sequence[object], index: in
     return (index + int(generator.integers(1, len(values)))) % len(values)
 
 
-def _chance(generator: np.random.Generator, probability: float) -> bool:
+def chance(generator: np.random.Generator, probability: float) -> bool:
     return bool(generator.random() < probability)
 
 
 def _maybe(generator: np.random.Generator, probability: float, values: Sequence[str]) -> list[str]:
-    return [_one(generator, values)] if _chance(generator, probability) else []
+    return [one(generator, values)] if chance(generator, probability) else []

@@ -22,7 +22,7 @@ VALIDATION, SURPLUS = "validation", "train_surplus"
 
 
 class GeneratedSpec(Section):
-    """Size of the generated tasks (source: generated)."""
+    """The generated tasks (source: generated)."""
 
     first_fields = frozenset({"train_rows", "report_rows", "flipped"})
 
@@ -30,6 +30,9 @@ class GeneratedSpec(Section):
     report_rows: int = Field(500, ge=20)
     flipped: float = Field(0.0, ge=0.0, lt=0.5)
     """Share of training labels that are planted wrong. The mask is kept for analysis."""
+    rules: Literal["plain", "graded"] = "plain"
+    """plain: few words and sharp rules. graded: many words, and labels drawn with the probability that the text says, so that
+    who has seen more rows (`data.teacher_rows`) knows more."""
 
 
 class DataSpec(Section):

@@ -1,20 +1,32 @@
 from __future__ import annotations
 
+import json
+from typing import Literal
+
 import numpy as np
 import pytest
 
+from harness.data import generated
+from harness.data.grammars import TALE, TOWN, Genre
+from harness.data.roles import cut_roles
 from harness.data.source import load_task
 from harness.study.schema import DataSpec, GeneratedSpec
 from harness.study.tasks import GLUE, TaskSpec
+from tests.conftest import PROJECT
+
+Rules = Literal["plain", "graded"]
+RULES: tuple[Rules, ...] = ("plain", "graded")
 
 
-def spec(seed: int = 0, flipped: float = 0.0) -> DataSpec:
-    return DataSpec(source="generated", seed=seed, generated=GeneratedSpec(train_rows=300, report_rows=50, flipped=flipped))
+def spec(seed: int = 0, flipped: float = 0.0, rules: Rules = "plain") -> DataSpec:
+    size = GeneratedSpec(train_rows=300, report_rows=50, flipped=flipped, rules=rules)
+    return DataSpec(source="generated", seed=seed, generated=size)
 
 
+@pytest.mark.parametrize("rules", RULES)
 @pytest.mark.parametrize("name", GLUE)
-def test_every_task_has_glues_shape_and_is_a_function_of_its_seed(name: str) -> None:
-    data, again, other = load_task(GLUE[name], spec()), load_task(GLUE[name], spec()), load_task(GLUE[name], spec(seed=1))
+def test_every_task_has_glues_shape_and_is_a_function_of_its_seed(name: str, rules: Rules) -> None:
+    data, again, other = (load_task(GLUE[name], spec(seed, rules=rules)) for seed in (0, 0, 1))
     assert len(data.train.texts) == len(GLUE[name].text)
     assert data.train.texts == again.train.texts
     assert data.train.texts != other.train.texts
@@ -41,17 +53,19 @@ def test_planted_flips_are_wrong_labels_and_their_mask_is_kept() -> None:
     np.testing.assert_array_equal(clean.labels != flipped.labels, flipped.flipped)
 
 
+@pytest.mark.parametrize("rules", RULES)
 @pytest.mark.parametrize("name", GLUE)
-def test_no_text_is_both_in_training_and_in_a_report_split(name: str) -> None:
-    data = load_task(GLUE[name], spec())
+def test_no_text_is_both_in_training_and_in_a_report_split(name: str, rules: Rules) -> None:
+    data = load_task(GLUE[name], spec(rules=rules))
     train = set(zip(*data.train.texts, strict=True))
     for rows in data.report.values():
         assert not train & set(zip(*rows.texts, strict=True))
 
 
+@pytest.mark.parametrize("rules", RULES)
 @pytest.mark.parametrize("name", GLUE)
-def test_training_and_report_rows_have_the_same_share_of_each_label(name: str) -> None:
-    size = GeneratedSpec(train_rows=1500, report_rows=1500)
+def test_training_and_report_rows_have_the_same_share_of_each_label(name: str, rules: Rules) -> None:
+    size = GeneratedSpec(train_rows=1500, report_rows=1500, rules=rules)
     data = load_task(GLUE[name], DataSpec(source="generated", generated=size))
     shares = [np.bincount(rows.labels) / len(rows) for rows in (data.train, *data.report.values())]
     for share in shares[1:]:
@@ -85,3 +99,24 @@ def test_some_texts_are_open_to_doubt(name: str) -> None:
     often = [np.bincount(found) for found in labels.values() if len(found) > 1]
     doubt = 1 - sum(counts.max() for counts in often) / sum(counts.sum() for counts in often)
     assert 0.005 < doubt < 0.12
+
+
+@pytest.mark.parametrize("genre", [TOWN, TALE])
+@pytest.mark.parametrize("name", GLUE)
+def test_graded_labels_are_drawn_from_odds_that_are_neither_a_coins_nor_sure(name: str, genre: Genre) -> None:
+    generator = np.random.default_rng(0)
+    drawn = [generated.GRAMMARS["graded"][name](generator, genre).probabilities for _ in range(2000)]
+    probabilities = np.array(drawn)
+    assert probabilities.shape == (2000, len(GLUE[name].labels))
+    assert (probabilities >= 0).all()
+    np.testing.assert_allclose(probabilities.sum(1), 1)
+    assert probabilities.mean(0).max() < 0.62
+    assert 0.78 < probabilities.max(1).mean() < 0.92  # what the best of models would score
+    assert ((probabilities > 0.2) & (probabilities < 0.8)).any(1).mean() > 0.15
+
+
+def test_rows_of_the_published_study_are_still_what_they_were() -> None:
+    manifest = json.loads((PROJECT / "results" / "planted_truth" / "manifest.json").read_text())
+    data = DataSpec.model_validate(manifest["study"]["data"])
+    for name, digests in manifest["digests"].items():
+        assert cut_roles(load_task(GLUE[name], data), data, len(GLUE[name].labels)).digests == digests

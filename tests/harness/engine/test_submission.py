@@ -110,7 +110,9 @@ def test_a_study_of_two_workers_runs_as_a_ray_job(dashboard: str, environment: d
         "search.trials=1",
         "search.repeats=1",
         "training.epochs=1",
-        "data.generated.train_rows=100",
+        "data.train_rows=100",
+        "data.teacher_rows=20",
+        "data.generated.train_rows=120",
         "data.generated.report_rows=50",
     ]
     done = submit(dashboard, environment, "studies/quickstart.yaml", *(w for c in changes for w in ("--set", c)))
