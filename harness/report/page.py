@@ -11,13 +11,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from harness.report.caption import caption, legend, measured_rows, study_name
 from harness.report.finding import answer
 from harness.report.leaderboard import Leaderboard
 from harness.report.page_data import chosen_splits, page_data, reproducing_command
 from harness.report.plots import Plot
 from harness.report.plots.style import PNG_DPI
-from harness.report.tables import CONTROLS_SAID, control_rows
+from harness.report.tables import CONTROLS_SAID, control_rows, measures_said
 
 DRAWN_HERE = "forest"
 """By the page itself, from its data."""
@@ -41,6 +43,9 @@ def page(board: Leaderboard, plots: list[Plot], folder: Path) -> str:
         answer=answer(board).replace("`", ""),
         control_rows=control_rows(board),
         control_said=CONTROLS_SAID,
+        measures_said=measures_said(board) if board.measures else "",
+        classes=bool(board.classes),
+        noise=bool(board.noise_gains) or bool(np.isfinite(board.flips_found).any()),
         captions=caption(board),
         legend=legend(board),
         plots=[(plot, _picture(folder, plot.name)) for plot in plots if not plot.omitted and plot.name != DRAWN_HERE],

@@ -11,11 +11,13 @@ import numpy as np
 
 from harness.records import TrialRecord
 from harness.report.cells import coverage, rank, withheld
-from harness.report.leaderboard import Estimate, Leaderboard
+from harness.report.leaderboard import Leaderboard
 from harness.report.plots.forest import forest_rows
 from harness.report.plots.style import kind_of
+from harness.report.sampled import Estimate
 from harness.report.selection import SPLIT
 from harness.report.tables import detectable, task_headers
+from harness.stats.measures import MEASURES
 from strategies.registry import UnknownStrategyError, resolve
 
 DIGITS = 6
@@ -35,6 +37,13 @@ def page_data(board: Leaderboard) -> dict[str, Any]:
         "margin": board.margin / 100,
         "strategies": [_strategy(board, i) for i in range(len(selection.labels))],
         "order": board.order,
+        "measures": [
+            {"name": name, "title": m.title, "hint": m.hint, "scale": m.scale, "digits": m.digits}
+            for name, m in MEASURES.items()
+            if name in board.measures
+        ],
+        "classes": [[task, k, name] for task, found in board.classes.items() for k, name in enumerate(found.names)],
+        "noise": list(board.noise_gains),
         "forest": [[i, inside] for i, inside in forest_rows(board)] if board.baseline is not None else [],
         "results": results_folder(board),
         "trials": _table([_trial(record, board) for record in selection.records]),
@@ -92,6 +101,14 @@ def _strategy(board: Leaderboard, i: int) -> dict[str, Any]:
         "seconds": _number(costs.seconds[i]),
         "memory": _number(costs.memory[i] / 2**30),
         "cells": coverage(board, i),
+        "measured": {name: _estimate(found.value, i) for name, found in board.measures.items()},
+        "measured_gain": {
+            name: _estimate(found.difference, i) if i != board.baseline else None for name, found in board.measures.items()
+        },
+        "recall": {task: [_number(value, 4) for value in found.recall[i]] for task, found in board.classes.items()},
+        "f1": {task: [_number(value, 4) for value in found.f1[i]] for task, found in board.classes.items()},
+        "noise_gain": [_estimate(found, i) if i != board.baseline else None for found in board.noise_gains.values()],
+        "flips_found": _number(board.flips_found[i], 3),
         **average,
     }
 

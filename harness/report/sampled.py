@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.report.predictions import load_predictions
+from harness.report.predictions import TaskPredictions
 from harness.report.selection import Selection
 from harness.stats.bootstrap import interval, two_sided_p
-from harness.stats.mcnemar import mcnemar
 from harness.stats.metrics import Array
-from harness.stats.paired import TaskSample, sample_task, variance_of
+from harness.stats.paired import TaskSample, mcnemar, sample_task, variance_of
 from harness.stats.power import Spread, minimum_detectable_effect
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure per strategy with its 95 % interval. NaN where it is withheld."""
+
+    value: Array  # [labels]
+    low: Array
+    high: Array
+
+    @classmethod
+    def of(cls, value: Array, samples: Array) -> Estimate:
+        low, high = interval(samples)
+        return cls(value, low, high)
+
+    @classmethod
+    def none(cls, labels: int) -> Estimate:
+        return cls(*(np.full(labels, np.nan) for _ in range(3)))
 
 
 @dataclass(frozen=True)
@@ -33,6 +51,11 @@ class Sampled:
     @property
     def repeats(self) -> int:
         return int(self.scores.shape[-1])
+
+    @property
+    def sets(self) -> int:
+        """Data sets in the mean."""
+        return len(np.unique(self.data_sets[self.in_mean]))
 
     def restricted(self, in_mean: NDArray[np.bool_]) -> Sampled:
         """The same draws, with other tasks in the averages."""
@@ -93,12 +116,11 @@ class Sampled:
         """Of the mean over tasks of first minus second."""
         examples, repeats = self.covariances
         tasks = max(int(self.in_mean.sum()), 1)
-        sets = len(np.unique(self.data_sets[self.in_mean]))
         return Spread(
             examples=max(variance_of(examples, first, second), 0.0),
             repeat=variance_of(repeats, first, second) * self.repeats,
             tasks=tasks,
-            units=sets,
+            units=self.sets,
         )
 
     @property
@@ -117,12 +139,18 @@ class Sampled:
         return np.asarray(np.atleast_2d(np.cov(drawn.T)) - chance), np.asarray(repeats)
 
 
-def sample_tasks(selection: Selection, baseline: int | None, in_mean: NDArray[np.bool_], draws: int) -> tuple[Sampled, Array]:
+def sample_tasks(
+    selection: Selection,
+    predictions: Mapping[str, TaskPredictions | None],
+    baseline: int | None,
+    in_mean: NDArray[np.bool_],
+    draws: int,
+) -> tuple[Sampled, Array]:
     """All strategies and tasks of a study; and McNemar's p [labels, tasks] to the baseline, of one repeat: NaN with more."""
     samples: list[TaskSample | None] = []
     p_mcnemar = np.full(selection.scores.shape[:2], np.nan)
     for t, task in enumerate(selection.tasks):
-        found = load_predictions(selection, task)
+        found = predictions[task]
         if found is None:
             samples.append(None)
             continue

@@ -38,7 +38,7 @@ def resampled_scores(
     at_once = max(_DRAWS_AT_ONCE, _CELLS_AT_ONCE // rows)
     parts = []
     for start in range(0, draws, at_once):
-        counts = (_example_counts(rng, rows, min(at_once, draws - start)) @ columns).astype(np.float64)
+        counts = (example_counts(rng, rows, min(at_once, draws - start)) @ columns).astype(np.float64)
         cut = runs * per_run
         hit = counts[:, :cut].reshape(len(counts), runs, per_run)
         predictions = counts[:, cut : cut + said[0].size].reshape(len(counts), runs, said.shape[-1])
@@ -47,7 +47,7 @@ def resampled_scores(
     return np.concatenate(parts)
 
 
-def _example_counts(rng: np.random.Generator, rows: int, draws: int) -> NDArray[np.float32]:
+def example_counts(rng: np.random.Generator, rows: int, draws: int) -> NDArray[np.float32]:
     """How often each row is drawn, [draws, rows]; float32 is exact for counts."""
     drawn = rng.integers(0, rows, size=(draws, rows))
     drawn += np.arange(draws)[:, None] * rows
@@ -59,7 +59,7 @@ def repeat_directions(repeats: int, draws: int, seed: int, freedom: int) -> Arra
 
     Student's t with `freedom` degrees and the scale of the standard error of the mean, the same directions for everyone, so
     that differences of paired repeats come out right. Drawing two or three repeats with replacement instead has two thirds
-    of that variance or less and no tails, and finds differences between equals (tests/harness/stats/test_size.py). One
+    of that variance or less and no tails, and finds differences between equals (tests/harness/stats/test_tests.py). One
     repeat: zeros, nothing is known of the others.
     """
     if repeats == 1:

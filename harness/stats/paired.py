@@ -89,8 +89,14 @@ def sample_task(
     strategies, repeats, rows = predicted.shape
     drawn = resampled_scores(metric, labels, predicted.reshape(-1, rows), classes, draws, seeds.examples)
     drawn = np.where(present, drawn.reshape(draws, strategies, repeats), np.nan)
-    over_examples = drawn.mean(-1)
     whole = np.where(present, point_scores(metric, labels, predicted, classes), np.nan)
+    return task_sample(drawn, whole, seeds, tasks)
+
+
+def task_sample(drawn: Array, whole: Array, seeds: Seeds, tasks: int) -> TaskSample:
+    """Of scores `whole` [strategies, repeats], and of the same on drawn examples, `drawn` [draws, strategies, repeats]."""
+    draws, _, repeats = drawn.shape
+    over_examples = drawn.mean(-1)
     covariance = _covariance(over_examples.T)
     chance, of_repeats = np.zeros_like(covariance), np.zeros_like(covariance)
     if repeats > 1:
@@ -114,3 +120,24 @@ def point_scores(metric: str, labels: NDArray[np.int64], predicted: NDArray[np.i
     hits, said, actual = class_indicators(labels, flat, classes)
     scores = METRICS[metric](hits.sum(0), said.sum(0), np.broadcast_to(actual.sum(0), said.sum(0).shape))
     return scores.reshape(predicted.shape[:-1])
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """`a_only` and `b_only`: on how many examples only one of the two was right."""
+
+    a_only: int
+    b_only: int
+    p: float
+
+
+def mcnemar(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> McNemar:
+    """Exact two-sided binomial test (McNemar 1947) that a and b [rows] are right equally often.
+
+    Of one run each: it knows nothing of what training varies. With several repeats half of all equals would "differ".
+    """
+    from scipy.stats import binomtest
+
+    a_only, b_only = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    p = 1.0 if a_only + b_only == 0 else float(binomtest(a_only, a_only + b_only).pvalue)
+    return McNemar(a_only, b_only, p)

@@ -56,8 +56,7 @@ def write_plots(board: Leaderboard, folder: Path) -> list[Plot]:
     from harness.report.plots.scores import draw_scores
     from harness.report.plots.search import draw_progress, draw_responses
     from harness.report.plots.style import plot_style, save
-    from harness.report.plots.teachers import draw_shares
-    from harness.report.plots.weights import draw_flips, draw_teacher, draw_trajectories
+    from harness.report.plots.weights import draw_flips, draw_shares, draw_teacher, draw_trajectories
 
     draw = {
         "forest": draw_forest,

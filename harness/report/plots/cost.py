@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist
 
 from harness.report.leaderboard import Leaderboard
 from harness.report.plots.style import KINDS, kind_legend, kind_of, new_figure, shown
-from harness.stats.budget import pareto_front
+from harness.stats.aggregate import pareto_front
 from harness.stats.metrics import Array
 
 NAMES_AT = 1.04

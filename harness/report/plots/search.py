@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from harness.records import TrialRecord
 from harness.report.leaderboard import Leaderboard
 from harness.report.plots.style import BLUE, GREY, LIGHT, VERMILLION, small_multiples, wrapped
-from harness.stats.budget import best_so_far
+from harness.stats.aggregate import best_so_far
 from harness.stats.metrics import Array
 
 PANELS = 20

@@ -22,8 +22,7 @@ from harness.report.plots.ranks import draw_ranks
 from harness.report.plots.scores import draw_scores
 from harness.report.plots.search import draw_progress, draw_responses
 from harness.report.plots.style import plot_style, save
-from harness.report.plots.teachers import draw_shares
-from harness.report.plots.weights import draw_flips, draw_teacher, draw_trajectories
+from harness.report.plots.weights import draw_flips, draw_shares, draw_teacher, draw_trajectories
 from tests.harness.report.stores import THIRTY, Planted, build_store
 
 DRAW = (draw_scores, draw_gains, draw_wins, draw_ranks, draw_cost, draw_progress, draw_responses, draw_trajectories,
