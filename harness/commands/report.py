@@ -22,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME,NAME",
         help="further columns from stored probabilities: nll, brier, ece, macro_f1; the files hold all",
     )
+    parser.add_argument(
+        "--every-eval-ever",
+        type=Path,
+        metavar="FOLDER",
+        help="also write a document for each strategy in the schema of every_eval_ever 0.3 into this folder",
+    )
     parser.add_argument("--strategies", nargs="+", metavar="NAME", help="print these alone; the files hold all")
 
 
@@ -45,5 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(f"--strategies {label}: no strategy of {folder}.{near} There are {', '.join(labels)}")
     if arguments.metrics and not report.board.measures:
         raise UserError(f"--metrics {','.join(arguments.metrics)}: {folder} keeps no probabilities")
+    if arguments.every_eval_ever is not None:
+        from harness.report.every_eval_ever import write_documents
+
+        write_documents(report.board, arguments.every_eval_ever)
     print(printed(report.board, arguments.strategies or (), arguments.metrics))
     return 0

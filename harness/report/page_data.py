@@ -12,7 +12,7 @@ import numpy as np
 from harness.records import TrialRecord
 from harness.report.cells import coverage, rank, withheld
 from harness.report.leaderboard import Leaderboard
-from harness.report.plots.forest import forest_rows
+from harness.report.plots.scores import forest_rows
 from harness.report.plots.style import kind_of
 from harness.report.sampled import Estimate
 from harness.report.selection import SPLIT

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from harness.report.predictions import TaskPredictions
 from harness.report.selection import Selection
-from harness.stats.bootstrap import interval, two_sided_p
+from harness.stats.bootstrap import Runs, interval, resampled_scores, two_sided_p
 from harness.stats.metrics import Array
-from harness.stats.paired import TaskSample, mcnemar, sample_task, variance_of
+from harness.stats.paired import TaskSample, mcnemar, scored_sample, variance_of
 from harness.stats.power import Spread, minimum_detectable_effect
 
 
@@ -147,26 +147,33 @@ def sample_tasks(
     draws: int,
 ) -> tuple[Sampled, Array]:
     """All strategies and tasks of a study; and McNemar's p [labels, tasks] to the baseline, of one repeat: NaN with more."""
-    samples: list[TaskSample | None] = []
+    samples = sample_predictions(predictions, draws, max(int(in_mean.sum()), 1))
     p_mcnemar = np.full(selection.scores.shape[:2], np.nan)
-    for t, task in enumerate(selection.tasks):
-        found = predictions[task]
-        if found is None:
-            samples.append(None)
-            continue
-        averaged = max(int(in_mean.sum()), 1)
-        samples.append(
-            sample_task(found.metric, found.labels, found.predicted, found.present, found.classes, draws, found.seeds, averaged)
-        )
-        if baseline is None or selection.repeats > 1 or not found.present[baseline].all():
+    for t, found in enumerate(predictions.values()):
+        if found is None or baseline is None or selection.repeats > 1 or not found.present[baseline].all():
             continue
         right = found.predicted[:, 0] == found.labels
         for s in np.flatnonzero(found.present.all(1)):
             if s != baseline:
                 p_mcnemar[s, t] = mcnemar(right[s], right[baseline]).p
-    return Sampled(
-        tuple(samples), selection.scores, selection.tasks, data_sets(selection), in_mean, draws
-    ), p_mcnemar  # fmt: skip
+    return Sampled(samples, selection.scores, selection.tasks, data_sets(selection), in_mean, draws), p_mcnemar
+
+
+def sample_predictions(
+    predictions: Mapping[str, TaskPredictions | None], draws: int, tasks: int
+) -> tuple[TaskSample | None, ...]:
+    """Of each task; `tasks` as for `sample_task`. Tasks of the same rows are resampled together, in the time of one."""
+    together: dict[tuple[int, int], list[str]] = {}
+    for task, found in predictions.items():
+        if found is not None:
+            together.setdefault((found.seeds.examples, len(found.labels)), []).append(task)
+    made: dict[str, TaskSample] = {}
+    for (seed, _), names in together.items():
+        group = [found for name in names if (found := predictions[name]) is not None]
+        runs = [Runs(one.metric, one.labels, one.predicted.reshape(-1, len(one.labels)), one.classes) for one in group]
+        for name, one, own, drawn in zip(names, group, runs, resampled_scores(runs, draws, seed), strict=True):
+            made[name] = scored_sample(own, drawn, one.present, one.seeds, tasks)
+    return tuple(made.get(task) for task in predictions)
 
 
 def data_sets(selection: Selection) -> NDArray[np.int64]:
