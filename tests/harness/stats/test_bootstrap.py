@@ -128,6 +128,33 @@ def test_what_a_run_errs_by_chance_counts_once() -> None:
     assert sample.contrast(0, 1).draws.std() == pytest.approx(stats.sem(right[0] - right[1]), rel=0.06)
 
 
+def multi_bootstrap(right: np.ndarray, draws: int) -> np.ndarray:
+    """Sellam et al. (2022): seeds and rows are drawn with replacement, the same for both. `right` [2, seeds, rows]."""
+    rng = np.random.default_rng(0)
+    _, seeds, rows = right.shape
+    found = []
+    for _ in range(draws):
+        drawn = right[:, rng.integers(0, seeds, seeds)][:, :, rng.integers(0, rows, rows)]
+        found.append(drawn[0].mean() - drawn[1].mean())
+    return np.array(found)
+
+
+@pytest.mark.parametrize(("seeds", "narrower"), [(25, (0.8, 1.1)), (3, (0.1, 0.75))])
+def test_a_paired_multi_bootstrap_says_the_same_but_for_few_seeds(seeds: int, narrower: tuple[float, float]) -> None:
+    """With three seeds its interval is narrower: drawn with replacement they have two thirds of their variance and no tails,
+    where ours are Student's t. With many the two agree.
+    """
+    rng = np.random.default_rng(4)
+    labels, difficulty = rng.integers(0, 2, 600), rng.normal(0.9, 1.0, 600)
+    runs = difficulty + np.array([0.0, 0.05])[:, None, None] + rng.normal(0, 0.12, (2, seeds, 1))
+    predicted = np.where(runs + rng.normal(0, 0.35, (2, seeds, 600)) > 0, labels, 1 - labels)
+    ours = sample_task("accuracy", labels, predicted, np.ones((2, seeds), np.bool_), 2, 4000, Seeds(0, 1)).contrast(0, 1).draws
+    theirs = multi_bootstrap((predicted == labels).astype(float), 1500)
+    assert np.mean(ours) == pytest.approx(np.mean(theirs), abs=0.002)
+    widths = [np.ptp(interval(one)) for one in (theirs, ours)]
+    assert narrower[0] < widths[0] / widths[1] < narrower[1]
+
+
 def test_the_detectable_effect_is_found_in_four_of_five() -> None:
     rng = np.random.default_rng(0)
     effect = float(minimum_detectable_effect(rng.normal(0.3, 0.01, 100_000)))  # where the draws are centred does not matter
