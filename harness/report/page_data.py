@@ -14,6 +14,7 @@ from harness.report.cells import coverage, rank, withheld
 from harness.report.leaderboard import Leaderboard
 from harness.report.plots.scores import forest_rows
 from harness.report.plots.style import kind_of
+from harness.report.plots.weights import flip_curves, histories, mean_quantiles, terms_of
 from harness.report.sampled import Estimate
 from harness.report.selection import SPLIT
 from harness.report.tables import detectable, task_headers
@@ -44,10 +45,51 @@ def page_data(board: Leaderboard) -> dict[str, Any]:
         ],
         "classes": [[task, k, name] for task, found in board.classes.items() for k, name in enumerate(found.names)],
         "noise": list(board.noise_gains),
+        "one_device": len(board.costs.devices) <= 1,
+        "curves": _curves(board),
         "forest": [[i, inside] for i, inside in forest_rows(board)] if board.baseline is not None else [],
         "results": results_folder(board),
         "trials": _table([_trial(record, board) for record in selection.records]),
     }
+
+
+def _curves(board: Leaderboard) -> dict[str, Any]:
+    """By place of the strategy, for those that have some, [epoch from 1, values ...]: mean score on `select`; of each term the
+    quantiles 10, 25, 50, 75 and 90 % of the weights; AUROC of flipped labels, the mean over tasks and each task.
+    """
+    logged = {i: found for i in range(len(board.selection.labels)) if (found := histories(board, i))}
+    terms = terms_of([one for found in logged.values() for one in found])
+    weights: dict[int, dict[str, list[list[float | None]]]] = {}
+    for i, found in logged.items():
+        for term in terms:
+            epochs, quantiles = mean_quantiles(found, term)
+            if len(epochs):
+                lines = [[int(x), *(_number(q, 4) for q in row[1:6])] for x, row in zip(epochs, quantiles, strict=True)]
+                weights.setdefault(i, {})[term] = lines
+    flips = {}
+    for i, tasks in flip_curves(board).items():
+        each = [[(x, float(np.mean(curve[x]))) for x in sorted(curve)] for curve in tasks.values()]
+        by_epoch: dict[int, list[float]] = {}
+        for x, y in (pair for line in each for pair in line):
+            by_epoch.setdefault(x, []).append(y)
+        together = [(x, float(np.mean(by_epoch[x]))) for x in sorted(by_epoch)]
+        rounded = [[[x, _number(y, 4)] for x, y in line] for line in [together, *each]]
+        flips[i] = {"mean": rounded[0], "tasks": rounded[1:]}
+    return {"terms": terms, "learning": _learning(board), "weights": weights, "flips": flips}
+
+
+def _learning(board: Leaderboard) -> dict[int, list[list[float | None]]]:
+    """Mean over tasks and repeats of the chosen trials, of the epochs that all of them reached; two or more."""
+    made = {}
+    for i, label in enumerate(board.selection.labels):
+        records = [row.record for row in board.selection.of(label) if row.record is not None and row.record.epochs]
+        reached = min((len(record.epochs) for record in records), default=0)
+        if reached > 1:
+            scores = [[r.epochs[k].select.get(r.spec.task.headline_metric, math.nan) for r in records] for k in range(reached)]
+            means = np.array(scores).mean(1)
+            if np.isfinite(means).all():
+                made[i] = [[k + 1, _number(mean, 4)] for k, mean in enumerate(means)]
+    return made
 
 
 def results_folder(board: Leaderboard) -> str:

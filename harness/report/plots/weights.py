@@ -32,7 +32,7 @@ FILLS = ((SKY, ""), (ORANGE, "///"), ("#FFFFFF", "..."), (YELLOW, "xx"), (LIGHT,
 """Colour and hatch of the first, second, ... teacher: each tells them apart alone."""
 
 
-def _histories(board: Leaderboard, label: int) -> list[tuple[str, list[EpochRecord], int]]:
+def histories(board: Leaderboard, label: int) -> list[tuple[str, list[EpochRecord], int]]:
     """Task, epochs and kept epoch of the chosen trials that logged weights."""
     rows = board.selection.of(board.selection.labels[label])
     return [
@@ -42,22 +42,22 @@ def _histories(board: Leaderboard, label: int) -> list[tuple[str, list[EpochReco
     ]
 
 
-def _terms(histories: list[tuple[str, list[EpochRecord], int]]) -> list[str]:
+def terms_of(histories: list[tuple[str, list[EpochRecord], int]]) -> list[str]:
     found = {name for _, epochs, _ in histories for epoch in epochs for name in epoch.weights}
     return sorted(found, key=lambda name: (name != "ce", name != "kd", name))[: len(SERIES)]
 
 
 def draw_trajectories(board: Leaderboard) -> Figure | str:
     """Weights of each term over epochs: median, middle half and middle 80 % of the samples, mean over tasks and repeats."""
-    found = {i: histories for i in board.order if (histories := _histories(board, i))}
+    found = {i: logged for i in board.order if (logged := histories(board, i))}
     if not found:
         return "no trial logged its weights"
-    terms = _terms([one for histories in found.values() for one in histories])
+    terms = terms_of([one for logged in found.values() for one in logged])
     figure, panels = small_multiples(len(found))
-    for panel, (i, histories) in zip(panels, found.items(), strict=True):
+    for panel, (i, logged) in zip(panels, found.items(), strict=True):
         reached = 1.0
         for term, (colour, line, marker) in zip(terms, SERIES, strict=False):
-            x, quantiles = _mean_quantiles(histories, term)
+            x, quantiles = mean_quantiles(logged, term)
             if not len(x):
                 continue
             if term == terms[0]:
@@ -80,7 +80,7 @@ def draw_trajectories(board: Leaderboard) -> Figure | str:
     return figure
 
 
-def _mean_quantiles(histories: list[tuple[str, list[EpochRecord], int]], term: str) -> tuple[Array, Array]:
+def mean_quantiles(histories: list[tuple[str, list[EpochRecord], int]], term: str) -> tuple[Array, Array]:
     """Epochs counted from 1, and quantiles [epochs, 7], mean over the trials that reached the epoch."""
     by_epoch: dict[int, list[list[float]]] = defaultdict(list)
     for _, epochs, _ in histories:
@@ -96,7 +96,7 @@ def draw_teacher(board: Leaderboard) -> Figure | str:
     values: dict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
     for i in board.order:
         pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        for _, epochs, kept in _histories(board, i):
+        for _, epochs, kept in histories(board, i):
             for term, weights in next((e for e in epochs if e.epoch == kept), epochs[-1]).weights.items():
                 if weights.teacher_right is not None and weights.teacher_wrong is not None:
                     pairs[term].append((weights.teacher_right, weights.teacher_wrong))
@@ -129,13 +129,13 @@ def draw_teacher(board: Leaderboard) -> Figure | str:
     return figure
 
 
-def draw_flips(board: Leaderboard) -> Figure | str:
-    """AUROC with which a low weight on the label term finds flipped labels, over epochs; thin lines are tasks."""
+def flip_curves(board: Leaderboard) -> dict[int, dict[str, dict[int, list[float]]]]:
+    """Label -> task -> epoch, from 1 -> AUROC of each repeat; of those that weigh samples of a batch differently."""
     found: dict[int, dict[str, dict[int, list[float]]]] = {}
     term = "ce"
     for i in board.order:
         by_task: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for task, epochs, _ in _histories(board, i):
+        for task, epochs, _ in histories(board, i):
             for epoch in epochs:
                 auroc = epoch.weights[term].flipped_auroc if term in epoch.weights else None
                 if auroc is not None:
@@ -143,6 +143,12 @@ def draw_flips(board: Leaderboard) -> Figure | str:
         told = {value for curves in by_task.values() for values in curves.values() for value in values}
         if told and told != {0.5}:  # exactly a half: all samples weigh the same
             found[i] = by_task
+    return found
+
+
+def draw_flips(board: Leaderboard) -> Figure | str:
+    """AUROC with which a low weight on the label term finds flipped labels, over epochs; thin lines are tasks."""
+    found = flip_curves(board)
     if not found:
         return "no labels were flipped on purpose, or no strategy weighs samples of a batch differently"
     figure, panels = small_multiples(len(found))

@@ -80,7 +80,7 @@ def test_what_is_sharper_than_true_is_worse_calibrated() -> None:
 def test_intervals_hold_the_truth(repeats: int) -> None:
     """Of each measure and of its difference: what a run of many rows says is true of runs that differ by their noise alone."""
     truth = {name: sample.scores.mean(1) for name, sample in _of_many_rows().items()}
-    studies = 400
+    studies = 1000
     held = {name: [0, 0] for name in MEASURES}
     for seed in range(studies):
         labels, said = _study(600, repeats, seed + 1)
