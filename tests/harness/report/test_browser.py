@@ -77,6 +77,11 @@ def shown(study: Path) -> Leaderboard:
     return make_leaderboard(study)
 
 
+@pytest.fixture(scope="module")
+def page_with_holes(holes: Path) -> Path:
+    return build_report(holes).folder / "index.html"
+
+
 def test_it_renders_the_leaderboard(page: Opened, shown: Leaderboard) -> None:
     names = [shown.selection.labels[i] for i in shown.order]
     assert page.column("Strategy") == names
@@ -226,9 +231,8 @@ def violations(browser: Any, path: Path, scheme: Any) -> list[tuple[str, list[An
     return [(one["id"], [node["target"] for node in one["nodes"]][:3]) for one in found.response["violations"]]
 
 
-def test_axe_finds_nothing(browser: Any, holes: Path) -> None:
-    build_report(holes)
-    assert violations(browser, holes / "index.html", "light") == []
+def test_axe_finds_nothing(browser: Any, page_with_holes: Path) -> None:
+    assert violations(browser, page_with_holes, "light") == []
 
 
 @pytest.mark.slow
@@ -278,9 +282,8 @@ def test_nothing_sticks_out(browser: Any, report: Report, width: int) -> None:
     opened.page.close()
 
 
-def test_holes_withhold_ranks_and_averages(browser: Any, holes: Path) -> None:
-    build_report(holes)
-    opened = Opened(browser, holes / "index.html", 1400)
+def test_holes_withhold_ranks_and_averages(browser: Any, page_with_holes: Path) -> None:
+    opened = Opened(browser, page_with_holes, 1400)
     headers = " ".join(opened.page.locator("#board thead th").all_inner_texts())
     assert "Rank" not in headers
     assert "withheld" in opened.column("Mean")
