@@ -15,6 +15,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--readme", type=Path, metavar="FILE", help="a README whose blocks `<!-- report RESULTS: ... -->` are made anew"
     )
+    parser.add_argument(
+        "--metrics",
+        type=lambda text: [name for name in text.split(",") if name],
+        default=[],
+        metavar="NAME,NAME",
+        help="further columns from stored probabilities: nll, brier, ece, macro_f1; the files hold all",
+    )
+    parser.add_argument(
+        "--every-eval-ever",
+        type=Path,
+        metavar="FOLDER",
+        help="also write a document for each strategy in the schema of every_eval_ever 0.3 into this folder",
+    )
     parser.add_argument("--strategies", nargs="+", metavar="NAME", help="print these alone; the files hold all")
 
 
@@ -25,12 +38,22 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--readme {arguments.readme}: no such file")
     from harness.report import build_report
     from harness.report.terminal import printed
+    from harness.stats.measures import MEASURES
 
+    for name in arguments.metrics:
+        if name not in MEASURES:
+            raise UserError(f"--metrics {name}: no measure.{nearest(name, MEASURES)} There are {', '.join(MEASURES)}")
     report = build_report(folder, arguments.readme)
     labels = report.board.selection.labels
     for label in arguments.strategies or ():
         if label not in labels:
             near = nearest(label, labels)
             raise UserError(f"--strategies {label}: no strategy of {folder}.{near} There are {', '.join(labels)}")
-    print(printed(report.board, arguments.strategies or ()))
+    if arguments.metrics and not report.board.measures:
+        raise UserError(f"--metrics {','.join(arguments.metrics)}: {folder} keeps no probabilities")
+    if arguments.every_eval_ever is not None:
+        from harness.report.every_eval_ever import write_documents
+
+        write_documents(report.board, arguments.every_eval_ever)
+    print(printed(report.board, arguments.strategies or (), arguments.metrics))
     return 0

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.records import Score
-from harness.report.foreign_teachers import no_references
+from harness.report.references import no_references
 from harness.report.selection import Selection
 
 ERRORS = 2.0

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.report.foreign_teachers import trained_elsewhere
 from harness.report.leaderboard import Leaderboard
 from harness.report.mixed import mixed
+from harness.report.references import trained_elsewhere
 from harness.stats.level import LEVEL, smallest_p
 from harness.study.comparisons import STATISTICS_VERSION
 from harness.study.schema import SURPLUS, VALIDATION
@@ -73,8 +73,9 @@ def _comparisons(board: Leaderboard) -> list[str]:
     drawn = "bootstrap over examples, t over repeats" if repeats > 1 else "bootstrap over examples"
     said = [
         f"Primary family, declared: {count(len(board.primary), 'strategy', 'strategies')} against {plain}, over tasks. p: "
-        f"the larger of step-down max-T over sign-flips of the runs ({board.units} data sets x repeats) and of the "
-        f"interval ({drawn}, {board.test_draws:,} draws); Holm's is in the CSV. References and controls carry no mark.",
+        f"the larger of step-down max-T over sign-flips of the runs ({board.units} data sets x repeats: no p below "
+        f"{smallest_p(board.units):.2g}) and of the interval ({drawn}, {board.test_draws:,} draws); Holm's is in the CSV. "
+        "References and controls carry no mark.",
         f"Verdict at 5 %: better, worse, equivalent within {board.margin:g} (two one-sided tests, Holm), else undecided; so "
         f"many repeats would show a difference of {board.margin:g} points in four of five studies. Rests on a task: without it "
         "the verdict would not stand.",
@@ -169,7 +170,7 @@ def _data(board: Leaderboard, data: Mapping[str, Any]) -> str:
     taught = [sizes["teacher"] for _, _, sizes, _ in rows if "teacher" in sizes]
     if taught:
         parts.append(f"teachers trained on {_span(taught)} rows, of which students saw the `fit` rows alone")
-    if noises := _noises(board, data):
+    if noises := _noises(board):
         parts.append(f"{', '.join(noises)} of training labels flipped on purpose")
     return "; ".join(parts) + "."
 
@@ -191,14 +192,11 @@ def _source(board: Leaderboard, data: Mapping[str, Any]) -> str:
     return "; ".join(f"{source} for {', '.join(named)}" for source, named in tasks.items())
 
 
-def _noises(board: Leaderboard, data: Mapping[str, Any]) -> list[str]:
+def _noises(board: Leaderboard) -> list[str]:
     """Shares of flipped labels, and of which tasks where they differ."""
-    per_task = board.selection.manifest.get("study", {}).get("data_per_task") or {}
     tasks: dict[str, list[str]] = {}
     for task in board.selection.tasks:
-        own = {**data, **per_task.get(task, {})}
-        noise = float(own.get("label_noise") or 0) or float((own.get("generated") or {}).get("flipped") or 0)
-        tasks.setdefault(f"{noise:.0%}", []).append(task)
+        tasks.setdefault(f"{board.selection.label_noise(task):.0%}", []).append(task)
     if len(tasks) == 1:
         return [noise for noise in tasks if noise != "0%"]
     return [f"{noise} ({', '.join(named)})" for noise, named in tasks.items() if noise != "0%"]

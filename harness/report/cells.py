@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from harness.report.leaderboard import Estimate, Leaderboard
+from harness.report.leaderboard import Leaderboard
+from harness.report.sampled import Estimate
+from harness.stats.measures import MEASURES
 
 NOTHING = "–"
 WITHHELD = "withheld"
@@ -135,3 +138,19 @@ def overall_columns(board: Leaderboard) -> dict[str, list[str]]:
             for name in averages:
                 columns[name][i] = WITHHELD
     return {name: cells for name, cells in columns.items() if any(cell not in (NOTHING, WITHHELD) for cell in cells)}
+
+
+def measure_columns(board: Leaderboard, names: Collection[str] = tuple(MEASURES)) -> dict[str, list[str]]:
+    """Measures of probabilities over tasks, and their difference to plain KD; header -> text per strategy."""
+    columns: dict[str, list[str]] = {}
+    for name in names:
+        if (found := board.measures.get(name)) is not None:
+            measure, places = MEASURES[name], range(len(board.selection.labels))
+            texts = [estimate(found.value, i, measure.scale, measure.digits) for i in places]
+            columns[f"{measure.title} [95 %]"] = [WITHHELD if text == NOTHING else text for text in texts]
+            if board.baseline is not None:
+                columns[f"{measure.title} over {board.baseline_label} [95 %]"] = [
+                    NOTHING if i == board.baseline else estimate(found.difference, i, measure.scale, measure.digits, sign=True)
+                    for i in places
+                ]
+    return columns

@@ -21,9 +21,8 @@ from harness.report.selection import Selection, select
 from harness.report.verdicts import BETTER, WORSE, Comparison, judge
 from harness.stats.bootstrap import draws_for
 from harness.stats.level import LEVEL
-from harness.stats.mcnemar import mcnemar
 from harness.stats.multiple import holm
-from harness.stats.paired import Seeds, sample_task
+from harness.stats.paired import Seeds, mcnemar, sample_task
 from harness.study.comparisons import BASELINE, ProtocolSpec
 from harness.study.schema_errors import nearest
 

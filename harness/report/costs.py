@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.records import TrialRecord
 from harness.report.selection import Selection
-from harness.stats.budget import score_within
+from harness.stats.aggregate import score_within
 from harness.stats.metrics import Array
 
 

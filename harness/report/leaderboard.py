@@ -10,37 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.report.admission import Admission, admitted
-from harness.report.controls import AgainstControls, against_controls
 from harness.report.costs import Costs, costs_of, equal_compute_scores
+from harness.report.measured import DRAWS, ClassScores, Measured, flips_found, gains_by_noise, measure, scores_of_classes
+from harness.report.predictions import load_predictions
 from harness.report.references import STUDENT_ALONE, find_strategy, reference_notes, teacher_scores
-from harness.report.sampled import Sampled, sample_tasks
+from harness.report.sampled import Estimate, Sampled, sample_tasks
 from harness.report.selection import Selection, select
-from harness.report.verdicts import Comparison, explore, judge
+from harness.report.verdicts import AgainstControls, Comparison, against_controls, explore, judge
 from harness.stats.aggregate import LEAST_GAP, interquartile_mean, mean, normalise, probability_of_improvement, win_rates
-from harness.stats.bootstrap import draws_for, interval
+from harness.stats.bootstrap import draws_for
 from harness.stats.level import LEVEL
 from harness.stats.metrics import Array
 from harness.stats.multiple import holm
 from harness.stats.ranks import Ranking, RankRange, rank_ranges, rank_strategies
 from harness.study.comparisons import BASELINE, ComparisonsSpec, Families, ProtocolSpec, families
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure per strategy with its 95 % interval. NaN where it is withheld."""
-
-    value: Array  # [labels]
-    low: Array
-    high: Array
-
-    @classmethod
-    def of(cls, value: Array, samples: Array) -> Estimate:
-        low, high = interval(samples)
-        return cls(value, low, high)
-
-    @classmethod
-    def none(cls, labels: int) -> Estimate:
-        return cls(*(np.full(labels, np.nan) for _ in range(3)))
 
 
 @dataclass
@@ -95,6 +78,12 @@ class Leaderboard:
     """[labels], over the tasks in the mean."""
     costs: Costs
     equal_compute: Array | None  # [labels] mean over tasks
+    measures: dict[str, Measured]
+    """By name, of `harness.stats.measures`."""
+    classes: dict[str, ClassScores]  # by task
+    noise_gains: dict[str, Estimate]
+    """Share of flipped labels -> gain on those tasks."""
+    flips_found: Array  # [labels] AUROC of the weights
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -142,7 +131,8 @@ def make_leaderboard(path: Path | str, draws: int | None = None) -> Leaderboard:
     margin = float(protocol.get("margin", ProtocolSpec().margin))
     student = scores[alone].mean(-1) if alone is not None else np.full(len(tasks), np.nan)
     teacher = teacher_scores(selection)
-    sampled, p_mcnemar = sample_tasks(selection, baseline, inside, draws or draws_for(len(labels) - 1))
+    predictions = {task: load_predictions(selection, task, probabilities=True) for task in tasks}
+    sampled, p_mcnemar = sample_tasks(selection, predictions, baseline, inside, draws or draws_for(len(labels) - 1))
     normalised = normalise(scores, student, teacher)
     usable = inside & np.isfinite(teacher - student) & (teacher - student >= LEAST_GAP)
     notes = [admission.said] if admission.said else []
@@ -216,6 +206,10 @@ def make_leaderboard(path: Path | str, draws: int | None = None) -> Leaderboard:
         rank_ranges=ranges,
         costs=costs_of(selection, baseline),
         equal_compute=equal_compute_scores(selection, [task for task, used in zip(tasks, inside, strict=True) if used]),
+        measures=measure(selection, predictions, baseline, inside, min(draws or DRAWS, DRAWS)),
+        classes=scores_of_classes(selection, predictions),
+        noise_gains=gains_by_noise(sampled, selection, baseline),
+        flips_found=flips_found(selection),
         notes=notes,
     )
 

@@ -8,7 +8,7 @@ A template may ask for the figures that `Notes` has as methods, and for nothing 
 from __future__ import annotations
 
 import difflib
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,10 @@ from harness.errors import UserError
 from harness.report.cells import estimate, number, p_value, signed
 from harness.report.compare import Side, compare_sides
 from harness.report.leaderboard import Leaderboard
-from harness.report.verdicts import Comparison
+from harness.report.predictions import load_predictions
+from harness.report.sampled import Sampled, data_sets, sample_predictions
+from harness.report.verdicts import Comparison, judge
+from harness.stats.bootstrap import draws_for
 
 FILE = "notes.md.jinja"
 
@@ -30,11 +33,12 @@ def render_notes(board: Leaderboard, folder: Path) -> str:
     from jinja2 import StrictUndefined, TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    notes = Notes(board)
+    text = file.read_text("utf-8")
+    notes = Notes(board, text)
     figures = {name: getattr(notes, name) for name in dir(notes) if not name.startswith("_")}
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
     try:
-        return environment.from_string(file.read_text("utf-8")).render(**figures).strip()
+        return environment.from_string(text).render(**figures).strip()
     except (TemplateError, TypeError, ValueError) as error:
         raise UserError(f"{file}: {error}. It may use {', '.join(figures)}") from error
 
@@ -42,8 +46,10 @@ def render_notes(board: Leaderboard, folder: Path) -> str:
 class Notes:
     """Figures by name, as text; points, but for every p, `passes`, `auroc` and `weight`. An unknown name raises ValueError."""
 
-    def __init__(self, board: Leaderboard) -> None:
+    def __init__(self, board: Leaderboard, text: str | None = None) -> None:
+        """`text`: that they are for; where not given, any label may be asked for."""
         self._board = board
+        self._named = tuple(label for label in board.selection.labels if text is None or label in text)
         self._pair = cache(self._compared)
 
     def gain(self, label: str) -> str:
@@ -118,12 +124,29 @@ class Notes:
         return number(float(np.mean(found)), 2)
 
     def _compared(self, first: str, second: str) -> Comparison:
+        """As `harness compare`. The labels that the notes name are resampled once, for all of these comparisons."""
         self._label(first), self._label(second)
         selection = self._board.selection
+        if self._sampled is not None and first in self._named and second in self._named:
+            places = self._named.index(first), self._named.index(second)
+            return judge(self._sampled, [places], self._board.margin / 100)[0]
         found, left_out = compare_sides(Side(selection, first), Side(selection, second))
         if found is None or len(found.tasks) < len(selection.tasks):
             raise ValueError(f"{first} and {second} cannot be compared on all tasks: {' '.join(left_out)}")
         return found.over_tasks
+
+    @cached_property
+    def _sampled(self) -> Sampled | None:
+        """None where something that is named lacks a run: then each pair is compared on what it has."""
+        selection = self._board.selection
+        predictions = {task: load_predictions(selection, task, self._named) for task in selection.tasks}
+        if any(found is None or not found.present.all() for found in predictions.values()):
+            return None
+        draws = draws_for(len(selection.tasks))
+        samples = sample_predictions(predictions, draws, len(selection.tasks))
+        scores = selection.scores[[selection.labels.index(label) for label in self._named]]
+        inside = self._board.admission.in_mean
+        return Sampled(samples, scores, selection.tasks, data_sets(selection), inside, draws)
 
     def _label(self, name: str) -> int:
         return _place(name, self._board.selection.labels, "strategy")

@@ -11,15 +11,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from harness.report.caption import caption, legend, measured_rows, study_name
 from harness.report.finding import answer
 from harness.report.leaderboard import Leaderboard
 from harness.report.page_data import chosen_splits, page_data, reproducing_command
 from harness.report.plots import Plot
 from harness.report.plots.style import PNG_DPI
-from harness.report.tables import CONTROLS_SAID, control_rows
+from harness.report.tables import CONTROLS_SAID, control_rows, measures_said
 
-DRAWN_HERE = "forest"
+DRAWN_HERE = ("forest", "cost", "weights", "flipped_labels")
 """By the page itself, from its data."""
 
 
@@ -34,23 +36,30 @@ def page(board: Leaderboard, plots: list[Plot], folder: Path) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_file("page.html.jinja"))
     style = _file("page.css.jinja")
-    script = "\n".join(_file(f"{name}.js.jinja") for name in ("leaderboard", "forest", "trials"))
+    script = "\n".join(_file(f"{name}.js.jinja") for name in ("leaderboard", "plots", "trials"))
+    data = page_data(board)
     return template.render(
         title=f"Leaderboard of {study_name(board)}",
         description=board.selection.manifest.get("study", {}).get("description", ""),
         answer=answer(board).replace("`", ""),
         control_rows=control_rows(board),
         control_said=CONTROLS_SAID,
+        measures_said=measures_said(board) if board.measures else "",
+        classes=bool(board.classes),
+        noise=bool(board.noise_gains) or bool(np.isfinite(board.flips_found).any()),
         captions=caption(board),
         legend=legend(board),
-        plots=[(plot, _picture(folder, plot.name)) for plot in plots if not plot.omitted and plot.name != DRAWN_HERE],
+        plots=[(plot, _picture(folder, plot.name)) for plot in plots if not plot.omitted and plot.name not in DRAWN_HERE],
+        drawn={plot.name: plot for plot in plots if not plot.omitted and plot.name in DRAWN_HERE},
+        terms=data["curves"]["terms"],
+        learning=bool(data["curves"]["learning"]),
         omitted=[plot for plot in plots if plot.omitted],
         failures=_failures(board),
         damage=board.selection.damage,
         rows=measured_rows(board),
         others=_other_scores(board),
         manifest=_manifest(board),
-        data=_safe_json(page_data(board)),
+        data=_safe_json(data),
         style=style,
         script=script,
         style_digest=_digest(style),

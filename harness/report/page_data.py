@@ -11,10 +11,13 @@ import numpy as np
 
 from harness.records import TrialRecord
 from harness.report.cells import coverage, rank, withheld
-from harness.report.leaderboard import Estimate, Leaderboard
-from harness.report.plots.forest import forest_rows
+from harness.report.leaderboard import Leaderboard
+from harness.report.plots.scores import forest_rows
 from harness.report.plots.style import kind_of
+from harness.report.plots.weights import flip_curves, histories, mean_quantiles, terms_of
+from harness.report.sampled import Estimate
 from harness.report.tables import detectable, task_headers
+from harness.stats.measures import MEASURES
 from strategies.registry import UnknownStrategyError, resolve
 
 DIGITS = 6
@@ -34,10 +37,58 @@ def page_data(board: Leaderboard) -> dict[str, Any]:
         "margin": board.margin / 100,
         "strategies": [_strategy(board, i) for i in range(len(selection.labels))],
         "order": board.order,
+        "measures": [
+            {"name": name, "title": m.title, "hint": m.hint, "scale": m.scale, "digits": m.digits}
+            for name, m in MEASURES.items()
+            if name in board.measures
+        ],
+        "classes": [[task, k, name] for task, found in board.classes.items() for k, name in enumerate(found.names)],
+        "noise": list(board.noise_gains),
+        "one_device": len(board.costs.devices) <= 1,
+        "curves": _curves(board),
         "forest": [[i, inside] for i, inside in forest_rows(board)] if board.baseline is not None else [],
         "results": results_folder(board),
         "trials": _table([_trial(record, board) for record in selection.records]),
     }
+
+
+def _curves(board: Leaderboard) -> dict[str, Any]:
+    """By place of the strategy, for those that have some, [epoch from 1, values ...]: mean score on `select`; of each term the
+    quantiles 10, 25, 50, 75 and 90 % of the weights; AUROC of flipped labels, the mean over tasks and each task.
+    """
+    logged = {i: found for i in range(len(board.selection.labels)) if (found := histories(board, i))}
+    terms = terms_of([one for found in logged.values() for one in found])
+    weights: dict[int, dict[str, list[list[float | None]]]] = {}
+    for i, found in logged.items():
+        for term in terms:
+            epochs, quantiles = mean_quantiles(found, term)
+            if len(epochs):
+                lines = [[int(x), *(_number(q, 4) for q in row[1:6])] for x, row in zip(epochs, quantiles, strict=True)]
+                weights.setdefault(i, {})[term] = lines
+    flips = {}
+    for i, tasks in flip_curves(board).items():
+        each = [[(x, float(np.mean(curve[x]))) for x in sorted(curve)] for curve in tasks.values()]
+        by_epoch: dict[int, list[float]] = {}
+        for x, y in (pair for line in each for pair in line):
+            by_epoch.setdefault(x, []).append(y)
+        together = [(x, float(np.mean(by_epoch[x]))) for x in sorted(by_epoch)]
+        rounded = [[[x, _number(y, 4)] for x, y in line] for line in [together, *each]]
+        flips[i] = {"mean": rounded[0], "tasks": rounded[1:]}
+    return {"terms": terms, "learning": _learning(board), "weights": weights, "flips": flips}
+
+
+def _learning(board: Leaderboard) -> dict[int, list[list[float | None]]]:
+    """Mean over tasks and repeats of the chosen trials, of the epochs that all of them reached; two or more."""
+    made = {}
+    for i, label in enumerate(board.selection.labels):
+        records = [row.record for row in board.selection.of(label) if row.record is not None and row.record.epochs]
+        reached = min((len(record.epochs) for record in records), default=0)
+        if reached > 1:
+            scores = [[r.epochs[k].select.get(r.spec.task.headline_metric, math.nan) for r in records] for k in range(reached)]
+            means = np.array(scores).mean(1)
+            if np.isfinite(means).all():
+                made[i] = [[k + 1, _number(mean, 4)] for k, mean in enumerate(means)]
+    return made
 
 
 def results_folder(board: Leaderboard) -> str:
@@ -91,6 +142,14 @@ def _strategy(board: Leaderboard, i: int) -> dict[str, Any]:
         "seconds": _number(costs.seconds[i]),
         "memory": _number(costs.memory[i] / 2**30),
         "cells": coverage(board, i),
+        "measured": {name: _estimate(found.value, i) for name, found in board.measures.items()},
+        "measured_gain": {
+            name: _estimate(found.difference, i) if i != board.baseline else None for name, found in board.measures.items()
+        },
+        "recall": {task: [_number(value, 4) for value in found.recall[i]] for task, found in board.classes.items()},
+        "f1": {task: [_number(value, 4) for value in found.f1[i]] for task, found in board.classes.items()},
+        "noise_gain": [_estimate(found, i) if i != board.baseline else None for found in board.noise_gains.values()],
+        "flips_found": _number(board.flips_found[i], 3),
         **average,
     }
 

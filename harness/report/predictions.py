@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +27,13 @@ class TaskPredictions:
     classes: int
     metric: str
     seeds: Seeds
+    probabilities: NDArray[np.float32] | None = None
+    """[labels, repeats, rows, classes], NaN for a failed run; None where they were not asked for."""
 
 
-def load_predictions(selection: Selection, task: str, labels: tuple[str, ...] | None = None) -> TaskPredictions | None:
+def load_predictions(
+    selection: Selection, task: str, labels: tuple[str, ...] | None = None, probabilities: bool = False
+) -> TaskPredictions | None:
     """None where no trial of the task has predictions. A failed cell predicts what the majority predictor predicts.
 
     Rows whose predictions cannot be used are left out (`present` is False) and told in `selection.warnings`.
@@ -37,7 +42,7 @@ def load_predictions(selection: Selection, task: str, labels: tuple[str, ...] | 
     wanted = selection.labels if labels is None else labels
     rows = [selection.rows[task, label, repeat] for label in wanted for repeat in range(selection.repeats)]
     with ThreadPoolExecutor(4) as pool:
-        loaded = list(pool.map(lambda row: _load(store, row), rows))
+        loaded = list(pool.map(lambda row: _load(store, row, probabilities), rows))
     for problem in dict.fromkeys(found for found in loaded if isinstance(found, str)):
         if problem not in selection.warnings:
             selection.warnings.append(problem)
@@ -45,10 +50,11 @@ def load_predictions(selection: Selection, task: str, labels: tuple[str, ...] | 
     first = next((frame for frame in frames if frame is not None), None)
     if first is None:
         return None
-    ids, truth, _ = first
+    ids, truth = first[:2]
     spec = selection.task_spec(task)
     predicted = np.zeros((len(rows), len(ids)), dtype=np.int64)
     present = np.zeros(len(rows), dtype=bool)
+    said = np.full((len(rows), len(ids), len(spec.labels)), np.nan, np.float32) if probabilities else None
     for position, (row, frame) in enumerate(zip(rows, frames, strict=True)):
         if row.state == "failed" and row.record is not None:
             predicted[position] = _majority_class(row, truth, len(spec.labels))
@@ -60,27 +66,32 @@ def load_predictions(selection: Selection, task: str, labels: tuple[str, ...] | 
                 )
                 continue
             predicted[position] = frame[2]
+            if said is not None:
+                said[position] = frame[3]
             present[position] = row.state == "ok"
     shape = (len(wanted), selection.repeats)
     seeds = Seeds(zlib.crc32(spec.source_name.encode()), zlib.crc32(task.encode()) + 1)
     return TaskPredictions(
-        ids, truth, predicted.reshape(*shape, -1), present.reshape(shape), len(spec.labels), spec.headline_metric, seeds
-    )
+        ids, truth, predicted.reshape(*shape, -1), present.reshape(shape), len(spec.labels), spec.headline_metric, seeds,
+        None if said is None else said.reshape(*shape, *said.shape[1:]),
+    )  # fmt: skip
 
 
-def _load(store: Store, row: Row) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | str | None:
+def _load(store: Store, row: Row, probabilities: bool) -> tuple[NDArray[Any], ...] | str | None:
+    """Ids, labels and predicted classes [rows], and where asked for probabilities [rows, classes]."""
     if row.record is None or row.record.status != "ok":
         return None
     split = row.record.spec.data.headline_split
     try:
-        ids, truth, said = store.predicted_classes(row.record.key, split)
+        found = store.predicted_classes(row.record.key, split, probabilities)
     except StoreError as error:
         return str(error)
+    _, truth, said, *_ = found
     task = row.record.spec.task
-    found = float(point_scores(task.headline_metric, truth, said[None], len(task.labels))[0])
-    if not np.isclose(found, row.record.report[split].metrics[task.headline_metric], atol=1e-6):
+    score = float(point_scores(task.headline_metric, truth, said[None], len(task.labels))[0])
+    if not np.isclose(score, row.record.report[split].metrics[task.headline_metric], atol=1e-6):
         return f"{task.name}/{row.label}/{row.repeat}: its score is not that of its predictions. Not compared in pairs."
-    return ids, truth, said
+    return found
 
 
 def _majority_class(row: Row, truth: NDArray[np.int64], classes: int) -> int:

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.report.predictions import load_predictions
+from harness.report.predictions import TaskPredictions
 from harness.report.selection import Selection
-from harness.stats.bootstrap import interval, two_sided_p
-from harness.stats.mcnemar import mcnemar
+from harness.stats.bootstrap import Runs, interval, resampled_scores, two_sided_p
 from harness.stats.metrics import Array
-from harness.stats.paired import TaskSample, sample_task, variance_of
+from harness.stats.paired import TaskSample, mcnemar, scored_sample, variance_of
 from harness.stats.power import Spread, minimum_detectable_effect
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure per strategy with its 95 % interval. NaN where it is withheld."""
+
+    value: Array  # [labels]
+    low: Array
+    high: Array
+
+    @classmethod
+    def of(cls, value: Array, samples: Array) -> Estimate:
+        low, high = interval(samples)
+        return cls(value, low, high)
+
+    @classmethod
+    def none(cls, labels: int) -> Estimate:
+        return cls(*(np.full(labels, np.nan) for _ in range(3)))
 
 
 @dataclass(frozen=True)
@@ -33,6 +51,11 @@ class Sampled:
     @property
     def repeats(self) -> int:
         return int(self.scores.shape[-1])
+
+    @property
+    def sets(self) -> int:
+        """Data sets in the mean."""
+        return len(np.unique(self.data_sets[self.in_mean]))
 
     def restricted(self, in_mean: NDArray[np.bool_]) -> Sampled:
         """The same draws, with other tasks in the averages."""
@@ -93,12 +116,11 @@ class Sampled:
         """Of the mean over tasks of first minus second."""
         examples, repeats = self.covariances
         tasks = max(int(self.in_mean.sum()), 1)
-        sets = len(np.unique(self.data_sets[self.in_mean]))
         return Spread(
             examples=max(variance_of(examples, first, second), 0.0),
             repeat=variance_of(repeats, first, second) * self.repeats,
             tasks=tasks,
-            units=sets,
+            units=self.sets,
         )
 
     @property
@@ -117,28 +139,41 @@ class Sampled:
         return np.asarray(np.atleast_2d(np.cov(drawn.T)) - chance), np.asarray(repeats)
 
 
-def sample_tasks(selection: Selection, baseline: int | None, in_mean: NDArray[np.bool_], draws: int) -> tuple[Sampled, Array]:
+def sample_tasks(
+    selection: Selection,
+    predictions: Mapping[str, TaskPredictions | None],
+    baseline: int | None,
+    in_mean: NDArray[np.bool_],
+    draws: int,
+) -> tuple[Sampled, Array]:
     """All strategies and tasks of a study; and McNemar's p [labels, tasks] to the baseline, of one repeat: NaN with more."""
-    samples: list[TaskSample | None] = []
+    samples = sample_predictions(predictions, draws, max(int(in_mean.sum()), 1))
     p_mcnemar = np.full(selection.scores.shape[:2], np.nan)
-    for t, task in enumerate(selection.tasks):
-        found = load_predictions(selection, task)
-        if found is None:
-            samples.append(None)
-            continue
-        averaged = max(int(in_mean.sum()), 1)
-        samples.append(
-            sample_task(found.metric, found.labels, found.predicted, found.present, found.classes, draws, found.seeds, averaged)
-        )
-        if baseline is None or selection.repeats > 1 or not found.present[baseline].all():
+    for t, found in enumerate(predictions.values()):
+        if found is None or baseline is None or selection.repeats > 1 or not found.present[baseline].all():
             continue
         right = found.predicted[:, 0] == found.labels
         for s in np.flatnonzero(found.present.all(1)):
             if s != baseline:
                 p_mcnemar[s, t] = mcnemar(right[s], right[baseline]).p
-    return Sampled(
-        tuple(samples), selection.scores, selection.tasks, data_sets(selection), in_mean, draws
-    ), p_mcnemar  # fmt: skip
+    return Sampled(samples, selection.scores, selection.tasks, data_sets(selection), in_mean, draws), p_mcnemar
+
+
+def sample_predictions(
+    predictions: Mapping[str, TaskPredictions | None], draws: int, tasks: int
+) -> tuple[TaskSample | None, ...]:
+    """Of each task; `tasks` as for `sample_task`. Tasks of the same rows are resampled together, in the time of one."""
+    together: dict[tuple[int, int], list[str]] = {}
+    for task, found in predictions.items():
+        if found is not None:
+            together.setdefault((found.seeds.examples, len(found.labels)), []).append(task)
+    made: dict[str, TaskSample] = {}
+    for (seed, _), names in together.items():
+        group = [found for name in names if (found := predictions[name]) is not None]
+        runs = [Runs(one.metric, one.labels, one.predicted.reshape(-1, len(one.labels)), one.classes) for one in group]
+        for name, one, own, drawn in zip(names, group, runs, resampled_scores(runs, draws, seed), strict=True):
+            made[name] = scored_sample(own, drawn, one.present, one.seeds, tasks)
+    return tuple(made.get(task) for task in predictions)
 
 
 def data_sets(selection: Selection) -> NDArray[np.int64]:

@@ -93,6 +93,12 @@ class Selection:
         """The report split that the task's scores are of."""
         return next((record.spec.data.headline_split for record in self.records if record.spec.task.name == task), VALIDATION)
 
+    def label_noise(self, task: str) -> float:
+        """Share of the task's training labels that were flipped on purpose."""
+        study = self.manifest.get("study", {})
+        own = {**study.get("data", {}), **(study.get("data_per_task") or {}).get(task, {})}
+        return float(own.get("label_noise") or 0) or float((own.get("generated") or {}).get("flipped") or 0)
+
     def task_spec(self, task: str) -> TaskSpec:
         for record in self.records:
             if record.spec.task.name == task:

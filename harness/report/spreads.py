@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.report.admission import admitted
+from harness.report.predictions import load_predictions
 from harness.report.references import find_strategy
 from harness.report.sampled import sample_tasks
 from harness.report.selection import select
@@ -42,7 +43,8 @@ def task_spreads(stores: Iterable[Path]) -> dict[str, TaskSpread]:
         if baseline is None or len(selection.labels) < 2 or selection.repeats < 2:
             continue
         admission = admitted(selection, baseline)
-        sampled, _ = sample_tasks(selection, baseline, np.ones(len(selection.tasks), np.bool_), DRAWS)
+        predictions = {task: load_predictions(selection, task) for task in selection.tasks}
+        sampled, _ = sample_tasks(selection, predictions, baseline, np.ones(len(selection.tasks), np.bool_), DRAWS)
         for task, sample, inside in zip(selection.tasks, sampled.samples, admission.in_mean, strict=True):
             if sample is None or task in found:
                 continue

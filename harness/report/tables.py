@@ -12,9 +12,22 @@ from tabulate import tabulate
 
 from harness.errors import printable
 from harness.report.caption import caption, legend, measured_rows, study_name
-from harness.report.cells import NOTHING, Cell, coverage, difference, number, overall_columns, p_value, score_cell
+from harness.report.cells import (
+    NOTHING,
+    Cell,
+    coverage,
+    difference,
+    measure_columns,
+    number,
+    overall_columns,
+    p_value,
+    score_cell,
+)
 from harness.report.costs import passes
-from harness.report.leaderboard import Estimate, Leaderboard
+from harness.report.leaderboard import Leaderboard
+from harness.report.measured import NO_TEACHER
+from harness.report.sampled import Estimate
+from harness.stats.measures import MEASURES
 from harness.study.comparisons import CONTROLS, EQUAL_ROWS, STATISTICS_VERSION
 from harness.study.schema import SURPLUS
 
@@ -75,6 +88,11 @@ def markdown(board: Leaderboard) -> str:
         parts += ["## Against their own controls", _controls(board), CONTROLS_SAID]
     if board.equal_rows:
         parts += ["## On equal rows", _equal_rows(board), EQUAL_ROWS_SAID]
+    if board.measures:
+        found = measure_columns(board)
+        table = [[labels[i], *(cells[i] for cells in found.values())] for i in order]
+        parts += ["## From probabilities", tabulate(table, ["strategy", *found], tablefmt="pipe", disable_numparse=True)]
+        parts.append(measures_said(board))
     if any(sizes for _, _, sizes, _ in measured):
         header = ["task", "metric", *roles, "official train / validation"]
         parts += ["## Rows", tabulate(rows, header, tablefmt="pipe", disable_numparse=True)]
@@ -119,6 +137,15 @@ def _controls(board: Leaderboard) -> str:
     return tabulate(control_rows(board), header, tablefmt="pipe", disable_numparse=True)
 
 
+def measures_said(board: Leaderboard) -> str:
+    """What the measures are."""
+    said = "; ".join(f"{MEASURES[name].title}: {MEASURES[name].hint}" for name in board.measures)
+    return (
+        f"Mean over the tasks of the mean; explored, without marks. {said}. Probabilities are kept as float16: one kept as 0 "
+        f"counts as 6e-8. {NO_TEACHER}"
+    )
+
+
 def detectable(board: Leaderboard, task: int) -> str:
     """By itself / corrected, points."""
     return " / ".join(number(100 * float(found[task])) for found in (board.detectable, board.detectable_corrected))
@@ -128,6 +155,15 @@ def csv_text(board: Leaderboard) -> str:
     """One line per strategy, full precision, fractions. Empty where a figure is withheld or missing."""
     selection, costs, tasks = board.selection, board.costs, board.selection.tasks
     estimates: dict[str, Estimate] = {"mean": board.mean_score, "gain": board.gain, "gain_weighted": board.gain_weighted}
+    further = {name: found.value for name, found in board.measures.items()}
+    further |= {f"{name}_difference": found.difference for name, found in board.measures.items()}
+    further |= {f"gain_flipped_{level.rstrip('%')}": found for level, found in board.noise_gains.items()}
+    of_classes = [
+        (f"{task}.{kind}_{name}", scores[:, k])
+        for task, found in board.classes.items()
+        for kind, scores in (("recall", found.recall), ("f1", found.f1))
+        for k, name in enumerate(found.names)
+    ]
     header = ["label", "strategy", "protocol_version", "statistics_version", "label_budget", "repeat_mode", "repeats"]
     header += [f"{task}.{name}" for task in tasks for name in TASK_COLUMNS]
     header += [f"{name}{end}" for name in estimates for end in ("", "_low", "_high")]
@@ -143,6 +179,9 @@ def csv_text(board: Leaderboard) -> str:
     ]
     header += ["rank_best", "rank_worst", "equal_compute_mean", "train_seconds", "relative_seconds", "passes"]
     header += ["relative_passes", "peak_memory_bytes", "search_seconds", "cells", "settings"]
+    header += [f"{name}{end}" for name in further for end in ("", "_low", "_high")]
+    header += [f"{task}.{name}" for name in board.measures for task in tasks] + [name for name, _ in of_classes]
+    header += ["flips_found_auroc"]
     spec = selection.records[0].spec
     controls, equal_rows = ({one.label: one for one in family} for family in (board.controls, board.equal_rows))
     rows = []
@@ -163,6 +202,9 @@ def csv_text(board: Leaderboard) -> str:
         row += [board.equal_compute[i] if board.equal_compute is not None else math.nan]
         row += [a[i] for a in (costs.seconds, costs.relative_seconds, costs.passes, costs.relative_passes, costs.memory)]
         row += [costs.search_seconds[i], coverage(board, i), _chosen_settings(board, label)]
+        row += [array[i] for found in further.values() for array in (found.value, found.low, found.high)]
+        row += [measured.on_tasks[i, t] for measured in board.measures.values() for t in range(len(tasks))]
+        row += [*(scores[i] for _, scores in of_classes), board.flips_found[i]]
         rows.append(row)
     return _csv(header, rows)
 

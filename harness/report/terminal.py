@@ -11,10 +11,11 @@ from tabulate import tabulate
 
 from harness.errors import printable
 from harness.report.caption import study_name
-from harness.report.cells import overall_columns, score_cell
+from harness.report.cells import measure_columns, overall_columns, score_cell
 from harness.report.finding import answer
 from harness.report.leaderboard import Leaderboard
 from harness.report.tables import task_headers
+from harness.stats.measures import MEASURES
 
 SPARE = 8
 """Lines beside the rows: heads, answer, address and prompt."""
@@ -22,14 +23,21 @@ MORE = ("p", "Rank", "Time", "Mean", "Precision", "Normalised", "Cells")
 """Columns that wider terminals get, in this order, before the tasks."""
 
 
-def printed(board: Leaderboard, only: Collection[str] = ()) -> str:
+def printed(board: Leaderboard, only: Collection[str] = (), measures: Collection[str] = ()) -> str:
     """For the terminal that this runs in; all rows where it runs in none."""
     size = shutil.get_terminal_size((80, 24))
-    return text(board, size.columns, size.lines if sys.stdout.isatty() else None, only)
+    return text(board, size.columns, size.lines if sys.stdout.isatty() else None, only, measures)
 
 
-def text(board: Leaderboard, width: int = 80, lines: int | None = None, only: Collection[str] = ()) -> str:
-    """No line is wider than `width`; at most `lines` lines, where given, plain KD among the rows. `only`: labels to show.
+def text(
+    board: Leaderboard,
+    width: int = 80,
+    lines: int | None = None,
+    only: Collection[str] = (),
+    measures: Collection[str] = (),
+) -> str:
+    """No line is wider than `width`; at most `lines` lines, where given, plain KD among the rows. `only`: labels to show;
+    `measures`: of probabilities, in the place of all other columns.
 
     A table of one column too many is unreadable, so columns come while they fit; what is left out is in the files.
     """
@@ -39,6 +47,8 @@ def text(board: Leaderboard, width: int = 80, lines: int | None = None, only: Co
     rows, left_out = _that_fit(board, order, lines)
     words = {i: one.word for i, one in enumerate(board.comparisons) if one is not None}
     table = {"strategy": list(board.selection.labels)}
+    if measures:
+        return _shown(board, _of_measures(board, measures, rows, width), rows, left_out, width)
     if "Gain" in short:
         table["gain"] = short.pop("Gain")
         table["verdict"] = [words.get(i, "") for i in range(len(board.selection.labels))]
@@ -58,12 +68,29 @@ def text(board: Leaderboard, width: int = 80, lines: int | None = None, only: Co
         if _width({**table, name: cells}, rows) > width:
             break
         table[name] = cells
+    return _shown(board, table, rows, left_out, width)
+
+
+def _of_measures(board: Leaderboard, measures: Collection[str], rows: list[int], width: int) -> dict[str, list[str]]:
+    """With intervals where all fit, else the values alone."""
+    columns = {title.split(" [")[0].lower(): cells for title, cells in measure_columns(board, measures).items()}
+    table = _narrowed({"strategy": list(board.selection.labels), **columns}, rows, width)
+    if _width(table, rows) <= width:
+        return table
+    short = {MEASURES[name].title.lower(): columns[MEASURES[name].title.lower()] for name in measures}
+    cut = {title: [cell.split(" [")[0] for cell in cells] for title, cells in short.items()}
+    for shorter in (short, cut):
+        table = _narrowed({"strategy": list(board.selection.labels), **shorter}, rows, width)
+        if _width(table, rows) <= width:
+            break
+    return table
+
+
+def _shown(board: Leaderboard, table: dict[str, list[str]], rows: list[int], left_out: int, width: int) -> str:
     said = [fill(answer(board), width)]
     more = f"{left_out} more strategies: {board.selection.path / 'leaderboard.md'}\n" if left_out else ""
-    shown = "\n".join(
-        [_table(table, rows) + "\n" + more, *said, f"Page of {study_name(board)}: {board.selection.path / 'index.html'}"]
-    )
-    return printable(shown)
+    page = f"Page of {study_name(board)}: {board.selection.path / 'index.html'}"
+    return printable("\n".join([_table(table, rows) + "\n" + more, *said, page]))
 
 
 def _that_fit(board: Leaderboard, order: list[int], lines: int | None) -> tuple[list[int], int]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,33 +24,48 @@ def draws_for(comparisons: int) -> int:
     return max(40_000, 2_000 * comparisons)
 
 
-def resampled_scores(
-    metric: str, labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int, draws: int, seed: int
-) -> Array:
-    """Scores of all runs on resampled examples: [draws, runs]. Every draw uses the same examples for all runs.
+@dataclass(frozen=True)
+class Runs:
+    """Of one task: what runs said of rows, and how that is scored."""
 
-    `labels` [rows], `predicted` [runs, rows].
+    metric: str
+    labels: NDArray[np.int64]  # [rows]
+    predicted: NDArray[np.int64]  # [runs, rows]
+    classes: int
+
+
+def resampled_scores(tasks: Sequence[Runs], draws: int, seed: int) -> list[Array]:
+    """For each task, scores of all runs on resampled examples, [draws, runs]. Every draw takes the same examples for all runs,
+    and for all tasks, which have as many rows: those of one data set.
     """
     rng = np.random.default_rng(seed)
-    hits, said, actual = class_indicators(labels, predicted, classes)
-    rows, runs = len(labels), len(predicted)
-    if metric == "accuracy":  # needs the number of right predictions alone
+    rows = len(tasks[0].labels)
+    prepared = [_prepared(task) for task in tasks]
+    at_once = max(_DRAWS_AT_ONCE, _CELLS_AT_ONCE // rows)
+    parts: list[list[Array]] = [[] for _ in tasks]
+    for start in range(0, draws, at_once):
+        counts = example_counts(rng, rows, min(at_once, draws - start))
+        for task, (columns, per_run, said), part in zip(tasks, prepared, parts, strict=True):
+            summed = (counts @ columns).astype(np.float64)
+            runs = len(task.predicted)
+            cut = runs * per_run
+            hit = summed[:, :cut].reshape(len(counts), runs, per_run)
+            predictions = summed[:, cut : cut + runs * said].reshape(len(counts), runs, said)
+            part.append(METRICS[task.metric](hit, predictions, summed[:, None, cut + runs * said :]))
+    return [np.concatenate(part) for part in parts]
+
+
+def _prepared(task: Runs) -> tuple[NDArray[np.float32], int, int]:
+    """What is added up over rows, [rows, columns]: of each run so many columns of hits, then so many of predictions; labels."""
+    hits, said, actual = class_indicators(task.labels, task.predicted, task.classes)
+    rows, runs = len(task.labels), len(task.predicted)
+    if task.metric == "accuracy":  # needs the number of right predictions alone
         hits, said, actual = hits.sum(-1, keepdims=True), np.zeros((rows, runs, 0)), actual.sum(-1, keepdims=True)
     columns = np.concatenate([hits.reshape(rows, -1), said.reshape(rows, -1), actual], axis=1).astype(np.float32)
-    per_run = hits.shape[-1]
-    at_once = max(_DRAWS_AT_ONCE, _CELLS_AT_ONCE // rows)
-    parts = []
-    for start in range(0, draws, at_once):
-        counts = (_example_counts(rng, rows, min(at_once, draws - start)) @ columns).astype(np.float64)
-        cut = runs * per_run
-        hit = counts[:, :cut].reshape(len(counts), runs, per_run)
-        predictions = counts[:, cut : cut + said[0].size].reshape(len(counts), runs, said.shape[-1])
-        present = counts[:, None, cut + said[0].size :]
-        parts.append(METRICS[metric](hit, predictions, present))
-    return np.concatenate(parts)
+    return columns, hits.shape[-1], said.shape[-1]
 
 
-def _example_counts(rng: np.random.Generator, rows: int, draws: int) -> NDArray[np.float32]:
+def example_counts(rng: np.random.Generator, rows: int, draws: int) -> NDArray[np.float32]:
     """How often each row is drawn, [draws, rows]; float32 is exact for counts."""
     drawn = rng.integers(0, rows, size=(draws, rows))
     drawn += np.arange(draws)[:, None] * rows
@@ -59,7 +77,7 @@ def repeat_directions(repeats: int, draws: int, seed: int, freedom: int) -> Arra
 
     Student's t with `freedom` degrees and the scale of the standard error of the mean, the same directions for everyone, so
     that differences of paired repeats come out right. Drawing two or three repeats with replacement instead has two thirds
-    of that variance or less and no tails, and finds differences between equals (tests/harness/stats/test_size.py). One
+    of that variance or less and no tails, and finds differences between equals (tests/harness/stats/test_tests.py). One
     repeat: zeros, nothing is known of the others.
     """
     if repeats == 1:

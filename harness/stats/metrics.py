@@ -46,3 +46,14 @@ def class_indicators(labels: NDArray[np.int64], predicted: NDArray[np.int64], cl
     actual = (labels[:, None] == each).astype(np.float64)
     said = (predicted.T[:, :, None] == each).astype(np.float64)
     return said * actual[:, None, :], said, actual
+
+
+def class_scores(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> tuple[Array, Array]:
+    """Recall and F1 of each class, [..., classes], of predicted [..., rows]; NaN for a class that does not occur."""
+    flat = predicted.reshape(-1, predicted.shape[-1])
+    hits, said, actual = (part.sum(0) for part in class_indicators(labels, flat, classes))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall = np.where(actual > 0, hits / actual, np.nan)
+        each = np.where(actual > 0, 2 * hits / (said + actual), np.nan)
+    shape = (*predicted.shape[:-1], classes)
+    return recall.reshape(shape), each.reshape(shape)

@@ -10,6 +10,10 @@ from harness.stats.level import EXACT_UNITS, LEVEL, RANDOM_FLIPS, smallest_p
 from harness.stats.metrics import Array
 
 _EQUAL = 1e-9
+MOST_BETWEEN = 2.0
+"""Of what repeats explain: more of it finds less where differences vary between data sets, less of it finds less where they do
+not, as then the few repeats tell the standard error alone (compared in tests/harness/stats/test_tests.py).
+"""
 
 
 def holm(p: Array) -> Array:
@@ -46,21 +50,18 @@ def sign_flips(units: int, seed: int = 0) -> Array:
     return np.asarray(drawn)
 
 
-def max_t(differences: Array, level: float = LEVEL, seed: int = 0) -> MaxT:
+def max_t(differences: Array, sets: int = 1, level: float = LEVEL, seed: int = 0) -> MaxT:
     """Two-sided tests that the differences of each row are symmetric about 0: [tests, units] of paired differences.
 
-    The statistic is |sum| / root of the sum of squares, which is Student's t but for its scale. A unit's sign is flipped in all
-    rows at once, so that the family keeps its dependence. A row with a NaN is a test that was not made.
+    Units are of `sets` data sets, set after set, with as many repeats each. A unit's sign is flipped in all rows at once, so
+    that the family keeps its dependence. A row with a NaN is a test that was not made.
     """
     tests, units = differences.shape
     p, single = np.full(tests, np.nan), np.full(tests, np.nan)
     made = np.flatnonzero(np.isfinite(differences).all(1))
     if not len(made) or not units:
         return MaxT(p, single, float("nan"))
-    rows = differences[made]
-    scale = np.sqrt((rows**2).sum(1))
-    rows = rows / np.where(scale > 0, scale, 1.0)[:, None]
-    flipped = np.abs(sign_flips(units, seed) @ rows.T)  # [flips, tests]
+    flipped = _statistics(sign_flips(units, seed), differences[made], sets)
     observed = flipped[0]
     single[made] = (flipped >= observed - _EQUAL).mean(0)
     order = np.argsort(-observed, kind="stable")
@@ -74,3 +75,28 @@ def max_t(differences: Array, level: float = LEVEL, seed: int = 0) -> MaxT:
         if len(critical):
             pointwise = float((flipped >= critical[0] - _EQUAL).mean())
     return MaxT(p, single, pointwise)
+
+
+def _statistics(flips: Array, rows: Array, sets: int) -> Array:
+    """[flips, tests]: |mean| over its standard error, but for a constant: Student's t where there is one set.
+
+    With several sets the spread between their means counts as chance up to MOST_BETWEEN times what the spread of the repeats
+    within sets explains. What goes beyond says that two strategies differ more on one set than on another, which is a
+    difference: with all of it in the standard error a strategy that is far behind on one set, and behind on all, could never be
+    found. Flips change the spread within sets, so that it is computed for each; any statistic keeps their level.
+    """
+    units = flips.shape[1]
+    repeats = units // sets
+    total, squares = np.zeros((len(flips), len(rows))), np.zeros((len(flips), len(rows)))
+    for start in range(0, units, repeats):
+        of_set = flips[:, start : start + repeats] @ rows[:, start : start + repeats].T
+        total += of_set
+        squares += of_set**2 / repeats
+    everything = (rows**2).sum(1)
+    within, between = np.maximum(everything - squares, 0.0), np.maximum(squares - total**2 / units, 0.0)
+    if repeats > 1:
+        explained = within * ((sets - 1) / (units - sets))
+        between = np.minimum(between, MOST_BETWEEN * explained)
+    # rounding alone must not make a standard error; equal differences have none, and the largest statistic
+    error = np.sqrt(np.maximum(within + between, 1e-12 * everything))
+    return np.asarray(np.abs(total) / np.where(error > 0, error, 1.0))

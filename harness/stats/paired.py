@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.stats.bootstrap import interval, repeat_directions, resampled_scores
+from harness.stats.bootstrap import Runs, interval, repeat_directions, resampled_scores
 from harness.stats.metrics import METRICS, Array, class_indicators
 
 
@@ -24,10 +24,19 @@ class Seeds:
 class Contrast:
     """A sum of signed mean scores, fractions; NaN where a repeat is missing."""
 
-    draws: Array
-    """[draws]: other examples, and other repeats by Student's t with repeats - 1 degrees of freedom."""
-    pooled: Array
-    """The same for averages over tasks, where the spread of repeats is known from those of all tasks."""
+    over_examples: Array  # [draws]
+    whole: Array  # [repeats]
+    directions: tuple[Array, Array]
+
+    @property
+    def draws(self) -> Array:
+        """[draws]: other examples, and other repeats by Student's t with repeats - 1 degrees of freedom."""
+        return np.asarray(self.over_examples + self.directions[0] @ self.whole)
+
+    @property
+    def pooled(self) -> Array:
+        """The same for averages over tasks, where the spread of repeats is known from those of all tasks."""
+        return np.asarray(self.over_examples + self.directions[1] @ self.whole)
 
 
 @dataclass(frozen=True)
@@ -61,8 +70,7 @@ class TaskSample:
         variance = variance_of(self.examples_covariance, first, second)
         shared = variance - variance_of(self.chance_covariance, first, second)
         scale = np.sqrt(np.clip(shared / variance, 0.0, 1.0)) if variance > 0 else 1.0
-        drawn = middle + (over_examples - middle) * scale
-        return Contrast(*(drawn + directions @ whole for directions in self.directions))
+        return Contrast(middle + (over_examples - middle) * scale, whole, self.directions)
 
 
 def variance_of(covariance: Array, first: int, second: int | None) -> float:
@@ -86,11 +94,23 @@ def sample_task(
 
     With one repeat, the examples alone are drawn. `tasks`: how many tasks the pooled draws are averaged over.
     """  # fmt: skip
-    strategies, repeats, rows = predicted.shape
-    drawn = resampled_scores(metric, labels, predicted.reshape(-1, rows), classes, draws, seeds.examples)
-    drawn = np.where(present, drawn.reshape(draws, strategies, repeats), np.nan)
+    runs = Runs(metric, labels, predicted.reshape(-1, len(labels)), classes)
+    (drawn,) = resampled_scores([runs], draws, seeds.examples)
+    return scored_sample(runs, drawn, present, seeds, tasks)
+
+
+def scored_sample(runs: Runs, drawn: Array, present: NDArray[np.bool_], seeds: Seeds, tasks: int) -> TaskSample:
+    """Of what `resampled_scores` says of the runs, [draws, runs]; `present` [strategies, repeats]."""
+    shape = present.shape
+    whole = point_scores(runs.metric, runs.labels, runs.predicted.reshape(*shape, -1), runs.classes)
+    drawn = np.where(present, drawn.reshape(len(drawn), *shape), np.nan)
+    return task_sample(drawn, np.where(present, whole, np.nan), seeds, tasks)
+
+
+def task_sample(drawn: Array, whole: Array, seeds: Seeds, tasks: int) -> TaskSample:
+    """Of scores `whole` [strategies, repeats], and of the same on drawn examples, `drawn` [draws, strategies, repeats]."""
+    draws, _, repeats = drawn.shape
     over_examples = drawn.mean(-1)
-    whole = np.where(present, point_scores(metric, labels, predicted, classes), np.nan)
     covariance = _covariance(over_examples.T)
     chance, of_repeats = np.zeros_like(covariance), np.zeros_like(covariance)
     if repeats > 1:
@@ -114,3 +134,24 @@ def point_scores(metric: str, labels: NDArray[np.int64], predicted: NDArray[np.i
     hits, said, actual = class_indicators(labels, flat, classes)
     scores = METRICS[metric](hits.sum(0), said.sum(0), np.broadcast_to(actual.sum(0), said.sum(0).shape))
     return scores.reshape(predicted.shape[:-1])
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """`a_only` and `b_only`: on how many examples only one of the two was right."""
+
+    a_only: int
+    b_only: int
+    p: float
+
+
+def mcnemar(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> McNemar:
+    """Exact two-sided binomial test (McNemar 1947) that a and b [rows] are right equally often.
+
+    Of one run each: it knows nothing of what training varies. With several repeats half of all equals would "differ".
+    """
+    from scipy.stats import binomtest
+
+    a_only, b_only = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    p = 1.0 if a_only + b_only == 0 else float(binomtest(a_only, a_only + b_only).pvalue)
+    return McNemar(a_only, b_only, p)

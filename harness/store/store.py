@@ -41,10 +41,15 @@ from harness.store.files import (
 )
 from harness.store.lock import is_locked, locked
 from harness.store.pack import LatestPack, Pack
-from harness.store.prediction_table import PREDICTION_COLUMNS, from_parquet, to_frame, to_parquet
+from harness.store.prediction_table import (
+    PREDICTION_COLUMNS,
+    from_parquet,
+    probability_columns,
+    to_frame,
+    to_parquet,
+)
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
@@ -167,19 +172,23 @@ class Store:
         """
         return to_frame(self.prediction_table(key))
 
-    def predicted_classes(self, key: str, split: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Ids, labels and predicted classes of one split, each [rows], by id: what a report reads of many trials.
+    def predicted_classes(self, key: str, split: str, probabilities: bool = False) -> tuple[NDArray[Any], ...]:
+        """Ids, labels and predicted classes of one split, each int64 [rows], by id: what a report reads of many trials.
 
-        Raises as `predictions` does.
+        With `probabilities`, float32 [rows, classes] of them too. Raises as `predictions` does.
         """
         import numpy as np
         import pyarrow.compute as pc
 
-        table = self.prediction_table(key, PREDICTION_COLUMNS)
+        table = self.prediction_table(key, None if probabilities else PREDICTION_COLUMNS)
         table = table.filter(pc.equal(table["split"], split))
         ids, labels, predicted = (table[name].to_numpy().astype(np.int64) for name in PREDICTION_COLUMNS[1:])
         order = np.argsort(ids, kind="stable")
-        return ids[order], labels[order], predicted[order]
+        found = ids[order], labels[order], predicted[order]
+        if not probabilities:
+            return found
+        columns = [table[name].to_numpy().astype(np.float32) for name in probability_columns(table.column_names)]
+        return *found, np.stack(columns, axis=1)[order]
 
     def prediction_table(self, key: str, columns: tuple[str, ...] | None = None) -> Any:
         """pyarrow.Table [rows] of a trial's predictions as stored; all columns where `columns` is None.

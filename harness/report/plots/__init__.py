@@ -50,14 +50,11 @@ PLOTS = (
 def write_plots(board: Leaderboard, folder: Path) -> list[Plot]:
     """Write every plot that has data into `folder`, which holds nothing else afterwards."""
     from harness.report.plots.cost import draw_cost
-    from harness.report.plots.forest import draw_forest
-    from harness.report.plots.matrices import draw_gains, draw_wins
-    from harness.report.plots.ranks import draw_ranks
-    from harness.report.plots.scores import draw_scores
+    from harness.report.plots.matrices import draw_gains, draw_ranks, draw_wins
+    from harness.report.plots.scores import draw_forest, draw_scores
     from harness.report.plots.search import draw_progress, draw_responses
     from harness.report.plots.style import plot_style, save
-    from harness.report.plots.teachers import draw_shares
-    from harness.report.plots.weights import draw_flips, draw_teacher, draw_trajectories
+    from harness.report.plots.weights import draw_flips, draw_shares, draw_teacher, draw_trajectories
 
     draw = {
         "forest": draw_forest,

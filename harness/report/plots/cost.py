@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist
 
 from harness.report.leaderboard import Leaderboard
 from harness.report.plots.style import KINDS, kind_legend, kind_of, new_figure, shown
-from harness.stats.budget import pareto_front
+from harness.stats.aggregate import pareto_front
 from harness.stats.metrics import Array
 
 NAMES_AT = 1.04
@@ -41,6 +41,10 @@ def draw_cost(board: Leaderboard) -> Figure | str:
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.margins(x=0.06, y=0.06)
+    # what is all but equal is to look so
+    axis.update_datalim([(factor * float(cost[points].mean()), float(score[points].mean())) for factor in (0.95, 1.05)])
+    axis.update_datalim([(float(cost[points].mean()), float(score[points].mean()) + shift) for shift in (-0.5, 0.5)])
+    axis.autoscale_view()
     axis.set_xlabel(
         f"training time relative to {shown(board.baseline_label or '')}" if relative else "training seconds of one trial"
     )

@@ -12,9 +12,11 @@ from matplotlib.figure import Figure
 from harness.records import TrialRecord
 from harness.report.leaderboard import Leaderboard
 from harness.report.plots.style import BLUE, GREY, LIGHT, VERMILLION, small_multiples, wrapped
-from harness.stats.budget import best_so_far
+from harness.stats.aggregate import best_so_far
 from harness.stats.metrics import Array
 
+LEAST_TRIALS = 4
+"""Of a search whose course is drawn: of fewer, the line says nothing that the table does not."""
 PANELS = 20
 """Of one figure of responses."""
 SHARED = ("learning_rate", "temperature", "batch_size", "epochs", "weight_decay", "warmup_fraction")
@@ -24,7 +26,7 @@ def draw_progress(board: Leaderboard) -> Figure | str:
     """Best selection score so far, mean over tasks, against trials; each strategy before all others in grey."""
     found = {i: curves for i in board.order if (curves := _curves(board, i)) is not None}
     if not found:
-        return "every search has one trial"
+        return f"no search has {LEAST_TRIALS} trials or more"
     figure, panels = small_multiples(len(found))
     lines = {i: curves.mean(0) * 100 for i, curves in found.items()}
     every = np.concatenate([curves.ravel() for curves in found.values()]) * 100
@@ -50,14 +52,14 @@ def draw_progress(board: Leaderboard) -> Figure | str:
 
 
 def _curves(board: Leaderboard, label: int) -> Array | None:
-    """[repeats, trials], mean over tasks; None where a search has one trial, or a task has none that succeeded."""
+    """[repeats, trials], mean over tasks; None where a search has too few trials, or a task has none that succeeded."""
     cells: dict[tuple[int, str], list[TrialRecord]] = defaultdict(list)
     for record in board.selection.records:
         if record.spec.label == board.selection.labels[label] and record.spec.purpose == "search":
             cells[record.spec.repeat, record.spec.task.name].append(record)
     repeats = sorted({repeat for repeat, _ in cells})
     wanted = [(repeat, task) for repeat in repeats for task in board.selection.tasks]
-    if not wanted or any(len(cells.get(cell, [])) < 2 for cell in wanted):
+    if not wanted or any(len(cells.get(cell, [])) < LEAST_TRIALS for cell in wanted):
         return None
     length = min(len(cells[cell]) for cell in wanted)
     values = []

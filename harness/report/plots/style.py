@@ -16,6 +16,8 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -99,14 +101,31 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     figure.set_layout_engine("none")
     for axes in figure.axes:  # the layout's solver differs in the last bits from run to run
         axes.set_position(tuple(round(float(v), 6) for v in axes.get_position(original=True).bounds))  # type: ignore[arg-type]
-    drawn, vectors = BytesIO(), BytesIO()
-    figure.savefig(vectors, format="svg", metadata={"Date": None, "Creator": None})
-    if len(vectors.getvalue()) <= _SVG_BYTES:
+    vectors = _Small()
+    try:  # the canvases themselves: `savefig` draws everything twice
+        FigureCanvasSVG(figure).print_svg(  # type: ignore[no-untyped-call]
+            vectors, metadata={"Date": None, "Creator": None}
+        )
+    except _LargeError:
+        figure.dpi = PNG_DPI  # an SVG has 72
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()  # type: ignore[no-untyped-call]
+        pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+        picture = _with_few_colours(Image.fromarray(pixels).convert("RGB"))
+        picture.save(folder / f"{name}.png", optimize=True, dpi=(PNG_DPI, PNG_DPI))
+    else:
         (folder / f"{name}.svg").write_bytes(vectors.getvalue())
-        return
-    figure.savefig(drawn, format="png")
-    picture = _with_few_colours(Image.open(drawn).convert("RGB"))
-    picture.save(folder / f"{name}.png", optimize=True, dpi=(PNG_DPI, PNG_DPI))
+
+
+class _LargeError(Exception):
+    """More than _SVG_BYTES were written."""
+
+
+class _Small(BytesIO):
+    def write(self, content: Any) -> int:
+        if self.tell() + len(content) > _SVG_BYTES:
+            raise _LargeError
+        return super().write(content)
 
 
 def _with_few_colours(picture: Any) -> Any:

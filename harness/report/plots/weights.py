@@ -1,4 +1,4 @@
-"""What the weights did: over training, by teacher correctness, and as a detector of flipped labels."""
+"""What the weights did: over training, by teacher and its correctness, and as a detector of flipped labels."""
 
 from __future__ import annotations
 
@@ -8,14 +8,31 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from harness.records import EpochRecord
 from harness.report.leaderboard import Leaderboard
-from harness.report.plots.style import GREY, LIGHT, SERIES, new_figure, shown, small_multiples, wrapped
+from harness.report.plots.style import (
+    BLACK,
+    GREY,
+    LIGHT,
+    ORANGE,
+    SERIES,
+    SKY,
+    YELLOW,
+    new_figure,
+    shown,
+    small_multiples,
+    wrapped,
+)
 from harness.stats.metrics import Array
 
+FILLS = ((SKY, ""), (ORANGE, "///"), ("#FFFFFF", "..."), (YELLOW, "xx"), (LIGHT, "\\\\"))
+"""Colour and hatch of the first, second, ... teacher: each tells them apart alone."""
 
-def _histories(board: Leaderboard, label: int) -> list[tuple[str, list[EpochRecord], int]]:
+
+def histories(board: Leaderboard, label: int) -> list[tuple[str, list[EpochRecord], int]]:
     """Task, epochs and kept epoch of the chosen trials that logged weights."""
     rows = board.selection.of(board.selection.labels[label])
     return [
@@ -25,22 +42,22 @@ def _histories(board: Leaderboard, label: int) -> list[tuple[str, list[EpochReco
     ]
 
 
-def _terms(histories: list[tuple[str, list[EpochRecord], int]]) -> list[str]:
+def terms_of(histories: list[tuple[str, list[EpochRecord], int]]) -> list[str]:
     found = {name for _, epochs, _ in histories for epoch in epochs for name in epoch.weights}
     return sorted(found, key=lambda name: (name != "ce", name != "kd", name))[: len(SERIES)]
 
 
 def draw_trajectories(board: Leaderboard) -> Figure | str:
     """Weights of each term over epochs: median, middle half and middle 80 % of the samples, mean over tasks and repeats."""
-    found = {i: histories for i in board.order if (histories := _histories(board, i))}
+    found = {i: logged for i in board.order if (logged := histories(board, i))}
     if not found:
         return "no trial logged its weights"
-    terms = _terms([one for histories in found.values() for one in histories])
+    terms = terms_of([one for logged in found.values() for one in logged])
     figure, panels = small_multiples(len(found))
-    for panel, (i, histories) in zip(panels, found.items(), strict=True):
+    for panel, (i, logged) in zip(panels, found.items(), strict=True):
         reached = 1.0
         for term, (colour, line, marker) in zip(terms, SERIES, strict=False):
-            x, quantiles = _mean_quantiles(histories, term)
+            x, quantiles = mean_quantiles(logged, term)
             if not len(x):
                 continue
             if term == terms[0]:
@@ -63,7 +80,7 @@ def draw_trajectories(board: Leaderboard) -> Figure | str:
     return figure
 
 
-def _mean_quantiles(histories: list[tuple[str, list[EpochRecord], int]], term: str) -> tuple[Array, Array]:
+def mean_quantiles(histories: list[tuple[str, list[EpochRecord], int]], term: str) -> tuple[Array, Array]:
     """Epochs counted from 1, and quantiles [epochs, 7], mean over the trials that reached the epoch."""
     by_epoch: dict[int, list[list[float]]] = defaultdict(list)
     for _, epochs, _ in histories:
@@ -79,7 +96,7 @@ def draw_teacher(board: Leaderboard) -> Figure | str:
     values: dict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
     for i in board.order:
         pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        for _, epochs, kept in _histories(board, i):
+        for _, epochs, kept in histories(board, i):
             for term, weights in next((e for e in epochs if e.epoch == kept), epochs[-1]).weights.items():
                 if weights.teacher_right is not None and weights.teacher_wrong is not None:
                     pairs[term].append((weights.teacher_right, weights.teacher_wrong))
@@ -112,13 +129,13 @@ def draw_teacher(board: Leaderboard) -> Figure | str:
     return figure
 
 
-def draw_flips(board: Leaderboard) -> Figure | str:
-    """AUROC with which a low weight on the label term finds flipped labels, over epochs; thin lines are tasks."""
+def flip_curves(board: Leaderboard) -> dict[int, dict[str, dict[int, list[float]]]]:
+    """Label -> task -> epoch, from 1 -> AUROC of each repeat; of those that weigh samples of a batch differently."""
     found: dict[int, dict[str, dict[int, list[float]]]] = {}
     term = "ce"
     for i in board.order:
         by_task: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for task, epochs, _ in _histories(board, i):
+        for task, epochs, _ in histories(board, i):
             for epoch in epochs:
                 auroc = epoch.weights[term].flipped_auroc if term in epoch.weights else None
                 if auroc is not None:
@@ -126,6 +143,12 @@ def draw_flips(board: Leaderboard) -> Figure | str:
         told = {value for curves in by_task.values() for values in curves.values() for value in values}
         if told and told != {0.5}:  # exactly a half: all samples weigh the same
             found[i] = by_task
+    return found
+
+
+def draw_flips(board: Leaderboard) -> Figure | str:
+    """AUROC with which a low weight on the label term finds flipped labels, over epochs; thin lines are tasks."""
+    found = flip_curves(board)
     if not found:
         return "no labels were flipped on purpose, or no strategy weighs samples of a batch differently"
     figure, panels = small_multiples(len(found))
@@ -155,8 +178,6 @@ def _flip_curves(panel: Axes, by_task: dict[str, dict[int, list[float]]]) -> Non
 
 
 def _term_legend(figure: Figure, terms: list[str]) -> None:
-    from matplotlib.lines import Line2D
-
     handles = [
         Line2D([], [], color=colour, linestyle=line, marker=marker, markersize=3, label=shown(term))
         for term, (colour, line, marker) in zip(terms, SERIES, strict=False)
@@ -165,8 +186,6 @@ def _term_legend(figure: Figure, terms: list[str]) -> None:
 
 
 def _right_wrong_legend(figure: Figure) -> None:
-    from matplotlib.lines import Line2D
-
     look: dict[str, Any] = {"linestyle": "none", "marker": "o", "color": "black"}
     figure.legend(
         handles=[
@@ -176,3 +195,58 @@ def _right_wrong_legend(figure: Figure) -> None:
         loc="outside lower center",
         ncols=2,
     )
+
+
+def draw_shares(board: Leaderboard) -> Figure | str:
+    """Each teacher's share of the weight on the KD terms, at the kept epoch, mean over tasks and repeats."""
+    shares = {i: found for i in board.order if (found := _shares(board, i))}
+    if not shares:
+        return "no strategy weighed several teachers one by one"
+    teachers = sorted({teacher for found in shares.values() for teacher in found})
+    longest = max(len(board.selection.labels[i]) for i in shares)
+    figure = new_figure(4.4 + 0.075 * longest, 0.24 * len(shares) + 0.9)
+    axis = figure.subplots()
+    for y, found in enumerate(shares.values()):
+        _bar(axis, y, np.array([found.get(teacher, 0.0) for teacher in teachers]))
+    axis.set_yticks(range(len(shares)), [shown(board.selection.labels[i]) for i in shares])
+    axis.set_ylim(len(shares) - 0.4, -0.6)
+    axis.set_xlim(0, 100)
+    axis.tick_params(axis="y", length=0)
+    axis.set_xlabel("share of the teachers' weight, percent")
+    handles = [
+        Patch(facecolor=colour, hatch=hatch, edgecolor=BLACK, linewidth=0.4, label=shown(teacher))
+        for teacher, (colour, hatch) in zip(teachers, _fills(len(teachers)), strict=True)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(teachers)))
+    return figure
+
+
+def _bar(axis: Axes, y: int, shares: Array) -> None:
+    percent = 100 * shares / shares.sum()
+    left = 0.0
+    for width, (colour, hatch) in zip(percent, _fills(len(percent)), strict=True):
+        axis.barh(y, width, left=left, height=0.72, color=colour, hatch=hatch, edgecolor=BLACK, linewidth=0.4)
+        if width >= 8:
+            label = axis.text(left + width / 2, y, f"{width:.0f}", ha="center", va="center", fontsize=6.5)
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8})
+        left += width
+
+
+def _fills(count: int) -> list[tuple[str, str]]:
+    return [FILLS[i % len(FILLS)] for i in range(count)]
+
+
+def _shares(board: Leaderboard, label: int) -> dict[str, float]:
+    """Teacher -> mean weight, over the chosen trials that weighed each of several teachers."""
+    found: dict[str, list[float]] = {}
+    for row in board.selection.of(board.selection.labels[label]):
+        if row.record is None or len(row.record.spec.teachers) < 2 or not row.record.epochs:
+            continue
+        names = [teacher.name for teacher in row.record.spec.teachers]
+        epoch = row.record.epochs[-1 if row.record.best_epoch is None else row.record.best_epoch]
+        for weights in epoch.weights.values():
+            if weights.by_row is not None and len(weights.by_row) == len(names):
+                for name, weight in zip(names, weights.by_row, strict=True):
+                    found.setdefault(name, []).append(weight)
+    means = {name: float(np.mean(weights)) for name, weights in found.items()}
+    return means if sum(means.values()) > 0 else {}

@@ -264,7 +264,7 @@ def _epochs(planted: Planted, label: str, settings: dict[str, Any], accuracy: fl
                 by_row=list(SEVERAL_TEACHERS[label]) if label in SEVERAL_TEACHERS else None,
             ),
         }
-        select = {"accuracy": accuracy - 0.05 / (epoch + 1)}
+        select = dict.fromkeys(("accuracy", "f1", "matthews"), accuracy - 0.05 / (epoch + 1))
         made.append(
             EpochRecord(
                 epoch=epoch,

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
+import numpy as np
 import pytest
 
 from harness.report import Report, build_report
 from harness.report.finding import finding
 from harness.report.leaderboard import Leaderboard, make_leaderboard
+from harness.report.page import DRAWN_HERE
 from harness.report.plots import PLOTS
+from harness.stats.measures import MEASURES
 from strategies.registry import resolve
 from tests.harness.report.stores import Planted, build_store
 
@@ -43,10 +48,13 @@ class Opened:
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.as_uri())
 
+    def heads(self) -> list[str]:
+        headers = self.page.locator("#board thead th").all_inner_texts()
+        return [text.split(" ↕")[0].split(" ↑")[0].split(" ↓")[0].strip() for text in headers]
+
     def column(self, header: str) -> list[str]:
         """First lines of a column of the leaderboard, from top to bottom."""
-        headers = self.page.locator("#board thead th").all_inner_texts()
-        place = [text.split(" ↕")[0].split(" ↑")[0].split(" ↓")[0].strip() for text in headers].index(header)
+        place = self.heads().index(header)
         cells = self.page.locator(f"#board tbody tr > :nth-child({place + 1})").all_inner_texts()
         return [cell.split("\n")[0] for cell in cells]
 
@@ -69,13 +77,18 @@ def shown(study: Path) -> Leaderboard:
     return make_leaderboard(study)
 
 
+@pytest.fixture(scope="module")
+def page_with_holes(holes: Path) -> Path:
+    return build_report(holes).folder / "index.html"
+
+
 def test_it_renders_the_leaderboard(page: Opened, shown: Leaderboard) -> None:
     names = [shown.selection.labels[i] for i in shown.order]
     assert page.column("Strategy") == names
     assert page.column("Normalised") == [f"{shown.normalised[i]:.2f}".replace("-0.00", "0.00") for i in shown.order]
     assert page.column("Verdict") == [shown.verdict(i) or "–" for i in shown.order]
     assert page.page.locator(".answer").inner_text() == finding(shown)[0].replace("`", "")
-    assert page.page.locator("figure img").count() == len(PLOTS) - 1  # the forest is drawn here
+    assert page.page.locator("figure img").count() == len(PLOTS) - len(DRAWN_HERE) - 1  # and no search is long enough
     assert page.page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 100)")
     assert "†" in page.column("rte acc")[names.index("wsl")]
 
@@ -110,17 +123,21 @@ def test_it_finds_names_families_and_papers_but_no_settings(page: Opened, shown:
 
 def figures(page: Opened) -> dict[str, tuple[str, ...]]:
     """What the page says of each strategy: in the table, and in the forest plot."""
-    columns = [page.column(header) for header in ("Strategy", "Gain over fixed_alpha", "Verdict", "p", "Rank")]
-    marks = page.page.evaluate(
-        """[...document.querySelectorAll('#board tbody tr')]
-        .map((row) => row.querySelector('.better, .worse, .undecided, .equivalent')?.className || '')"""
+    wanted = ("Strategy", "Gain over fixed_alpha", "Verdict", "p", "Rank")
+    places = [page.heads().index(header) for header in wanted]
+    rows = page.page.evaluate(
+        """(places) => [...document.querySelectorAll('#board tbody tr')].map((row) => [
+            ...places.map((place) => row.children[place].innerText.split('\\n')[0]),
+            row.querySelector('.better, .worse, .undecided, .equivalent')?.className || '',
+        ])""",
+        places,
     )
     drawn = page.page.evaluate(
         """[...document.querySelectorAll('#forest .row')]
         .map((row) => [row.querySelector('title').textContent, row.querySelector('.said').textContent])"""
     )
     said = {title.split(":")[0]: title + text for title, text in drawn}
-    return {row[0]: (*row[1:], mark, said.get(row[0], "")) for *row, mark in zip(*columns, marks, strict=True)}
+    return {row[0]: (*row[1:], said.get(row[0], "")) for row in rows}
 
 
 def test_nothing_that_a_reader_does_changes_a_p_or_a_verdict(page: Opened, shown: Leaderboard) -> None:
@@ -136,7 +153,7 @@ def test_nothing_that_a_reader_does_changes_a_p_or_a_verdict(page: Opened, shown
         found = page.page.locator("#leaderboard button", has_text=re.compile(f"^{re.escape(name)}$"))
         for _ in range(2):
             if found.count():  # a column's, and it is not put away
-                found.first.click()
+                found.first.evaluate("(button) => button.click()")  # without the wait for animations
                 assert figures(page).items() <= before.items()
     for words in ("rw", "zhou", "adaptive", ""):
         page.page.fill("#find", words)
@@ -155,12 +172,73 @@ def test_a_link_shows_what_was_looked_at(browser: Any, page: Opened) -> None:
     other.close()
 
 
-@pytest.mark.parametrize(("button", "start"), [("#save-svg", b"<svg"), ("#save-png", b"\x89PNG"), ("#save-csv", b"label,gain")])
-def test_the_forest_can_be_taken_along(page: Opened, tmp_path: Path, button: str, start: bytes) -> None:
+@pytest.mark.parametrize("plot", [*DRAWN_HERE, "learning"])
+def test_what_is_drawn_here_follows_the_table_and_can_be_taken_along(page: Opened, tmp_path: Path, plot: str) -> None:
+    figure = page.page.locator(f"figure[data-plot={plot}]")
+    for kind, start in (("SVG", b"<svg"), ("PNG", b"\x89PNG"), ("CSV", b"label,")):
+        with page.page.expect_download() as waited:
+            figure.locator(f"[data-save={kind}]").click()
+        waited.value.save_as(tmp_path / kind)
+        assert (tmp_path / kind).read_bytes().startswith(start)
+    svg = (tmp_path / "SVG").read_text("utf-8")
+    assert "rw_kd" in svg
+    assert "NaN" not in svg
+    page.page.fill("#find", "wsl")
+    assert "rw_kd" not in figure.locator("div").inner_html()
+    page.page.fill("#find", "no such")
+    assert figure.locator("svg").count() == 0
+    assert not figure.locator(".files").is_visible()
+
+
+def test_curves_are_those_of_the_trials(page: Opened, shown: Leaderboard, tmp_path: Path) -> None:
     with page.page.expect_download() as waited:
-        page.page.locator(button).click()
-    waited.value.save_as(tmp_path / "file")
-    assert (tmp_path / "file").read_bytes().startswith(start)
+        page.page.locator("figure[data-plot=learning] [data-save=CSV]").click()
+    waited.value.save_as(tmp_path / "curves.csv")
+    rows = list(csv.DictReader((tmp_path / "curves.csv").read_text("utf-8").splitlines()))
+    for label in ("rw_kd", "fixed_alpha"):
+        records = [row.record for row in shown.selection.of(label) if row.record and row.record.epochs]
+        reached = range(min(len(record.epochs) for record in records))
+        metric = [record.spec.task.headline_metric for record in records]
+        want = [np.mean([r.epochs[k].select.get(m, np.nan) for r, m in zip(records, metric, strict=True)]) for k in reached]
+        found = [float(row["value"]) for row in rows if row["label"] == label]
+        assert found == pytest.approx(want, abs=1e-4)
+
+
+def test_further_columns_are_one_click_away(page: Opened, shown: Leaderboard) -> None:
+    assert not any(measure.title in page.heads() for measure in MEASURES.values())
+    page.page.get_by_role("button", name="Probabilities").click()
+    assert all(measure.title in page.heads() for measure in MEASURES.values())
+    place = shown.selection.labels.index("rw_kd")
+    assert page.column("NLL")[page.column("Strategy").index("rw_kd")] == f"{shown.measures['nll'].value.value[place]:.3f}"
+    page.page.get_by_role("button", name="Each class").click()
+    assert "cola acceptable" in page.heads()
+    page.page.locator("[data-view=noise]").click()
+    assert "Finds flips" in page.heads()
+    link = page.page.evaluate("location.href")
+    assert "measures,classes,noise" in unquote(link)
+
+
+def violations(browser: Any, path: Path, scheme: Any) -> list[tuple[str, list[Any]]]:
+    """What axe-core has to say of the page with everything opened."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = browser.new_page(viewport={"width": 1000, "height": 900}, color_scheme=scheme)
+    page.goto(path.as_uri())
+    page.get_by_role("button", name="Probabilities").click()
+    page.locator("#trial-table tbody button").first.click()
+    page.locator("summary").first.click()
+    found = axe.run(page)
+    page.close()
+    return [(one["id"], [node["target"] for node in one["nodes"]][:3]) for one in found.response["violations"]]
+
+
+def test_axe_finds_nothing(browser: Any, page_with_holes: Path) -> None:
+    assert violations(browser, page_with_holes, "light") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_on_a_large_page(browser: Any, report: Report, scheme: str) -> None:
+    assert violations(browser, report.folder / "index.html", scheme) == []
 
 
 def test_columns_can_be_put_away(page: Opened) -> None:
@@ -204,9 +282,8 @@ def test_nothing_sticks_out(browser: Any, report: Report, width: int) -> None:
     opened.page.close()
 
 
-def test_holes_withhold_ranks_and_averages(browser: Any, holes: Path) -> None:
-    build_report(holes)
-    opened = Opened(browser, holes / "index.html", 1400)
+def test_holes_withhold_ranks_and_averages(browser: Any, page_with_holes: Path) -> None:
+    opened = Opened(browser, page_with_holes, 1400)
     headers = " ".join(opened.page.locator("#board thead th").all_inner_texts())
     assert "Rank" not in headers
     assert "withheld" in opened.column("Mean")

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from harness.errors import UserError
 from harness.report.compare import Side, compare, compare_sides
+from harness.report.predictions import load_predictions
 from harness.report.selection import select
+from tests.conftest import PROJECT
 from tests.harness.report.stores import Planted, build_store
 
 
@@ -68,3 +71,23 @@ def test_a_failed_run_is_compared_as_the_majority_predictor(study: Path) -> None
     assert left_out == []
     assert found is not None
     assert found.sampled.repeats == 2
+
+
+@pytest.mark.slow
+def test_a_paired_multi_bootstrap_of_a_published_study_finds_the_same_differences() -> None:
+    """Nine pairs of strategy and task: to a tenth of a point."""
+    selection = select(PROJECT / "results" / "glue_minilm")
+    rng = np.random.default_rng(0)
+    for label in ("rw_kd", "wsl", "ce_only"):
+        for task in ("sst2", "qnli", "qqp"):
+            found, _ = compare_sides(Side(selection, label), Side(selection, "fixed_alpha"), task, 2000)
+            predictions = load_predictions(selection, task, (label, "fixed_alpha"))
+            assert found is not None
+            assert predictions is not None
+            right = (predictions.predicted == predictions.labels).astype(float)
+            _, seeds, rows = right.shape
+            drawn = []
+            for _ in range(4000):
+                resampled = right[:, rng.integers(0, seeds, seeds)][:, :, rng.integers(0, rows, rows)].mean((1, 2))
+                drawn.append(resampled[0] - resampled[1])
+            assert 100 * found.over_tasks.value == pytest.approx(100 * np.mean(drawn), abs=0.1)

@@ -10,11 +10,11 @@ from harness.__main__ import main
 from harness.errors import UserError
 from harness.report import Report
 from harness.report.compare import Side, compare_labels
-from harness.report.controls import AgainstControls
 from harness.report.finding import finding
 from harness.report.leaderboard import Leaderboard
 from harness.report.notes import FILE, Notes, render_notes
 from harness.report.readme import PARTS, refreshed, store_readme
+from harness.report.verdicts import AgainstControls
 from harness.study.comparisons import ComparisonsSpec, families
 
 EMPTY = "<!-- report {store}: {parts} -->\nold\n<!-- end of report -->\n"

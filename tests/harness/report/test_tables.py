@@ -15,6 +15,7 @@ from harness.report.finding import finding
 from harness.report.leaderboard import Leaderboard, make_leaderboard
 from harness.report.tables import csv_text, latex, markdown, scores_text
 from harness.report.terminal import text
+from harness.stats.measures import MEASURES
 from harness.store.frame import to_frame
 from tests.harness.report.stores import Planted, build_store
 
@@ -95,6 +96,50 @@ def test_a_low_terminal_keeps_plain_kd_and_says_how_many_more_there_are(board: L
     only = text(board, 80, only=("wsl", "rw_kd"))
     assert "kd_only " not in only
     assert len(only.split("\n\n", 1)[0].splitlines()) == 4
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_measures_of_probabilities_take_the_place_of_other_columns_where_asked_for(board: Leaderboard, width: int) -> None:
+    assert "nll" not in text(board, width)
+    for names in (("nll",), ("brier", "nll"), tuple(MEASURES)):
+        table = text(board, width, measures=names).split("\n\n", 1)[0].splitlines()
+        assert max(map(len, table)) <= width
+        places = [table[0].index(MEASURES[name].title.lower()) for name in names]
+        assert places == sorted(places)
+    row = next(line for line in markdown(board).split("## From probabilities")[1].splitlines() if line.startswith("| rw_kd "))
+    assert f"{board.measures['nll'].value.value[board.selection.labels.index('rw_kd')]:.3f} [" in row
+
+
+def test_a_failed_run_said_no_probabilities(board: Leaderboard) -> None:
+    """Nor is there anything to average over for a strategy that lacks a cell."""
+    failed = board.selection.labels.index("wsl")
+    rest = np.arange(len(board.selection.labels)) != failed
+    for found in board.measures.values():
+        assert np.isnan(found.value.value[failed])
+        for one in (found.value, found.difference):
+            inside = (one.low[rest] <= one.value[rest] + 1e-9) & (one.value[rest] <= one.high[rest] + 1e-9)
+            assert inside.all()
+    rows = {row["label"]: row for row in csv.DictReader(io.StringIO(csv_text(board)))}
+    assert rows["wsl"]["nll"] == ""
+    assert float(rows["rw_kd"]["nll"]) == board.measures["nll"].value.value[board.selection.labels.index("rw_kd")]
+    assert (
+        float(rows["rw_kd"]["cola.recall_acceptable"]) == board.classes["cola"].recall[board.selection.labels.index("rw_kd"), 1]
+    )
+
+
+def test_gains_are_told_apart_by_how_many_labels_were_flipped(tmp_path: Path) -> None:
+    store = build_store(tmp_path, Planted(("sst2", "rte", "qnli"), ("fixed_alpha", "rw_kd"), trials=1, rows=80, flipped=0.2))
+    manifest = store.manifest()
+    manifest["study"]["data_per_task"] = {"rte": {"label_noise": 0.4}}
+    store.write_manifest(manifest)
+    board = make_leaderboard(tmp_path, draws=50)
+    gains = (board.selection.scores[1] - board.selection.scores[0]).mean(-1)
+    inside = board.admission.in_mean
+    want = {"20%": gains[[t for t in (0, 2) if inside[t]]].mean(), "40%": gains[1]}
+    assert {level: pytest.approx(found.value[1]) for level, found in board.noise_gains.items()} == want
+    assert all(found.value[0] == 0.0 for found in board.noise_gains.values())
+    assert np.isnan(board.flips_found[0])  # one weight for all samples
+    assert board.flips_found[1] == pytest.approx(0.8)
 
 
 def test_scores_have_a_line_for_every_task_strategy_and_repeat(board: Leaderboard) -> None:

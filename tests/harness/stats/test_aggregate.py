@@ -7,13 +7,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from harness.stats.aggregate import (
+    best_so_far,
     interquartile_mean,
     mean,
     normalise,
+    pareto_front,
     probability_of_improvement,
+    score_within,
     win_rates,
 )
-from harness.stats.budget import best_so_far, pareto_front, score_within
 from harness.stats.paired import point_scores
 from harness.study.tasks import compute_metrics
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from harness.stats.bootstrap import draws_for, interval, repeat_directions, resampled_scores, two_sided_p
+from harness.stats.bootstrap import Runs, draws_for, interval, repeat_directions, resampled_scores, two_sided_p
 from harness.stats.multiple import holm
 from harness.stats.paired import Seeds, sample_task
 from harness.stats.power import minimum_detectable_effect
@@ -21,7 +21,7 @@ def runs(rows: int = 300, seed: int = 0, accuracies: tuple[float, ...] = (0.8, 0
 @pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews"])
 def test_every_draw_is_the_metric_of_resampled_rows(metric: str) -> None:
     labels, predicted = runs(40)
-    got = resampled_scores(metric, labels, predicted, 2, draws=25, seed=3)
+    got = resampled_scores([Runs(metric, labels, predicted, 2)], draws=25, seed=3)[0]
     rng = np.random.default_rng(3)  # the same draws, computed the slow way
     drawn = rng.integers(0, 40, size=(25, 40))
     function = {"accuracy": lambda y, p: (y == p).mean(), "f1": f1_score, "matthews": matthews_corrcoef}[metric]
@@ -32,7 +32,7 @@ def test_every_draw_is_the_metric_of_resampled_rows(metric: str) -> None:
 def test_the_interval_agrees_with_scipys_bootstrap() -> None:
     labels, predicted = runs()
     right = (predicted == labels).astype(float)
-    ours = resampled_scores("accuracy", labels, predicted, 2, 4000, 0)
+    ours = resampled_scores([Runs("accuracy", labels, predicted, 2)], 4000, 0)[0]
     low, high = interval(ours[:, 0] - ours[:, 1])
     theirs = stats.bootstrap(
         (right[0] - right[1],), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(1)
@@ -44,7 +44,7 @@ def test_the_p_value_agrees_with_a_paired_z_test() -> None:
     labels, predicted = runs(rows=2000, accuracies=(0.80, 0.775))
     difference = (predicted[0] == labels).astype(float) - (predicted[1] == labels)
     want = 2 * stats.norm.sf(abs(difference.mean()) / stats.sem(difference))
-    samples = resampled_scores("accuracy", labels, predicted, 2, 10_000, 0)
+    samples = resampled_scores([Runs("accuracy", labels, predicted, 2)], 10_000, 0)[0]
     assert float(two_sided_p(samples[:, 0] - samples[:, 1])) == pytest.approx(want, abs=0.015)
 
 
@@ -53,7 +53,7 @@ def test_no_difference_is_rarely_found() -> None:
     found = 0
     for seed in range(200):
         labels, predicted = runs(200, seed, (0.75, 0.75))
-        samples = resampled_scores("accuracy", labels, predicted, 2, 300, seed)
+        samples = resampled_scores([Runs("accuracy", labels, predicted, 2)], 300, seed)[0]
         found += float(two_sided_p(samples[:, 0] - samples[:, 1])) < 0.05
     assert 2 <= found <= 22
 
@@ -126,6 +126,33 @@ def test_what_a_run_errs_by_chance_counts_once() -> None:
     sample = sample_task("accuracy", labels, same, np.ones((2, 20), np.bool_), 2, 2000, Seeds(0, 1))
     right = (same[:, 0] == labels).astype(float)
     assert sample.contrast(0, 1).draws.std() == pytest.approx(stats.sem(right[0] - right[1]), rel=0.06)
+
+
+def multi_bootstrap(right: np.ndarray, draws: int) -> np.ndarray:
+    """Sellam et al. (2022): seeds and rows are drawn with replacement, the same for both. `right` [2, seeds, rows]."""
+    rng = np.random.default_rng(0)
+    _, seeds, rows = right.shape
+    found = []
+    for _ in range(draws):
+        drawn = right[:, rng.integers(0, seeds, seeds)][:, :, rng.integers(0, rows, rows)]
+        found.append(drawn[0].mean() - drawn[1].mean())
+    return np.array(found)
+
+
+@pytest.mark.parametrize(("seeds", "narrower"), [(25, (0.8, 1.1)), (3, (0.1, 0.75))])
+def test_a_paired_multi_bootstrap_says_the_same_but_for_few_seeds(seeds: int, narrower: tuple[float, float]) -> None:
+    """With three seeds its interval is narrower: drawn with replacement they have two thirds of their variance and no tails,
+    where ours are Student's t. With many the two agree.
+    """
+    rng = np.random.default_rng(4)
+    labels, difficulty = rng.integers(0, 2, 600), rng.normal(0.9, 1.0, 600)
+    runs = difficulty + np.array([0.0, 0.05])[:, None, None] + rng.normal(0, 0.12, (2, seeds, 1))
+    predicted = np.where(runs + rng.normal(0, 0.35, (2, seeds, 600)) > 0, labels, 1 - labels)
+    ours = sample_task("accuracy", labels, predicted, np.ones((2, seeds), np.bool_), 2, 4000, Seeds(0, 1)).contrast(0, 1).draws
+    theirs = multi_bootstrap((predicted == labels).astype(float), 1500)
+    assert np.mean(ours) == pytest.approx(np.mean(theirs), abs=0.002)
+    widths = [np.ptp(interval(one)) for one in (theirs, ours)]
+    assert narrower[0] < widths[0] / widths[1] < narrower[1]
 
 
 def test_the_detectable_effect_is_found_in_four_of_five() -> None:

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from harness.stats.aggregate import win_rates
 from harness.stats.ranks import RankRange, critical_difference, mean_ranks, rank_ranges, rank_strategies
 
 
@@ -20,6 +21,39 @@ def test_ranks_and_friedman() -> None:
     want = pd.DataFrame(scores).rank(ascending=False).mean(axis=1)
     np.testing.assert_allclose(found.mean_ranks, want)
     assert found.friedman_p == pytest.approx(stats.friedmanchisquare(*scores).pvalue)
+
+
+def test_ranks_means_and_win_rates_are_bencheval_s() -> None:
+    """Of TabArena's own evaluator, once its inputs are rounded as ours are: errors, lower is better."""
+    bencheval = pytest.importorskip("bencheval.evaluator", reason="bencheval needs Python before 3.14")
+    scores = np.round(np.random.default_rng(1).normal(0.8, 0.01, size=(6, 7, 3)), 3)  # with ties
+    places = np.stack(np.indices(scores.shape), -1).reshape(-1, 3)
+    table = pd.DataFrame(places, columns=["method", "task", "seed"]).astype({"method": str, "task": str})
+    table["metric_error"] = np.round(1 - scores.ravel(), 9)
+    theirs = bencheval.BenchmarkEvaluator(columns_to_agg_extra=None)
+    table_of_means = table.groupby(["method", "task"])["metric_error"].mean().round(9).reset_index()
+    per_task = theirs.compute_results_per_task(table_of_means)
+    names = [str(i) for i in range(6)]
+    np.testing.assert_allclose(mean_ranks(scores.mean(-1)), theirs.compute_rank(per_task)[names], rtol=1e-15)
+    np.testing.assert_allclose(1 - scores.mean((1, 2)), theirs.aggregate(per_task)["metric_error"][names], atol=2e-9)
+    others = ~np.eye(6, dtype=bool)
+    seeded = bencheval.BenchmarkEvaluator(columns_to_agg_extra=None, seed_column="seed")
+    rates = seeded.compute_winrate_matrix(seeded.compute_results_per_task(table, include_seed_col=True)).loc[names, names]
+    np.testing.assert_allclose(
+        win_rates(np.round(scores, 9))[others], rates.to_numpy()[others], rtol=1e-6
+    )  # theirs are float32
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_the_critical_difference_tells_apart_is_what_scikit_posthocs_does(seed: int) -> None:
+    posthocs = pytest.importorskip("scikit_posthocs")
+    scores = np.linspace(0.8, 0.7, 6)[:, None] + np.random.default_rng(seed).normal(0, 0.03, size=(6, 12))
+    found = rank_strategies(scores)
+    p = posthocs.posthoc_nemenyi_friedman(scores.T).to_numpy()
+    apart = np.abs(np.subtract.outer(found.mean_ranks, found.mean_ranks)) > found.critical_difference
+    np.testing.assert_array_equal(apart, p < 0.05)
+    assert apart.any()
+    assert not apart.all()
 
 
 def test_cliques_are_maximal_and_within_the_difference() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm, permutation_test
+from scipy.stats import norm, permutation_test, ttest_1samp
 from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import normal_power
@@ -15,9 +15,8 @@ from statsmodels.stats.weightstats import ttost_paired
 from harness.stats.bootstrap import two_sided_p
 from harness.stats.equivalence import equivalence_p, share_outside
 from harness.stats.level import smallest_p
-from harness.stats.mcnemar import mcnemar
-from harness.stats.multiple import holm, max_t
-from harness.stats.paired import Seeds, sample_task
+from harness.stats.multiple import MOST_BETWEEN, holm, max_t
+from harness.stats.paired import Seeds, mcnemar, sample_task
 from harness.stats.power import Spread, minimum_detectable_effect
 
 
@@ -48,31 +47,100 @@ def test_one_row_of_max_t_is_scipys_permutation_test(units: int) -> None:
     assert max_t(differences[None]).p[0] == pytest.approx(theirs.pvalue)
 
 
-def test_max_t_steps_down_as_it_is_written() -> None:
+@pytest.mark.parametrize("sets", [1, 2, 6])
+def test_max_t_steps_down_as_it_is_written(sets: int) -> None:
     """Westfall & Young (1993), algorithm 2.8, in loops over all 2^units flips."""
     differences = np.random.default_rng(1).normal(0.3, 1.0, (4, 6)) + np.random.default_rng(2).normal(0, 1.0, 6)
+    differences[:, :3] += 2.0  # on one of two sets more than on the other
 
-    def statistic(rows: np.ndarray) -> np.ndarray:
-        return np.abs(rows.sum(1)) / np.sqrt((rows**2).sum(1))
+    def statistic(row: np.ndarray) -> float:
+        each = row.reshape(sets, -1)
+        if sets in (1, 6):
+            return abs(float(ttest_1samp(row, 0.0).statistic))
+        within, between = each.var(1).sum() * 3, 3 * ((each.mean(1) - row.mean()) ** 2).sum()
+        return abs(row.sum()) / np.sqrt(within + min(between, MOST_BETWEEN * within / 4))
 
-    observed = statistic(differences)
+    def statistics(rows: np.ndarray) -> np.ndarray:
+        return np.array([statistic(row) for row in rows])
+
+    observed = statistics(differences)
     order = np.argsort(-observed)
-    flipped = [statistic(differences * np.array(signs)) for signs in itertools.product((1, -1), repeat=6)]
+    flipped = [statistics(differences * np.array(signs)) for signs in itertools.product((1, -1), repeat=6)]
     reached, want = 0.0, np.zeros(4)
     for place, i in enumerate(order):
         left = order[place:]
         reached = max(reached, np.mean([one[left].max() >= observed[i] - 1e-9 for one in flipped]))
         want[i] = reached
-    np.testing.assert_allclose(max_t(differences).p, want)
-    np.testing.assert_allclose(
-        max_t(differences).single, [np.mean([f[i] >= observed[i] - 1e-9 for f in flipped]) for i in range(4)]
-    )
+    found = max_t(differences, sets)
+    np.testing.assert_allclose(found.p, want)
+    np.testing.assert_allclose(found.single, [np.mean([f[i] >= observed[i] - 1e-9 for f in flipped]) for i in range(4)])
+
+
+def marked(gains: np.ndarray, studies: int, sets: int, repeats: int, strategies: int, spread: tuple[float, ...]) -> np.ndarray:
+    """Share of studies in which max-T marks each strategy; `gains` [strategies or 1, sets] in standard deviations of a run,
+    which on the sets are `spread`.
+    """
+    rng = np.random.default_rng(0)
+    scale = np.array(spread)[:, None]
+    found = np.zeros(strategies)
+    any_found = 0
+    for _ in range(studies):
+        runs = rng.normal(size=(strategies + 1, sets, repeats)) * scale
+        differences = runs[1:] - runs[0] + gains[..., None]
+        significant = max_t(differences.reshape(strategies, -1), sets).p < 0.05
+        found += significant
+        any_found += significant.any()
+    return np.append(found, any_found) / studies
+
+
+def test_max_t_finds_what_differs_more_on_one_set_than_on_another() -> None:
+    """With the spread between sets in the standard error, no size of such a difference would ever be found (12 strategies)."""
+    gains = np.zeros((12, 3))
+    gains[0], gains[1] = (8.0, 2.0, 2.0), (4.0, 4.0, 4.0)
+    uneven, even, *others, _ = marked(gains, 60, 3, 3, 12, (1.0, 1.0, 1.0))
+    assert uneven > 0.8
+    assert even > 0.8
+    assert max(others) < 0.1
+
+
+FAMILIES = {
+    "even": (3, 3, 24, (1.0, 1.0, 1.0)),
+    "a family of few": (3, 3, 4, (1.0, 1.0, 1.0)),
+    "a set that varies more": (3, 3, 24, (4.0, 1.0, 1.0)),
+    "two repeats": (7, 2, 24, (6.0, 1.0, 1.0, 1.0, 1.0, 2.0, 4.0)),
+}
+
+
+@pytest.mark.parametrize(
+    ("sets", "repeats", "strategies", "spread", "studies"),
+    [
+        pytest.param(*FAMILIES["a set that varies more"], 150, id="fast"),
+        *(pytest.param(*family, 1500, id=name, marks=pytest.mark.slow) for name, family in FAMILIES.items()),
+    ],
+)
+def test_max_t_marks_something_among_equals_in_one_of_twenty_studies(
+    sets: int, repeats: int, strategies: int, spread: tuple[float, ...], studies: int
+) -> None:
+    found = marked(np.zeros((1, sets)), studies, sets, repeats, strategies, spread)[-1]
+    assert found <= 0.05 + 2 * (0.05 * 0.95 / studies) ** 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1.0, 3.0])
+def test_and_where_differences_on_sets_cancel(size: float) -> None:
+    """Equal in the mean, unequal on each set: not what flips assume, and yet nothing is marked more often."""
+    gains = np.random.default_rng(1).normal(0, size, (24, 4))
+    gains -= gains.mean(1, keepdims=True)
+    assert marked(gains, 600, 4, 3, 24, (1.0,) * 4)[-1] <= 0.05 + 2 * (0.05 * 0.95 / 600) ** 0.5
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 12), st.integers(1, 8), st.integers(0, 99))
-def test_max_t_lies_between_single_p_and_one_and_no_p_is_below_the_floor(units: int, tests: int, seed: int) -> None:
-    found = max_t(np.random.default_rng(seed).normal(0.2, 1.0, (tests, units)))
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 8), st.integers(0, 99))
+def test_max_t_lies_between_single_p_and_one_and_no_p_is_below_the_floor(
+    sets: int, repeats: int, tests: int, seed: int
+) -> None:
+    units = sets * repeats
+    found = max_t(np.random.default_rng(seed).normal(0.2, 1.0, (tests, units)), sets)
     assert (found.p >= found.single - 1e-12).all()
     assert (found.single >= smallest_p(units) - 1e-12).all()
     assert np.isfinite(found.pointwise) == (smallest_p(units) < 0.05)
