@@ -7,8 +7,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.digest import digest
+from harness.study.data import DataSpec
 from harness.study.resources import TaskResources
-from harness.study.schema import DataSpec, EarlyStopping, ModelSpec, TeacherSpec, TrainingSpec
+from harness.study.schema import EarlyStopping, ModelSpec, TeacherSpec, TrainingSpec
 from harness.study.section import Section
 from harness.study.tasks import TaskSpec
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from harness.errors import StoreError
 from harness.plan.plan import make_plan
-from harness.study.schema import PROTOCOL_VERSION, DataSpec, Study
+from harness.study.data import DataSpec
+from harness.study.schema import PROTOCOL_VERSION, Study
 from harness.watching.console import Console
 
 if TYPE_CHECKING:

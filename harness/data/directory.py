@@ -12,7 +12,7 @@ from harness.data.hub import report_splits
 from harness.data.rows import Rows, TaskData
 from harness.data.tables import LEFT_OUT, read_plain_tsv, read_table
 from harness.errors import DataError
-from harness.study.schema import DataSpec
+from harness.study.data import DataSpec
 from harness.study.tasks import TaskSpec
 
 ORIGINAL_FOLDERS = {

@@ -17,7 +17,7 @@ from harness.data import graded, grammars
 from harness.data.grammars import TALE, TOWN, Drawn, Genre
 from harness.data.rows import Rows, TaskData
 from harness.digest import digest
-from harness.study.schema import DataSpec
+from harness.study.data import DataSpec
 from harness.study.tasks import TaskSpec
 
 ORIGIN = "generated (a seeded grammar, not natural language)"

@@ -6,7 +6,7 @@ from harness.data.columns import rows_from_frame
 from harness.data.hub_task import fetch, with_label_names
 from harness.data.rows import Rows, TaskData
 from harness.errors import DataError
-from harness.study.schema import DataSpec
+from harness.study.data import DataSpec
 from harness.study.tasks import TaskSpec
 
 

@@ -13,7 +13,7 @@ from harness.data.columns import MULTI_LABEL, REGRESSION, rows_from_frame
 from harness.data.rows import Rows, TaskData
 from harness.errors import DataError
 from harness.hub import snapshot
-from harness.study.schema import DataSpec
+from harness.study.data import DataSpec
 from harness.study.schema_errors import nearest
 from harness.study.tasks import TaskSpec
 

@@ -15,7 +15,7 @@ from harness.checksums import check, sealed_folder
 from harness.data.rows import FitRows, MetaRows, ReportRows, Rows, SelectRows, TaskData, TeacherRows, TrainingRows, join_rows
 from harness.digest import digest
 from harness.errors import DataError
-from harness.study.schema import SURPLUS, DataSpec
+from harness.study.data import SURPLUS, DataSpec
 from harness.study.tasks import TaskSpec
 
 R = TypeVar("R", bound=Rows)

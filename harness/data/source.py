@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness.data.rows import TaskData
 from harness.errors import DataError
-from harness.study.schema import DataSpec
+from harness.study.data import DataSpec
 from harness.study.tasks import GLUE, TaskSpec
 
 

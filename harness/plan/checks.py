@@ -20,7 +20,8 @@ from harness.models.sources import files_refusal, known_configuration
 from harness.plan.teacher_checks import sizes_in_the_study, teacher_refusal
 from harness.plan.term_checks import check_range, check_terms
 from harness.study.comparisons import BASELINE, CONTROLS, EQUAL_ROWS, families, kind_of_strategy
-from harness.study.schema import DataSpec, ModelSpec, Recipe, StrategyEntry, Study, TeacherSpec, TrainingSpec
+from harness.study.data import DataSpec
+from harness.study.schema import ModelSpec, Recipe, StrategyEntry, Study, TeacherSpec, TrainingSpec
 from harness.study.schema_errors import faults, nearest
 from harness.study.tasks import GLUE, TaskSpec, resolve_task
 from harness.study.yaml_lines import KeyPath

@@ -10,7 +10,8 @@ from harness.data.rows import trains_on_meta
 from harness.errors import DataError
 from harness.loss_terms import needs_of_terms
 from harness.plan.plan import Cell, Plan
-from harness.study.schema import DataSpec, TeacherSpec, TrainingSpec
+from harness.study.data import DataSpec
+from harness.study.schema import TeacherSpec, TrainingSpec
 from harness.study.tasks import GLUE, TaskSpec, official_rows
 from strategies.base import Cost, Needs
 

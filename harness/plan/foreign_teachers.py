@@ -13,7 +13,8 @@ from harness.data.output_names import FEATURES, LAYERS, PARTS
 from harness.errors import StudyError
 from harness.loss_terms.base import TermNeeds
 from harness.study.class_names import match_classes
-from harness.study.schema import DataSpec, Study, TeacherSpec
+from harness.study.data import DataSpec
+from harness.study.schema import Study, TeacherSpec
 from harness.study.schema_errors import nearest
 from harness.study.tasks import TaskSpec, official_rows
 from harness.study.yaml_lines import KeyPath

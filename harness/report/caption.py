@@ -12,7 +12,7 @@ from harness.report.mixed import mixed
 from harness.report.references import trained_elsewhere
 from harness.stats.level import LEVEL, smallest_p
 from harness.study.comparisons import STATISTICS_VERSION
-from harness.study.schema import SURPLUS, VALIDATION
+from harness.study.data import SURPLUS, VALIDATION
 
 
 def caption(board: Leaderboard) -> list[str]:

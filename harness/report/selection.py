@@ -17,7 +17,7 @@ from harness.records import Score, TrialRecord
 from harness.store.files import Damage
 from harness.store.run_state import RunState, last_working_run
 from harness.store.store import Store
-from harness.study.schema import VALIDATION
+from harness.study.data import VALIDATION
 from harness.study.tasks import TaskSpec
 
 State = Literal["ok", "failed", "incomplete", "missing"]

@@ -29,7 +29,7 @@ from harness.report.measured import NO_TEACHER
 from harness.report.sampled import Estimate
 from harness.stats.measures import MEASURES
 from harness.study.comparisons import CONTROLS, EQUAL_ROWS, STATISTICS_VERSION
-from harness.study.schema import SURPLUS
+from harness.study.data import SURPLUS
 
 COMPARISON_COLUMNS = {
     "verdict": "words",

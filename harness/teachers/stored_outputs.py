@@ -14,7 +14,8 @@ from harness.data.roles import Roles
 from harness.data.rows import Rows, TaskData
 from harness.data.teacher_outputs import teacher_folder
 from harness.errors import DataError
-from harness.study.schema import SURPLUS, TeacherSpec
+from harness.study.data import SURPLUS
+from harness.study.schema import TeacherSpec
 from harness.study.tasks import TaskSpec
 from harness.teachers.fine_tuning import TeacherJob, is_made, score_logits
 

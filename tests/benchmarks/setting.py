@@ -17,7 +17,8 @@ from harness.models.build import build_model, hidden_size
 from harness.models.tokenizing import load_tokenizer, tokenizer_digest
 from harness.ranks import Ranks, Single
 from harness.records import Seeds
-from harness.study.schema import DataSpec, ModelSpec, Recipe
+from harness.study.data import DataSpec
+from harness.study.schema import ModelSpec, Recipe
 from harness.study.tasks import GLUE
 from harness.training.loop import Training, steps_per_epoch
 from harness.training.weight_log import WeightLog

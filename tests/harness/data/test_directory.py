@@ -10,7 +10,7 @@ import pytest
 from harness.data.rows import TaskData
 from harness.data.source import load_task
 from harness.errors import DataError
-from harness.study.schema import DataSpec
+from harness.study.data import DataSpec
 from harness.study.tasks import GLUE
 
 ORIGINAL = {

@@ -12,7 +12,8 @@ from harness.data.roles import cut_roles
 from harness.data.rows import FitRows
 from harness.data.source import load_task
 from harness.models.tokenizing import load_tokenizer, tokenizer_digest
-from harness.study.schema import DataSpec, GeneratedSpec, ModelSpec
+from harness.study.data import DataSpec, GeneratedSpec
+from harness.study.schema import ModelSpec
 from harness.study.tasks import GLUE
 
 

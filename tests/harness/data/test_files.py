@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from harness.data.roles import class_notes, cut_roles
 from harness.data.source import load_task
 from harness.errors import DataError
-from harness.study.schema import DataSpec
+from harness.study.data import DataSpec
 from harness.study.tasks import TaskSpec
 
 ROWS = [('a, "quoted" text', "ham"), ("another", "spam"), ("a third", "ham")]

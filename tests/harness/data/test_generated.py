@@ -10,7 +10,7 @@ from harness.data import generated
 from harness.data.grammars import TALE, TOWN, Genre
 from harness.data.roles import cut_roles
 from harness.data.source import load_task
-from harness.study.schema import DataSpec, GeneratedSpec
+from harness.study.data import DataSpec, GeneratedSpec
 from harness.study.tasks import GLUE, TaskSpec
 from tests.conftest import PROJECT
 

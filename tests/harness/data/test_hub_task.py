@@ -19,7 +19,8 @@ from datasets import ClassLabel, Features, List, Value
 from harness.data.source import load_task
 from harness.errors import DataError, StudyError
 from harness.plan.plan import Plan, make_plan
-from harness.study.schema import DataSpec, Study
+from harness.study.data import DataSpec
+from harness.study.schema import Study
 from harness.study.tasks import GLUE
 from tests.conftest import PROJECT
 from tests.harness.hub_server import Hub

@@ -11,7 +11,7 @@ from harness.data.roles import cut_roles, load_report_rows, load_teacher_rows, l
 from harness.data.rows import FitAndMetaRows, Rows, TaskData, TrainingRows, join_rows
 from harness.data.source import load_task
 from harness.errors import DataError
-from harness.study.schema import DataSpec
+from harness.study.data import DataSpec
 from harness.study.tasks import resolve_task
 
 

@@ -10,7 +10,8 @@ from harness.commands.cost_text import describe
 from harness.commands.memory_probe import Need
 from harness.plan.cost import RowCounts, cell_cost, extra_passes, planned_rows, read_sizes, teacher_passes
 from harness.plan.plan import load_plan, make_plan, trial_spec
-from harness.study.schema import DataSpec, TeacherSpec
+from harness.study.data import DataSpec
+from harness.study.schema import TeacherSpec
 from harness.study.tasks import GLUE, TaskSpec
 from harness.training.trial import train_trial
 from strategies.base import Cost

@@ -15,8 +15,9 @@ from scipy.stats import norm
 from harness.records import CostRecord, EpochRecord, ErrorRecord, Score, Seeds, TermWeights, TrialRecord, TrialSpec
 from harness.stats.paired import point_scores
 from harness.store.store import Store
+from harness.study.data import DataSpec
 from harness.study.resources import TaskResources
-from harness.study.schema import DataSpec, ModelSpec, TeacherSpec, TrainingSpec
+from harness.study.schema import ModelSpec, TeacherSpec, TrainingSpec
 from harness.study.tasks import TaskSpec
 
 TASKS: dict[str, tuple[list[str], list[str], float]] = {

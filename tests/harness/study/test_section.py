@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from harness.digest import digest
-from harness.study.schema import DataSpec, ModelSpec, Study, TeacherSpec
+from harness.study.data import DataSpec
+from harness.study.schema import ModelSpec, Study, TeacherSpec
 from harness.study.section import Section
 from tests.harness.tiny import tiny_study
 

@@ -20,7 +20,7 @@ from harness.errors import ModelError
 from harness.plan.plan import make_plan, trial_spec
 from harness.ranks import Single
 from harness.store.store import Store
-from harness.study.schema import GeneratedSpec
+from harness.study.data import GeneratedSpec
 from harness.teachers import progress
 from harness.teachers.fine_tuning import make_teacher
 from harness.teachers.prepare import _teacher_jobs, prepare, serial_map
