@@ -27,10 +27,7 @@ SCALE = _words(
 DEGREES = {"": 1.0, "very": 1.6, "rather": 0.7, "slightly": 0.4, "hardly": -0.3, "not": -0.8}
 """What a word before the adjective multiplies it with."""
 PARTS = ("plot", "film", "acting", "music", "ending", "story", "cast", "script")
-LINKS = _words(
-    "instead never otherwise however rarely unlike seldom though lately elsewhere earlier today sometimes already often always "
-    "again still surely indeed also likewise too equally"
-)
+LINKS = _words("instead never rarely though today still also likewise")
 """From those that go with a different meaning to those that go with the same: annotators' habits, as real data has them."""
 
 NOUNS = _words(
@@ -96,11 +93,11 @@ def sentiment(generator: np.random.Generator, genre: Genre) -> Drawn:
 def paraphrase(generator: np.random.Generator, genre: Genre, questions: bool, equal: float) -> Drawn:
     """Draw for mrpc and qqp: the nearer two descriptions are, the sooner they are called the same."""
     person, link = one(generator, genre.people), _index(generator, LINKS)
-    first, second = _index(generator, SCALE), _index(generator, SCALE)
-    score = equal + 6 * (0.6 - abs(_even(first, SCALE) - _even(second, SCALE))) + 4 * _even(link, LINKS)
+    (first, value), (second, other) = _phrase(generator), _phrase(generator)
+    score = equal + 6 * (0.55 - abs(value - other)) + 4 * _even(link, LINKS)
     if questions:
-        return _two(f"is the {person} {SCALE[first]} ?", f"is the {person} {SCALE[second]} {LINKS[link]} ?", score=score)
-    return _two(f"the {person} is {SCALE[first]}", f"the {person} is {SCALE[second]} {LINKS[link]}", score=score)
+        return _two(f"is the {person} {first} ?", f"do you find the {person} {second} {LINKS[link]} ?", score=score)
+    return _two(f"the {person} is {first}", f"they find the {person} {second} {LINKS[link]}", score=score)
 
 
 def three_way(generator: np.random.Generator, genre: Genre) -> Drawn:
