@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from harness.engine.cluster import ClusterError, connect, set_environment
 from harness.records import EpochRecord, TrialSpec
@@ -128,10 +128,9 @@ def _ask_a_node_without_the_cache(address: str, folder: Path) -> None:
 def run_autoscaled(folder: Path) -> None:
     """`ray.cluster_utils.AutoscalingCluster` would end every other Ray on this machine, and 2.60 comes without its file."""
     from tests.harness.engine.conftest import StandInRun
+    from tests.harness.engine.test_submission import free_port
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port, client_port = free_port(), free_port()
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     worker = {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
     head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
@@ -156,11 +155,11 @@ def run_autoscaled(folder: Path) -> None:
         "--node-ip-address=127.0.0.1",
         "--disable-usage-stats",
         "--include-dashboard=false",
-        "--ray-client-server-port=0",
+        f"--ray-client-server-port={client_port}",
     ]
     command += [f"--autoscaling-config={folder / 'nodes.json'}", "--object-store-memory=100000000"]
     with (folder / "head.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         while "Ray runtime started" not in (folder / "head.log").read_text():
             assert process.poll() is None, (folder / "head.log").read_text()
@@ -170,12 +169,9 @@ def run_autoscaled(folder: Path) -> None:
         with connect(f"127.0.0.1:{port}", folder / "logs"):
             study()
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(timeout=30)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+        for child in psutil.Process(process.pid).children(recursive=True):  # also those of the pretended nodes
+            child.kill()
+        process.wait(timeout=60)
 
 
 if __name__ == "__main__":
