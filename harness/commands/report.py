@@ -37,12 +37,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.readme is not None and not arguments.readme.is_file():
         raise UserError(f"--readme {arguments.readme}: no such file")
     from harness.report import build_report
+    from harness.report.every_eval_ever import refuse_files, write_documents
     from harness.report.terminal import printed
     from harness.stats.measures import MEASURES
 
     for name in arguments.metrics:
         if name not in MEASURES:
             raise UserError(f"--metrics {name}: no measure.{nearest(name, MEASURES)} There are {', '.join(MEASURES)}")
+    if arguments.every_eval_ever is not None:
+        refuse_files(arguments.every_eval_ever)  # before the minute's work
     report = build_report(folder, arguments.readme)
     labels = report.board.selection.labels
     for label in arguments.strategies or ():
@@ -52,8 +55,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.metrics and not report.board.measures:
         raise UserError(f"--metrics {','.join(arguments.metrics)}: {folder} keeps no probabilities")
     if arguments.every_eval_ever is not None:
-        from harness.report.every_eval_ever import write_documents
-
         write_documents(report.board, arguments.every_eval_ever)
     print(printed(report.board, arguments.strategies or (), arguments.metrics))
     return 0

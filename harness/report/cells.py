@@ -149,7 +149,7 @@ def measure_columns(board: Leaderboard, names: Collection[str] = tuple(MEASURES)
             texts = [estimate(found.value, i, measure.scale, measure.digits) for i in places]
             columns[f"{measure.title} [95 %]"] = [WITHHELD if text == NOTHING else text for text in texts]
             if board.baseline is not None:
-                columns[f"{measure.title} over {board.baseline_label} [95 %]"] = [
+                columns[f"{measure.title} minus {board.baseline_label} [95 %]"] = [
                     NOTHING if i == board.baseline else estimate(found.difference, i, measure.scale, measure.digits, sign=True)
                     for i in places
                 ]

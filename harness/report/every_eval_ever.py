@@ -21,8 +21,7 @@ _METRICS = {"accuracy": ("Accuracy", 0.0), "f1": ("F1", 0.0), "matthews": ("Matt
 
 def write_documents(board: Leaderboard, folder: Path) -> list[Path]:
     """`<place in the study>_<label>.json` of every strategy with a score. Raises UserError for a folder that has files."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is not empty; name a folder that is, or that does not exist")
+    refuse_files(folder)
     written = []
     for i, label in enumerate(board.selection.labels):
         if (made := document(board, i)) is not None:
@@ -31,6 +30,12 @@ def write_documents(board: Leaderboard, folder: Path) -> list[Path]:
             write_atomically(path, (json.dumps(made, indent=2, ensure_ascii=False) + "\n").encode())
             written.append(path)
     return written
+
+
+def refuse_files(folder: Path) -> None:
+    """Raises UserError for a folder that has files, and for a file."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty; name a folder that is, or that does not exist")
 
 
 def document(board: Leaderboard, label: int) -> dict[str, Any] | None:

@@ -14,8 +14,8 @@ from harness.report.selection import Selection
 from harness.stats.measures import MEASURES, sample_measures
 from harness.stats.metrics import Array, class_scores
 
-DRAWS = 4000
-"""Of rows: an interval's ends to a fiftieth of its width. No test rests on them."""
+DRAWS = 2000
+"""Of rows: an interval's ends to a thirtieth of its width. No test rests on them."""
 NO_TEACHER = (
     "Agreement with the teacher is not shown: of teachers the store keeps scores, and no predictions of the report rows."
 )

@@ -11,7 +11,6 @@ from harness.report.sampled import Sampled
 from harness.stats.bootstrap import interval, two_sided_p
 from harness.stats.equivalence import equivalence_p, share_outside
 from harness.stats.level import LEVEL, smallest_p
-from harness.stats.metrics import Array
 from harness.stats.multiple import holm, max_t
 from harness.stats.power import minimum_detectable_effect
 
@@ -71,9 +70,9 @@ def judge(sampled: Sampled, pairs: Sequence[tuple[int, int]], margin: float) -> 
         left = sampled.restricted(rest)
         if not rest.any() or smallest_p(len(left.units(*pairs[0]))) >= LEVEL:
             continue  # so few runs would show nothing, whatever they are
-        without = _p(left, pairs)
-        for i in decided:
-            if not without[i] < LEVEL and not found[i].rests_on:
+        runs = max_t(np.stack([left.units(*pair) for pair in pairs]), left.sets).p
+        for i in (i for i in decided if not found[i].rests_on):
+            if not max(runs[i], float(two_sided_p(left.over_tasks(*pairs[i])))) < LEVEL:
                 found[i] = replace(found[i], rests_on=sampled.tasks[t])
     return found
 
@@ -121,13 +120,6 @@ def _verdict(value: float, p: float, p_equivalent: float) -> str:
     if p < LEVEL:
         return BETTER if value > 0 else WORSE
     return EQUIVALENT if p_equivalent < LEVEL else UNDECIDED
-
-
-def _p(sampled: Sampled, pairs: Sequence[tuple[int, int]]) -> Array:
-    """Corrected p [pairs]."""
-    alone = [float(two_sided_p(sampled.over_tasks(*pair))) for pair in pairs]
-    units = np.stack([sampled.units(*pair) for pair in pairs])
-    return np.asarray(np.maximum(max_t(units, max(sampled.sets, 1)).p, alone))
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from harness.__main__ import main
 from harness.errors import StoreError
 from harness.report import Report, build_report
 from harness.report.page import DRAWN_HERE
 from harness.report.terminal import text
 from tests.conftest import PROJECT
+from tests.harness.report.stores import Planted, build_store
 
 
 def test_the_same_store_gives_the_same_bytes_everywhere(report: Report, tmp_path: Path) -> None:
@@ -62,3 +64,14 @@ def test_the_page_is_whole_and_harmless(report: Report) -> None:
     kinds = [path.suffix for path in report.files if path.stem in shown]
     assert page.count("data:image/svg+xml;base64") == kinds.count(".svg")
     assert page.count("data:image/png") == kinds.count(".png")
+
+
+def test_what_is_asked_for_is_printed_and_written_beside_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = str(build_store(tmp_path / "store", Planted(("sst2",), ("fixed_alpha", "wsl"), repeats=1, trials=1, rows=30)).path)
+    documents = tmp_path / "documents"
+    assert main(["report", store, "--metrics", "nll,ece", "--every-eval-ever", str(documents)]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split()[:2] == ["strategy", "nll"]
+    assert sorted(path.name for path in documents.iterdir()) == ["00_fixed_alpha.json", "01_wsl.json"]
+    for wrong, said in ((["--metrics", "nl"], "Did you mean 'nll'"), (["--every-eval-ever", str(documents)], "not empty")):
+        assert main(["report", store, *wrong]) == 2
+        assert said in capsys.readouterr().err

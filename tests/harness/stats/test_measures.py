@@ -106,4 +106,4 @@ def _study(rows: int, repeats: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _of_many_rows() -> dict:
     labels, said = _study(400_000, 1, 0)
-    return sample_measures(labels, said, np.ones((2, 1), np.bool_), 1, Seeds(0, 1))
+    return sample_measures(labels, said, np.ones((2, 1), np.bool_), 2, Seeds(0, 1))
