@@ -1,6 +1,6 @@
 """Trials of several workers: each is a TorchTrainer of Ray Train, launched from the trial's function of Tune.
 
-Its processes are new ones, which takes some 14 s on two cores: less than a tenth of a trial of three minutes, as
+Its processes are new ones, which takes some 14 s on two idle cores: less than a tenth of a trial of three minutes, as
 `python -m tests.benchmarks several_workers` shows. What a trial goes on from is our own checkpoint
 (`training/checkpoint.py`) and not one of Ray Train's: one-worker trials and the inline engine write and read the same file.
 
