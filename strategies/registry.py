@@ -56,6 +56,11 @@ class Wrapper(Strategy[Settings]):
         """What wrapping makes of the inner strategy's needs."""
         return needs
 
+    @classmethod
+    def refuses_around(cls, needs: Needs) -> str | None:
+        """Why there is no sense in wrapping a strategy with these needs; None where there is."""
+        return None
+
     def weights(self, context: Any) -> Any:
         return self.inner.weights(context)
 
@@ -109,7 +114,8 @@ class Registered:
 
     def refuses(self, settings: Settings, classes: int) -> str | None:
         """Why the strategy cannot, or should not, run on a task of so many classes; None where it can."""
-        return self.strategy.refuses(settings, classes)
+        around = (wrapper.refuses_around(self.strategy.needs(settings)) for wrapper in self.wrappers)
+        return self.strategy.refuses(settings, classes) or next((reason for reason in around if reason), None)
 
     def refuses_teachers(self, settings: Settings, hidden_sizes: Mapping[str, int | None]) -> str | None:
         """Why the strategy cannot run among these teachers (name -> size of the pooled vector, or None); None where it can."""

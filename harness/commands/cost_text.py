@@ -115,9 +115,14 @@ def _comparisons(plan: Plan) -> list[str]:
     units = data_sets * study.search.repeats
     said = [
         f"Declared: {len(found.primary)} comparisons with plain KD over tasks, {len(found.controls)} strategies with their own "
-        f"controls, {len(found.equal_rows)} with plain KD on equal rows; everything else is explored. Margin of equivalence: "
-        f"{study.protocol.margin:g} points."
+        f"controls; everything else is explored. Margin of equivalence: {study.protocol.margin:g} points."
     ]
+    if found.equal_rows:
+        (without,) = next(iter(found.equal_rows.values()))
+        said.append(f"On equal rows, declared: {', '.join(found.equal_rows)} with {without}.")
+    for task in plan.tasks:
+        if rows := study.data_for(task.name).report_from_train:
+            said.append(f"Scores of {task.name} are of {rows:,} rows of train that nobody trains on or chooses by.")
     if any(1 < cell.trials <= STARTUP_TRIALS for cell in plan.cells):
         said.append(
             f"note: a search of {study.search.trials} trials is the default and draws that all strategies of a (task, repeat) "

@@ -44,6 +44,8 @@ def make_strategy(
     """Arguments as of `StrategyLoss`. Raises ValueError for what cannot be."""
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"precision is {precision!r}; it can be 'fp32' or 'bf16'")
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; it must be above 0")
     if not 1 <= epochs <= total_steps:
         raise ValueError(f"{epochs} epochs in total_steps={total_steps}: an epoch has a step at least")
     registered = resolve(name)
@@ -85,9 +87,10 @@ def _settings(registered: Registered, given: Mapping[str, Any] | None) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         where, allowed = ".".join(str(part) for part in first["loc"]), list(registered.strategy.Settings.model_fields)
-        hint = nearest(where, allowed) if first["type"] == "extra_forbidden" else ""
+        unknown = first["type"] == "extra_forbidden"
+        said = f"there is no such setting.{nearest(where, allowed)}" if unknown else f"{first['msg']}."
         raise ValueError(
-            f"strategy {registered.name!r}, setting {where!r}: {first['msg']}.{hint} Settings: {', '.join(allowed) or 'none'}"
+            f"strategy {registered.name!r}, setting {where!r}: {said} Settings: {', '.join(allowed) or 'none'}"
         ) from None
 
 

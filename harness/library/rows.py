@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,14 @@ from harness.data.encode import Encoded, _special_tokens
 from harness.data.labelled_rows import LabelledRows
 
 NEEDED = ("id", "input_ids", "labels")
+
+
+def _whole(name: str, value: Any, row: int) -> int:
+    """Raises ValueError for what is no whole number: 0.5 would become the class 0."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"row {row} has the {name} {value!r}; a whole number is expected") from None
 
 
 def rows_from_features(
@@ -43,11 +52,11 @@ def rows_from_features(
         )
     if not np.isfinite(logits).all():
         raise ValueError(f"teacher_logits of row {np.argwhere(~np.isfinite(logits))[0][1]} are not finite")
-    ids = np.array([int(row["id"]) for row in given], np.int64)
+    ids = np.array([_whole("id", row["id"], number) for number, row in enumerate(given)], np.int64)
     values, counts = np.unique(ids, return_counts=True)
     if counts.max() > 1:
         raise ValueError(f"{counts.max()} rows have the id {values[counts.argmax()]}")
-    labels = np.array([int(row["labels"]) for row in given], np.int64)
+    labels = np.array([_whole("labels", row["labels"], number) for number, row in enumerate(given)], np.int64)
     if (wrong := (labels < 0) | (labels >= logits.shape[2])).any():
         first = int(np.flatnonzero(wrong)[0])
         raise ValueError(

@@ -78,6 +78,11 @@ def fine_tuned_labels(spec: ModelSpec, classes: Sequence[str], labels: Sequence[
             f"model {spec.model!r} has no classification head in its weights, so it is not fine-tuned; to fine-tune it here, "
             "give it as `model:` in the place of `fine_tuned:`"
         )
+    if (problem := _configuration(directory).get("problem_type")) not in (None, "single_label_classification"):
+        raise ModelError(
+            f"model {spec.model!r} is fine-tuned for {problem}: its outputs are no logits of one class among others. A teacher "
+            "here says which one of the task's classes a row has"
+        )
     stored = _stored_names(directory)
     if len(stored) != len(classes):
         raise ModelError(
@@ -157,13 +162,21 @@ def _names(directory: Path) -> list[str] | None:
 
 
 def _stored_names(directory: Path) -> list[str]:
-    """As config.json has them; without any, transformers' own default. A file that is no JSON is `check_weights`' to refuse."""
+    """As config.json has them; without any, transformers' own default."""
     try:
-        content: dict[str, Any] = json.loads((directory / "config.json").read_text("utf-8"))
-        by_id = {int(key): str(name) for key, name in (content.get("id2label") or {}).items()}
-    except (OSError, ValueError, AttributeError):
+        by_id = {int(key): str(name) for key, name in (_configuration(directory).get("id2label") or {}).items()}
+    except (ValueError, AttributeError):
         by_id = {}
     return [by_id[key] for key in sorted(by_id)] or ["LABEL_0", "LABEL_1"]
+
+
+def _configuration(directory: Path) -> dict[str, Any]:
+    """What config.json says. A file that is no JSON is `check_weights`' to refuse."""
+    try:
+        content = json.loads((directory / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _reorder(model: PreTrainedModel, order: list[int]) -> None:

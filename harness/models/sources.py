@@ -36,8 +36,9 @@ def resolve_model_path(model: str) -> str:
         return str(path.resolve())
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
         raise ModelError(
-            f"model {model!r}: there is no such directory. Give a directory with config.json and model.safetensors, "
-            f"a hub name such as `org/name`, or `{PACKAGE_PREFIX}NAME/SUBDIR` for weights that a Python package ships."
+            f"model {model!r}: there is no such directory.{_near_directory(path)} Give a directory with config.json and "
+            f"model.safetensors, a hub name such as `org/name`, or `{PACKAGE_PREFIX}NAME/SUBDIR` for weights that a Python "
+            "package ships."
         )
     return model
 
@@ -55,8 +56,9 @@ def model_directory(model: str, revision: str | None = None) -> Path:
     except HubError as error:
         raise ModelError(
             f"model {model!r}{f' at revision {revision!r}' if revision else ''} is no local directory and could not be had "
-            f"from the hub ({error}). Check the name and the connection, log in if it is gated, fetch it beforehand with "
-            f"`python -m harness prefetch STUDY`, or give a local directory or `{PACKAGE_PREFIX}NAME/SUBDIR` instead."
+            f"from the hub ({error}).{_near_directory(Path(model))} Check the name and the connection, log in if it is gated, "
+            f"fetch it beforehand with `python -m harness prefetch STUDY`, or give a local directory or "
+            f"`{PACKAGE_PREFIX}NAME/SUBDIR` instead."
         ) from error
 
 
@@ -114,6 +116,17 @@ def files_refusal(spec: ModelSpec) -> str | None:
     except ModelError as error:
         return str(error)
     return None
+
+
+def _near_directory(path: Path) -> str:
+    """` Did you mean './my-teacher'?`: a directory of a model beside it; or nothing."""
+    parent = path.expanduser().parent
+    there = [str(found.parent) for found in parent.glob("*/config.json")] if parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, [Path(one).name for one in there], n=1)
+    if not near:
+        return ""
+    found = str(path.parent / near[0])
+    return f" Did you mean {found if path.is_absolute() or found.startswith('~') else f'./{found}'!r}?"
 
 
 def is_on_hub(model: str) -> bool:

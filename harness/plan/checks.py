@@ -152,6 +152,13 @@ def check_comparisons(study: Study, strategies: Sequence[ResolvedStrategy]) -> N
     resolved = {one.entry.shown: one for one in strategies}
     shown = {label: one.entry.name for label, one in resolved.items()}
     declared = study.protocol.comparisons
+    if study.protocol.label_budget == "equal_fit":
+        said = "under label_budget: equal_fit nobody trains on the meta rows, so that plain KD itself is on equal rows"
+        if declared.equal_rows:
+            raise StudyError(f"{said}: leave out equal_rows", ("protocol", "comparisons", "equal_rows", 0))
+        for index, name in enumerate(shown.values()):
+            if EQUAL_ROWS in re.split(r"[()]", name):
+                raise StudyError(f"{said}: leave out {EQUAL_ROWS}(...)", ("strategies", index))
     for family in ("primary", "controls", "equal_rows"):
         for index, label in enumerate(getattr(declared, family) or ()):
             here: KeyPath = ("protocol", "comparisons", family, index)

@@ -41,7 +41,8 @@ def find_record(results: Path, row: str) -> TrialRecord:
     if rest == ["best"]:
         return _best_repeat(selection, task, label)
     if len(rest) > 2 or not all(part.isdigit() for part in rest):
-        raise UserError(f"{row!r} is no row; give a trial's key, TASK/STRATEGY/REPEAT, .../REPEAT/TRIAL or .../best")
+        near = nearest(rest[0], ["best"]) if rest else ""
+        raise UserError(f"{row!r} is no row.{near} Give a trial's key, TASK/STRATEGY/REPEAT, .../REPEAT/TRIAL or .../best")
     repeat = int(rest[0]) if rest else 0
     chosen = selection.rows.get((task, label, repeat))
     if chosen is None:
@@ -134,7 +135,8 @@ def _best_repeat(selection: Selection, task: str, label: str) -> TrialRecord:
 
 def _no_row(selection: Selection, row: str) -> UserError:
     task, label = row.split("/")[:2]
-    near = nearest(task, selection.tasks) if task not in selection.tasks else nearest(label, selection.labels)
+    places = ((task, selection.tasks), (label, selection.labels))
+    near = next((nearest(given, known) for given, known in places if given not in known), "")
     return UserError(
         f"{selection.path} has no row {row!r}.{near} Tasks: {', '.join(selection.tasks)}; strategies: "
         f"{', '.join(selection.labels)}; repeats: 0 to {selection.repeats - 1}"

@@ -21,9 +21,7 @@ def finding(board: Leaderboard) -> list[str]:
 
     A sentence whose figures the store cannot give is left out, or says why they are withheld.
     """
-    return [
-        sentence for sentence in (answer(board), _against_controls(board), _on_equal_rows(board), _scale(board)) if sentence
-    ]
+    return [sentence for sentence in (answer(board), _against_controls(board), on_equal_rows(board), _scale(board)) if sentence]
 
 
 def how_to_read(board: Leaderboard) -> str:
@@ -99,7 +97,8 @@ def _against_controls(board: Leaderboard) -> str:
     )
 
 
-def _on_equal_rows(board: Leaderboard) -> str:
+def on_equal_rows(board: Leaderboard) -> str:
+    """Strategies with a meta set against plain KD without its rows, in a sentence; empty where none is declared."""
     found = [one for one in board.equal_rows if one.verdict]
     if not found:
         return ""

@@ -12,7 +12,7 @@ from tabulate import tabulate
 from harness.errors import printable
 from harness.report.caption import study_name
 from harness.report.cells import measure_columns, overall_columns, score_cell
-from harness.report.finding import answer
+from harness.report.finding import answer, on_equal_rows
 from harness.report.leaderboard import Leaderboard
 from harness.report.tables import task_headers
 from harness.stats.measures import MEASURES
@@ -87,7 +87,7 @@ def _of_measures(board: Leaderboard, measures: Collection[str], rows: list[int],
 
 
 def _shown(board: Leaderboard, table: dict[str, list[str]], rows: list[int], left_out: int, width: int) -> str:
-    said = [fill(answer(board), width)]
+    said = [fill(sentence, width) for sentence in (answer(board), on_equal_rows(board)) if sentence]
     more = f"{left_out} more strategies: {board.selection.path / 'leaderboard.md'}\n" if left_out else ""
     page = f"Page of {study_name(board)}: {board.selection.path / 'index.html'}"
     return printable("\n".join([_table(table, rows) + "\n" + more, *said, page]))

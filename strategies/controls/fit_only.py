@@ -13,7 +13,7 @@ class FitOnly(Wrapper):
     """Trains on `fit` alone, also where the label budget adds the meta rows for strategies that need none.
 
     `fit_only(fixed_alpha)` tells apart what a meta set costs (labels that the student does not train on) from what its use
-    brings. Around a strategy that has a meta set it changes nothing.
+    brings. Around a strategy that has a meta set it would change nothing, and is refused.
     """
 
     name = "fit_only"
@@ -24,3 +24,7 @@ class FitOnly(Wrapper):
     @classmethod
     def needs_after(cls, needs: Needs) -> Needs:
         return replace(needs, fit_only=True)
+
+    @classmethod
+    def refuses_around(cls, needs: Needs) -> str | None:
+        return "it has a meta set, on which it does not train: leave out fit_only(...)" if needs.needs_meta_set else None

@@ -37,6 +37,8 @@ def test_a_batch_has_the_rows_padded_in_the_order_asked_for() -> None:
         (ROWS, np.zeros((3, 2)), r"shape \(3, 2\)"),
         (ROWS, np.array([[0.0, 0.0], [np.nan, 0.0]]), "row 1 are not finite"),
         ([ROWS[0], ROWS[0]], np.zeros((2, 2)), "2 rows have the id 7"),
+        ([ROWS[0], {**ROWS[1], "labels": 0.5}], np.zeros((2, 2)), r"row 1 has the labels 0\.5; a whole number"),
+        ([ROWS[0], {**ROWS[1], "labels": "bug"}], np.zeros((2, 2)), "row 1 has the labels 'bug'; a whole number"),
         (
             [ROWS[0], {**ROWS[1], "labels": 2}],
             np.zeros((2, 2)),

@@ -8,6 +8,7 @@ from torch import nn
 
 from harness.errors import ModelError
 from harness.models.build import build_model, count_parameters, encoder_layers, hidden_size, resolve_model_path, run_model
+from harness.models.sources import model_directory
 from harness.study.schema import ModelSpec
 from tests.harness.small_models import CONFIGS, MINILM, SMALL, VOCABULARY, inputs, same, save_small, small
 
@@ -234,3 +235,12 @@ def test_the_last_layer_s_other_tokens_are_left_out_and_nothing_changes(kind):
     assert lengths == [1, 7]
     for ours, theirs in zip(few, whole, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_a_directory_with_nearly_that_name_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my-teacher").mkdir()
+    (tmp_path / "my-teacher" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    for given in ("./my-techer", "my-techer"):
+        with pytest.raises(ModelError, match=r"Did you mean '\./my-teacher'\?"):
+            model_directory(given)

@@ -15,6 +15,7 @@ from harness.models.own_head import build_classifier, classifier_digest, fine_tu
 from harness.models.sources import model_digest
 from harness.study.schema import ModelSpec
 from tests.harness.small_models import CONFIGS, MINILM, VOCABULARY, inputs, same, small
+from tests.harness.tiny import TEACHER
 
 CLASSES = ["entailment", "neutral", "contradiction"]
 ORDER = [2, 0, 1]
@@ -89,3 +90,12 @@ def test_weights_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(ModelError, match="cannot be read as a sequence classifier"):
         fine_tuned_labels(spec, CLASSES, None)
+
+
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_a_teacher_of_another_kind_of_task_is_refused(tmp_path: Path, problem: str) -> None:
+    model = build_classifier(ModelSpec(config=TEACHER), ["no", "yes"], 0, 40)
+    model.config.problem_type = problem
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=f"is fine-tuned for {problem}"):
+        fine_tuned_labels(ModelSpec(model=str(tmp_path)), ["no", "yes"], None)

@@ -270,6 +270,10 @@ def test_a_comparison_on_equal_rows_is_of_a_strategy_with_a_meta_set() -> None:
     planned(strategies=strategies, protocol={"comparisons": {"equal_rows": ["rw_kd"]}})
     with pytest.raises(StudyError, match="has no meta set"):
         planned(strategies=strategies, protocol={"comparisons": {"equal_rows": ["wsl"]}})
+    with pytest.raises(StudyError, match="plain KD itself is on equal rows: leave out fit_only"):
+        planned(strategies=strategies, protocol={"label_budget": "equal_fit"})
+    with pytest.raises(StudyError, match="it has a meta set"):
+        planned(strategies=["fixed_alpha", "fit_only(rw_kd)"])
 
 
 def test_what_the_report_takes_from_train_is_in_the_cost_and_in_the_identity() -> None:
