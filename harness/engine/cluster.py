@@ -28,7 +28,6 @@ ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # Tune's snapshots grow with the study, and nothing reads them
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `ray_tune` has its own
     "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # that a stopped trial has to leave its process, for the next one, which waits
 }
 """For Ray's libraries. A value that the user has set stays."""
 
@@ -37,6 +36,9 @@ OBJECT_STORE_BYTES = 128 * 2**20
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+HEAD_NODE = {"node:__internal_head__": 0.001}
+"""A resource request that reserves nothing. Tune refuses an empty one."""
 
 
 class ClusterError(UserError):

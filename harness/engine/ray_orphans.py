@@ -35,7 +35,7 @@ class OrphanSweep:
 
 def remove_orphaned_placement_groups() -> int:
     """Remove this job's placement groups whose creating actor is dead; how many."""
-    # Ray's public tables do not say who created a placement group, and Ray Train gives its own no name.
+    # The public tables do not say who created a placement group.
     from ray import ActorID, PlacementGroupID
     from ray._private.state import state
     from ray.core.generated.gcs_pb2 import PlacementGroupTableData

@@ -1,6 +1,4 @@
-"""What Ray Tune calls back: a searcher that deals out the router's trials, a scheduler that stops some of them early, and a
-callback that takes their ends to the router.
-"""
+"""What Ray Tune calls back: a searcher that deals out the router's trials, and a callback that takes their ends to it."""
 
 from __future__ import annotations
 
@@ -16,7 +14,6 @@ from typing import Any
 
 import ray
 from ray.tune.progress_reporter import TrialProgressCallback
-from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from harness.engine.payload import unpack
@@ -25,7 +22,7 @@ from harness.engine.ray_nodes import NodeWatch
 from harness.engine.ray_orphans import OrphanSweep
 from harness.engine.ray_stalls import StallWatch
 from harness.engine.router import Router
-from harness.records import EpochRecord, ErrorRecord, TrialRecord, TrialSpec
+from harness.records import EpochRecord, ErrorRecord, TrialSpec
 from harness.store.store import Store
 from harness.training.sign_of_life import forget, last_sign, processes
 from harness.watching import Watcher
@@ -40,10 +37,11 @@ class RouterSession:
     Tune tries nothing again: a trial that was lost goes back to the router, which deals it out as a new trial of Tune's.
     """
 
-    def __init__(self, router: Router, store: Store, keep_checkpoints: bool, retries: int = 0) -> None:
+    def __init__(self, router: Router, store: Store, keep_checkpoints: bool, decisions: Any = None, retries: int = 0) -> None:
         self.router = router
         self.store = store
         self.keep_checkpoints = keep_checkpoints
+        self.decisions = decisions
         self.keys: dict[str, str] = {}
         """Tune's name of a running trial -> its key."""
         self.started: set[str] = set()
@@ -54,7 +52,6 @@ class RouterSession:
         self._lost_on: dict[str, set[str]] = {}
         """Key of a trial that was charged with a loss -> nodes that it ran on, for news that comes late."""
         self.sweep = OrphanSweep()
-        self.sweep.begin()  # a Tuner whose last trial is stopped leaves what that had reserved
         self.interrupted = False
         self.error: Exception | None = None
 
@@ -81,24 +78,6 @@ class RouterSession:
                 raise RuntimeError("Ray Tune ended before all trials were run; see ray.log in the store's .ray folder")
             return
 
-    def after_epoch(self, name: str, result: dict[str, Any]) -> bool:
-        """Tell the router of an epoch; whether the trial is stopped there, and is stored so."""
-        if name not in self.keys or "epoch_record" not in result:
-            return False
-        with self.guard():
-            stops = self.router.epoch(self.keys[name], EpochRecord.model_validate_json(result["epoch_record"]))
-            if stops:
-                self.close(name)
-                self.router.finish(TrialRecord.model_validate_json(result["if_stopped"]), None)
-            return stops
-
-    def close(self, name: str) -> str:
-        """A trial of Tune's has ended; its key."""
-        key = self.keys.pop(name)
-        self.started.discard(name)
-        self.ended(key)
-        return key
-
     def lost(self, key: str, text: str) -> None:
         """A running trial has no process any more: it is tried again from its checkpoint, or has failed for good."""
         spec = self.router.running(key)
@@ -124,6 +103,8 @@ class RouterSession:
 
     def ended(self, key: str) -> None:
         """Nothing of a trial's state is needed any more."""
+        if self.decisions is not None:
+            self.decisions.forget.remote(key)
         forget(self.checkpoint(key))
         if not self.keep_checkpoints:
             shutil.rmtree(self.checkpoint(key), ignore_errors=True)
@@ -178,7 +159,6 @@ class RouterSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
                 "spec": spec.model_dump_json(),
                 "checkpoint": str(session.checkpoint(spec.key)),
                 "student_folder": None if student is None else str(student),
-                "may_stop": session.router.may_stop(spec),
                 **wanted_by(spec),
             }
 
@@ -192,31 +172,8 @@ class RouterSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         raise NotImplementedError("a study is continued from its store")
 
 
-class RouterScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
-    """Early stopping, as the search of each cell decides it (`harness.plan.early_stopping`).
-
-    Tune ends a trial that it stops without a word from it: its last report holds what is stored.
-    """
-
-    def __init__(self, session: RouterSession) -> None:
-        super().__init__()
-        self._session = session
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        return str(self.STOP if self._session.after_epoch(trial.trial_id, result) else self.CONTINUE)
-
-    def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """Among the trials that have not ended: Tune's own looks at all that ever were, at every step."""
-        waiting = [trial for trial in tune_controller.get_live_trials() if trial.status == trial.PENDING]
-        return min(waiting, key=lambda trial: str(trial.trial_id), default=None)
-
-
 class StoreCallback(TrialProgressCallback):  # type: ignore[misc]  # ray is untyped
-    """Brings what trials report to the router, which stores it.
-
-    It takes the place of Tune's own callback that prints, which Tune adds unless there is one of its class, and which collects
-    every trial's last result (Ray 2.60: no public setting leaves it out).
-    """
+    """Brings what trials report to the router, which stores it. In the place of Tune's own callback that prints."""
 
     def __init__(self, session: RouterSession, watcher: Watcher, stalls: StallWatch) -> None:
         super().__init__()
@@ -241,27 +198,30 @@ class StoreCallback(TrialProgressCallback):  # type: ignore[misc]  # ray is unty
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         session = self._session
-        for taken in ("epoch_record", "if_stopped"):  # Tune keeps every trial's last result
-            result.pop(taken, None)
         if trial.trial_id not in session.keys:
             return  # its outcome had come, and it is over
         with session.guard():
+            # popped: Tune keeps every trial's last result
             key = session.keys[trial.trial_id]
+            if (record := result.pop("epoch_record", None)) is not None:
+                epoch = EpochRecord.model_validate_json(record)
+                stop = session.router.epoch(key, epoch)
+                if session.decisions is not None:
+                    ray.get(session.decisions.decide.remote(key, epoch.epoch, stop))
             for kind in ("checkpoint_damaged", "out_of_memory", "trial_retried"):
                 if (said := result.pop(kind, None)) is not None:
                     session.router.happened(kind, key, said)
             if (outcome := result.pop("outcome", None)) is not None:
-                session.close(trial.trial_id)
+                self._close(trial)
                 session.router.finish(*unpack(outcome))
             elif (error := result.pop("error", None)) is not None:
-                key = session.close(trial.trial_id)
+                key = self._close(trial)
                 session.router.fail(session.router.running(key), ErrorRecord.model_validate_json(error))
             elif (error := result.pop("device_error", None)) is not None:  # the trial raises it next
                 session.device_errors[key] = ErrorRecord.model_validate_json(error)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A stopped one's processes are killed."""
-        self._session.sweep.begin()
+        pass
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Its process is gone, or it raised what a retry may mend."""
@@ -272,6 +232,12 @@ class StoreCallback(TrialProgressCallback):  # type: ignore[misc]  # ray is unty
         with session.guard():
             session.started.discard(trial.trial_id)
             session.lost(session.keys.pop(trial.trial_id), _error_text(trial))
+
+    def _close(self, trial: Any) -> str:
+        key = self._session.keys.pop(trial.trial_id)
+        self._session.started.discard(trial.trial_id)
+        self._session.ended(key)
+        return key
 
 
 def dead_of(nodes: set[str], seconds: float) -> set[str]:

@@ -12,20 +12,18 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
-from harness.engine.cluster import set_environment
+from harness.engine.cluster import HEAD_NODE
 from harness.engine.payload import pack
+from harness.engine.ray_decisions import go_on_or_stop
 from harness.records import EpochRecord, TrialSpec
 from harness.training.checkpoint import CheckpointError, TrialCheckpoint, existing_checkpoint
 from harness.training.failures import classify, is_retried
-from harness.training.hooks import EpochEnd
 from harness.training.sign_of_life import SignOfLife
 
 if TYPE_CHECKING:
     from harness.training.trial import TrialOutcome
 
 TrainFunction = Callable[..., "TrialOutcome"]
-HEAD_NODE = {"node:__internal_head__": 0.001}
-"""A resource request that reserves nothing: Tune refuses an empty one. Ray has no public name for it."""
 
 
 def trial_resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -33,13 +31,12 @@ def trial_resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([bundle or HEAD_NODE])
 
 
-def run_trial(config: dict[str, Any], train: TrainFunction | None, cache: Path) -> None:
-    """Train, and report each epoch (`epoch_report`) and then the outcome (`outcome`) or what stopped it (`error`) to Tune.
+def run_trial(config: dict[str, Any], train: TrainFunction | None, cache: Path, decisions: Any = None) -> None:
+    """Train, and report each epoch (`epoch_record`) and then the outcome (`outcome`) or what stopped it (`error`) to Tune.
 
-    Raises only what a retry may mend, for Tune to give up this process: the retry goes on from the checkpoint. A CUDA error is
-    reported before (`device_error`). Where Tune stops the trial, the report of its epoch does not return.
+    `decisions`: of a study with early stopping (`ray_decisions`). Raises only what a retry may mend, for Tune to give up this
+    process: the retry goes on from the checkpoint. A CUDA error is reported before (`device_error`).
     """
-    set_environment()
     spec = TrialSpec.model_validate_json(config["spec"])
     checkpoint = Path(config["checkpoint"])
     train = train or default_train()
@@ -48,9 +45,10 @@ def run_trial(config: dict[str, Any], train: TrainFunction | None, cache: Path) 
     if config["student_folder"]:
         keep["student_folder"] = Path(config["student_folder"])
 
-    def on_epoch(record: EpochRecord, end: EpochEnd) -> None:
-        state.after_epoch(end)
-        tune.report(epoch_report(config, record, end))
+    def on_epoch(record: EpochRecord, write: Callable[[Path], None]) -> None:
+        state.after_epoch(write)
+        tune.report(epoch_metrics(spec, record) | {"epoch_record": record.model_dump_json()})
+        go_on_or_stop(decisions, spec.key, record.epoch)
 
     lost = False
     try:
@@ -79,12 +77,8 @@ def default_train() -> TrainFunction:
     return train_trial
 
 
-def epoch_report(config: dict[str, Any], record: EpochRecord, end: EpochEnd) -> dict[str, str]:
-    """What Tune hears of an epoch: with early stopping also what is to be stored if the trial ends here, for a trial that is
-    stopped has no say any more.
-    """
-    report = {"epoch_record": record.model_dump_json()}
-    return report | {"if_stopped": end.if_stopped().model_dump_json()} if config["may_stop"] else report
+def epoch_metrics(spec: TrialSpec, record: EpochRecord) -> dict[str, float]:
+    return {"epoch": record.epoch + 1, "objective": record.select[spec.task.headline_metric]}
 
 
 def release_memory() -> None:

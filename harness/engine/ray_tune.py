@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from ray import tune
 
-from harness.engine.cluster import connect, ray_slots, require_slots
-from harness.engine.ray_session import RouterScheduler, RouterSearcher, RouterSession, StoreCallback, interruptions
+from harness.engine.cluster import HEAD_NODE, connect, ray_slots, require_slots
+from harness.engine.ray_decisions import start_decisions
+from harness.engine.ray_session import RouterSearcher, RouterSession, StoreCallback, interruptions
 from harness.engine.ray_stalls import StallWatch
-from harness.engine.ray_trial import HEAD_NODE, TrainFunction, run_trial, trial_resources
+from harness.engine.ray_train import DistributedTrial
+from harness.engine.ray_trial import TrainFunction, run_trial, trial_resources
 from harness.engine.router import Router
 from harness.plan.plan import Cell, Plan
 from harness.plan.prepared import PreparedTask
@@ -96,30 +98,25 @@ def _run_cells(
     storage = store.path.resolve() / ".ray"
     watcher.happened("slots", slots=slots, cells=len(cells))
     router = Router(plan, cells, prepared, store, console, in_flight, watcher)
-    session = RouterSession(router, store, plan.study.keep_checkpoints, resources.retries)
+    decisions = start_decisions() if plan.study.search.early_stopping is not None else None
+    session = RouterSession(router, store, plan.study.keep_checkpoints, decisions, resources.retries)
     stalls = StallWatch(resources.stall_minutes, watcher, console)
-    distributed = _is_distributed(plan, _shape(cells[0]))
-
-    def trial(config: dict[str, Any]) -> None:
-        if distributed:
-            from harness.engine.ray_train import run_distributed_trial  # imports torch: in this process only
-
-            run_distributed_trial(config, train, cache, storage)
-        else:
-            run_trial(config, train, cache)
-
-    # the function of a trial of several workers does no work, and beside the head it outlives other nodes
-    trainable = tune.with_resources(trial, tune.PlacementGroupFactory([HEAD_NODE]) if distributed else trial_resources)
+    if _is_distributed(plan, _shape(cells[0])):
+        trainable = tune.with_resources(
+            tune.with_parameters(DistributedTrial, train=train, cache=cache, storage=storage, decisions=decisions),
+            tune.PlacementGroupFactory([HEAD_NODE]),  # a supervisor does no work, and beside the head it outlives other nodes
+        )
+    else:
+        trainable = tune.with_resources(_one_worker_trainable(train, cache, decisions), trial_resources)
 
     def fit() -> None:
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=RouterSearcher(session),
-                scheduler=RouterScheduler(session),
                 num_samples=-1,
                 max_concurrent_trials=slots,
-                reuse_actors=not distributed,  # a TorchTrainer in a process that Tune reuses stops all others (Ray 2.60)
+                reuse_actors=True,
                 trial_name_creator=lambda trial: trial.trial_id,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
@@ -135,3 +132,10 @@ def _run_cells(
 
     with interruptions(session):
         session.run(fit)
+
+
+def _one_worker_trainable(train: TrainFunction | None, cache: Path, decisions: Any) -> Callable[[dict[str, Any]], None]:
+    def one_worker_trial(config: dict[str, Any]) -> None:
+        run_trial(config, train, cache, decisions)
+
+    return one_worker_trial

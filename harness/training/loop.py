@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from harness.study.schema import Recipe
 from harness.study.tasks import compute_metrics
 from harness.training.checkpoint import CheckpointError, Progress, load_checkpoint, save_checkpoint
 from harness.training.failures import DivergedError
-from harness.training.hooks import StepHook, Write
+from harness.training.hooks import EpochHook, StepHook
 from harness.training.out_of_memory import MicroBatching
 from harness.training.weight_log import WeightLog, teacher_right
 from harness.training.weighting import Moment, WeightedLoss, Weighting
@@ -109,10 +109,7 @@ class Training:
         self.micro_batching.count = micro_batches
 
     def run(
-        self,
-        on_epoch: Callable[[EpochRecord, Write], None] | None = None,
-        resume_from: Path | None = None,
-        on_step: StepHook | None = None,
+        self, on_epoch: EpochHook | None = None, resume_from: Path | None = None, on_step: StepHook | None = None
     ) -> Progress:
         """Train to the end, from the checkpoint in `resume_from` where there is one.
 

@@ -33,11 +33,11 @@ from harness.models.evaluate import predict
 from harness.models.own_head import build_classifier
 from harness.numeric_code import numeric_code
 from harness.ranks import Ranks, Single
-from harness.records import EpochRecord, Score, TrialRecord, TrialSpec
+from harness.records import Score, TrialRecord, TrialSpec
 from harness.study.tasks import TaskSpec, task_metrics
 from harness.training.device import device_for, processor
 from harness.training.failures import ChangedCodeError
-from harness.training.hooks import EpochEnd, EpochHook, StepHook, StoppedEarly, Write
+from harness.training.hooks import EpochHook, StepHook, StoppedEarly
 from harness.training.loop import Training, steps_per_epoch
 from harness.training.majority import majority_scores
 from harness.training.peak_memory import peak_bytes, reset_peak
@@ -91,18 +91,10 @@ def train_trial(
     reset_peak(device)
     made = make_training(spec, cache, ranks, device, micro_batches)
     training, teachers = made.training, made.teachers
-
-    def stopped() -> TrialRecord:
-        return _stopped(spec, made, time.perf_counter() - started)
-
-    def ended(record: EpochRecord, write: Write) -> None:
-        if on_epoch is not None:
-            on_epoch(record, EpochEnd(write, stopped))
-
     try:
-        progress = training.run(None if on_epoch is None else ended, resume_from, on_step)
+        progress = training.run(on_epoch, resume_from, on_step)
     except StoppedEarly:
-        return TrialOutcome(stopped(), None)
+        return _stopped(spec, made, time.perf_counter() - started)
 
     # Only now, with the student fixed, are the report rows read.
     report_rows = load_report_rows(cache, spec.data_digest)
@@ -220,13 +212,13 @@ def make_training(spec: TrialSpec, cache: Path, ranks: Ranks, device: torch.devi
     return MadeTraining(training, parameters, encoder, training_rows, teachers)
 
 
-def _stopped(spec: TrialSpec, made: MadeTraining, seconds: float) -> TrialRecord:
+def _stopped(spec: TrialSpec, made: MadeTraining, seconds: float) -> TrialOutcome:
     """The report rows stay unread: a stopped trial is no result."""
     training = made.training
     progress = training.progress
     progress.cost.peak_memory_bytes = peak_bytes(training.device)
     progress.cost.total_seconds = seconds
-    return TrialRecord(
+    record = TrialRecord(
         key=spec.key,
         status="stopped",
         spec=spec,
@@ -239,6 +231,7 @@ def _stopped(spec: TrialSpec, made: MadeTraining, seconds: float) -> TrialRecord
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=environment(training.device),
     )
+    return TrialOutcome(record, None)
 
 
 def score_predictions(predictions: pd.DataFrame, task: TaskSpec) -> dict[str, Score]:

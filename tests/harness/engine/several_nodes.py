@@ -1,13 +1,11 @@
 """A cluster of four nodes on this machine, one of which is lost while a study trains across nodes, and one that sees no cache.
 
 python -m tests.harness.engine.several_nodes FOLDER. A process of its own: it connects to another cluster than the other tests.
-With `autoscaled` behind it: a head without CPUs, and up to two nodes that Ray's autoscaler pretends to rent.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -15,8 +13,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from harness.engine.cluster import ClusterError, connect, set_environment
 from harness.records import EpochRecord, TrialSpec
@@ -125,54 +121,5 @@ def _ask_a_node_without_the_cache(address: str, folder: Path) -> None:
         node.wait(timeout=60)
 
 
-def run_autoscaled(folder: Path) -> None:
-    """`ray.cluster_utils.AutoscalingCluster` would end every other Ray on this machine, and 2.60 comes without its file."""
-    from tests.harness.engine.conftest import StandInRun
-    from tests.harness.engine.test_submission import free_port
-
-    port, client_port = free_port(), free_port()
-    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-    worker = {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
-    head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
-    config: dict[str, Any] = {
-        "cluster_name": "pretended",
-        "max_workers": 2,
-        "provider": {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{port}", "disable_node_updaters": True},
-        "available_node_types": {"worker": worker, "ray.head.default": head},
-        "head_node_type": "ray.head.default",
-        "upscaling_speed": 1.0,
-        "idle_timeout_minutes": 5,
-    }
-    config |= {key: {} for key in ("auth", "docker", "file_mounts")}
-    commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
-    config |= {f"{name}_commands": [] for name in commands} | {
-        "cluster_synced_files": [],
-        "file_mounts_sync_continuously": False,
-    }
-    (folder / "nodes.json").write_text(json.dumps(config))
-    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=0", f"--port={port}"]
-    command += [
-        "--node-ip-address=127.0.0.1",
-        "--disable-usage-stats",
-        "--include-dashboard=false",
-        f"--ray-client-server-port={client_port}",
-    ]
-    command += [f"--autoscaling-config={folder / 'nodes.json'}", "--object-store-memory=100000000"]
-    with (folder / "head.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        while "Ray runtime started" not in (folder / "head.log").read_text():
-            assert process.poll() is None, (folder / "head.log").read_text()
-            time.sleep(0.2)
-        may_become = [{"nodes": 2, "cpus": 1}]
-        study = StandInRun(folder, ["plain", "slow"], search={"trials": 2}, resources={"cluster_may_grow_to": may_become})
-        with connect(f"127.0.0.1:{port}", folder / "logs"):
-            study()
-    finally:
-        for child in psutil.Process(process.pid).children(recursive=True):  # also those of the pretended nodes
-            child.kill()
-        process.wait(timeout=60)
-
-
 if __name__ == "__main__":
-    (run_autoscaled if sys.argv[2:] == ["autoscaled"] else run)(Path(sys.argv[1]))
+    run(Path(sys.argv[1]))

@@ -14,6 +14,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +27,7 @@ from harness.records import EpochRecord, Score, TrialRecord, TrialSpec
 from harness.study.schema import Study
 from harness.training.checkpoint import FILE, CheckpointError
 from harness.training.failures import DivergedError
-from harness.training.hooks import EpochEnd, EpochHook, StoppedEarly
+from harness.training.hooks import StoppedEarly
 
 CUDA_ERROR = "CUDA error: device-side assert triggered"
 _lost_devices: list[str] = []
@@ -70,7 +71,7 @@ def stand_in_train(
     spec: TrialSpec,
     cache: Path,
     ranks: Any = None,
-    on_epoch: EpochHook | None = None,
+    on_epoch: Callable[[EpochRecord, Callable[[Path], None]], None] | None = None,
     resume_from: Path | None = None,
     **_: Any,
 ) -> Any:
@@ -101,11 +102,12 @@ def stand_in_train(
             unfinished.replace(folder / FILE)
 
         if on_epoch is not None:
-            whole: Any = {"key": spec.key, "spec": spec, "objective": None, "epochs": records, "stopped_after_epoch": epoch + 1}
-            stopped = TrialRecord(status="stopped", **whole)
             try:
-                on_epoch(record, EpochEnd(write, lambda stopped=stopped: stopped))
+                on_epoch(record, write)
             except StoppedEarly:
+                stopped = TrialRecord(
+                    key=spec.key, status="stopped", spec=spec, objective=None, epochs=records, stopped_after_epoch=epoch + 1
+                )
                 return SimpleNamespace(record=stopped, predictions=None)
     predictions = pd.DataFrame(
         {"split": ["validation"] * 2, "id": [0, 1], "label": [0, 1], "predicted": [0, 0], "p0": [0.9, 0.6], "p1": [0.1, 0.4]}

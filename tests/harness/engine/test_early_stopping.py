@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,50 +17,38 @@ SEARCH = {"trials": 5, "early_stopping": {"kind": "asha", "reduction_factor": 2}
 TRAINING = {"epochs": 4}
 
 
-def records(store: Store, *labels: str) -> list[dict[str, Any]]:
-    """What the store holds of trials of these labels, but for the number of workers and what hangs on it."""
-    found = [record for record in store.records() if record.spec.label in labels]
-    kept = [record.model_dump(exclude={"key", "spec", "early_stopping"}) for record in found]
-    return [{**one, "label": r.spec.label, "index": r.spec.index} for one, r in zip(kept, found, strict=True)]
-
-
-def run_here(folder: Path, labels: list[str], search: dict[str, Any]) -> Store:
-    """With the inline engine."""
-    plan, prepared = stand_in_plan(stand_in_study(labels, search=search, training=TRAINING))
-    store = Store(folder / "store")
-    inline.run_plan(plan, prepared, store, Console(quiet=True), folder, train=stand_in_train)
-    assert {"ok", "stopped"} == {record.status for record in store.records()}
-    return store
-
-
-def test_ray_stores_the_same_of_trials_that_are_stopped(stand_in_run: Callable[..., StandInRun], tmp_path: Path) -> None:
-    here = run_here(tmp_path, ["plain", "other"], SEARCH)
-    resources = {"concurrent_trials": 2, "retries": 1}
-    run = stand_in_run(["plain", "other", "killed"], resources=resources, search=SEARCH, training=TRAINING)()
-    labels = ("plain", "other")
-    assert records(run.store, *labels) == records(here, *labels)
-    assert {record.key for record in here.records()} < {record.key for record in run.store.records()}
-    assert {str(record.early_stopping) for record in here.records()} == {
-        str(record.early_stopping) for record in run.store.records() if record.spec.label in labels
+def ends(store: Store) -> dict[tuple[str, int], tuple[str, str, int | None, int]]:
+    return {
+        (r.spec.label, r.spec.index): (r.key, r.status, r.stopped_after_epoch, len(r.epochs))
+        for r in store.records()
+        if r.spec.label in ("plain", "other")
     }
-    # a search whose trial lost its process after the first epoch went on all the same
-    assert {r.status for r in run.store.records() if r.spec.label == "killed"} == {"ok", "stopped"}
-    # the processes of trials that are stopped train the next ones
-    assert run.log.process.nunique() <= 3
-    told = [event["kind"] for event in run.store.events() if event.get("cell") == "sst2/plain/0"]
-    assert told.count("trial_stopped") == sum(one["status"] == "stopped" for one in records(here, "plain")) > 0
 
 
-@pytest.mark.slow
-def test_and_of_two_workers(stand_in_run: Callable[..., StandInRun], tmp_path: Path) -> None:
-    """Trials that want the whole cluster: what the stopped ones had is given back, that of the last one to the next run."""
-    resources = {"workers": 2, "cpus_per_worker": 2}
-    search = {**SEARCH, "trials": 3}
-    run = stand_in_run(["plain"], resources=resources, search=search, training=TRAINING)()
-    assert [one["status"] for one in records(run.store, "plain")][-1] == "stopped"
-    assert records(run.store, "plain") == records(run_here(tmp_path, ["plain"], search), "plain")
-    run = stand_in_run(["raises"], resources=resources, search={"trials": 1})()
-    error = run.record("raises").error
-    assert error is not None
-    assert (error.kind, error.type) == ("bug", "KeyError")
-    assert "in _behave" in error.traceback
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], tuple[str, str, int | None, int]]:
+    cache: Path = tmp_path_factory.mktemp("inline")
+    plan, prepared = stand_in_plan(stand_in_study(["plain", "other"], search=SEARCH, training=TRAINING))
+    store = Store(cache / "store")
+    inline.run_plan(plan, prepared, store, Console(quiet=True), cache, train=stand_in_train)
+    found = ends(store)
+    assert {"ok", "stopped"} == {status for _, status, _, _ in found.values()}
+    return found
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_ray_stops_the_same_trials(
+    workers: int, stand_in_run: Callable[..., StandInRun], expected: dict[tuple[str, int], tuple[str, str, int | None, int]]
+) -> None:
+    labels = ["plain", "other", "killed"] if workers == 1 else ["plain", "other"]
+    resources = {"workers": workers, "concurrent_trials": 3 - workers, "retries": 1}
+    run = stand_in_run(labels, resources=resources, search=SEARCH, training=TRAINING)()
+    found = ends(run.store)
+    if workers == 1:
+        assert found == expected
+    else:  # trials of two workers have keys of their own
+        assert {cell: end[1:] for cell, end in found.items()} == {cell: end[1:] for cell, end in expected.items()}
+    if workers == 1:  # a search whose trial lost its process after the first epoch went on all the same
+        assert {r.status for r in run.store.records() if r.spec.label == "killed"} == {"ok", "stopped"}
+    else:  # all ranks ended together, so the group was kept for all trials
+        assert run.log.groupby("rank").process.nunique().to_dict() == {0: 1, 1: 1}

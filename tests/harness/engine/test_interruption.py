@@ -53,7 +53,7 @@ def test_a_run_goes_on_after_ctrl_c_and_after_kill_9(cluster: None, tmp_path: Pa
     import ray
 
     run = interruptible_run(tmp_path)
-    first = start(tmp_path, ray.get_runtime_context().gcs_address)
+    first = start(tmp_path)
     wait_for_the_slow_trial(run, epoch=1)
     assert interrupt(first, signal.SIGINT) < 10
     assert first.returncode == 130

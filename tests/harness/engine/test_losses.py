@@ -87,46 +87,6 @@ def test_an_actor_killed_for_memory_is_a_retry_of_its_trial(stand_in_run: Run, m
     assert "OutOfMemoryError: Task was killed due to the node running low on memory." in retried["error"]
 
 
-class Searches:
-    """In the place of a Tuner: it takes a trial, and Ray's own error ends it whole."""
-
-    def __init__(self, session: RouterSession) -> None:
-        self.session, self.tuners = session, 0
-
-    def __call__(self) -> None:
-        self.tuners += 1
-        while RouterSearcher(self.session).suggest(f"{self.tuners}") not in (None, RouterSearcher.FINISHED):
-            raise ray.exceptions.WorkerCrashedError
-
-
-@pytest.mark.parametrize("retries", [0, 2])
-def test_there_are_no_more_tuners_than_its_trials_have_tries(
-    retries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("harness.engine.ray_losses.LONGEST_WAIT", 0.0)
-    plan, prepared = stand_in_plan(stand_in_study(["plain", "other"], search={"trials": 2}))
-    store = Store(tmp_path)
-    session = RouterSession(Router(plan, plan.cells, prepared, store, Console(quiet=True)), store, False, retries)
-    fit = Searches(session)
-    session.run(fit)
-    assert [record.status for record in store.records()] == ["failed"] * 4
-    assert fit.tuners == 4 * (retries + 1) + 1  # the last one finds nothing left
-
-
-def test_an_error_of_ray_without_a_trial_ends_the_run(tmp_path: Path) -> None:
-    """A cluster that is gone would end every further Tuner in the same way."""
-    plan, prepared = stand_in_plan(stand_in_study(["plain"], search={"trials": 1}))
-    store = Store(tmp_path)
-    session = RouterSession(Router(plan, plan.cells, prepared, store, Console(quiet=True)), store, False)
-
-    def fit() -> None:
-        raise ray.exceptions.RaySystemError("no cluster")
-
-    with pytest.raises(ray.exceptions.RaySystemError):
-        session.run(fit)
-
-
-@pytest.mark.slow
 def test_and_in_the_end_a_failed_trial_with_its_reason(stand_in_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     killed_for_memory(monkeypatch, 2)
     run = stand_in_run(["plain"], resources={"retries": 1}, search={"trials": 1})()

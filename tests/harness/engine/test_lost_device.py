@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harness.engine import inline
+from harness.engine import inline, ray_train
+from harness.engine.ray_mailbox import News
 from harness.ranks import is_broken_connection
+from harness.records import ErrorRecord, TrialSpec
 from harness.store.store import Store
 from harness.training.failures import classify, is_out_of_memory
 from harness.watching.console import Console
@@ -17,7 +20,7 @@ from tests.harness.engine.conftest import StandInRun
 from tests.harness.engine.stand_in import CUDA_ERROR, stand_in_plan, stand_in_study, stand_in_train
 
 
-@pytest.fixture(scope="module", params=[0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[0, 2])
 def retries(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
@@ -76,6 +79,52 @@ def test_the_inline_engine_ends_and_goes_on_with_a_new_process(tmp_path: Path, m
     stand_in._lost_devices.clear()  # as in a new process
     run()
     assert [record.status for record in store.records()] == ["ok"] * 3
+
+
+class Ranks:
+    """Two ranks, of which one meets a CUDA error in the first `errors` groups."""
+
+    errors = 0
+    groups = 0
+
+    def __init__(self, *_: Any) -> None:
+        type(self).groups += 1
+        self.lost_a_process = False
+        self.error = None
+
+    def start(self, spec: TrialSpec, checkpoint: Path, micro_batches: int = 1, student_folder: str | None = None) -> None:
+        lost = ray_train._Failure(ErrorRecord(kind="bug", type="RuntimeError", message="gloo/transport"), True)
+        broken = ray_train._Failure(classify(RuntimeError(CUDA_ERROR)), False)
+        fails = self.groups <= self.errors
+        whole = [News("finished", 1, "outcome"), News("finished", 1)]
+        self.news = [News("failed", 1, lost), News("failed", 1, broken), News("closed")] if fails else whole
+
+    def read(self) -> News:
+        return self.news.pop(0)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("errors", [1, 2])
+def test_ranks_are_given_up_and_the_trial_has_one_more_try(
+    errors: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_train, "RankGroup", Ranks)
+    monkeypatch.setattr(Ranks, "errors", errors)
+    monkeypatch.setattr(Ranks, "groups", 0)
+    run = StandInRun(tmp_path, ["plain"], resources={"workers": 2})
+    (spec,) = run.specs()
+    supervisor = ray_train.Supervisor(None, tmp_path, tmp_path)
+    supervisor.start(spec, tmp_path)
+    assert supervisor.wait() == {"trial_retried": CUDA_ERROR}
+    last = supervisor.wait()
+    assert last["done"]
+    if errors == 1:
+        assert last["outcome"] == "outcome"
+    else:
+        assert ErrorRecord.model_validate_json(last["error"]).kind == "device"
+    assert Ranks.groups == 2
 
 
 def test_memory_that_nccl_lacks_is_its_rank_s_own_error() -> None:

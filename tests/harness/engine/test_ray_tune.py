@@ -93,8 +93,7 @@ def test_events_say_what_happened_to_each_trial(faulty: StandInRun) -> None:
     assert by_cell["damaged"] == ["trial_started", "checkpoint_damaged", *whole[1:]]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("label", "workers"), [("killed", 1), ("killed_rank", 2)])
+@pytest.mark.parametrize(("label", "workers"), [("killed", 1), pytest.param("killed_rank", 2, marks=pytest.mark.slow)])
 def test_a_trial_too_short_for_checkpoints_starts_again(stand_in_run: Run, label: str, workers: int) -> None:
     resources = {"checkpoint_seconds": 3600, "retries": 1, "workers": workers}
     run = stand_in_run([label], search={"trials": 1}, resources=resources)()
@@ -112,13 +111,16 @@ def test_a_result_that_is_no_number_is_stored_as_none(faulty: StandInRun) -> Non
 
 
 def test_ray_is_quiet(stand_in_run: Run, capfd: pytest.CaptureFixture[str]) -> None:
-    stand_in_run(["killed", "raises"], search={"trials": 1})()
+    run = stand_in_run(["killed", "raises"], search={"trials": 1})()
     printed = capfd.readouterr()
     assert printed.out == "failed: sst2/raises/0 trial 0 (bug): KeyError: 'a mistake in a strategy'\n"  # by our console
     assert printed.err == ""
+    # and a second run: only what had failed is run again
+    first = len(run.log)
+    run()
+    assert set(run.log[first:].label) == {"raises"}
 
 
-@pytest.mark.slow
 def test_winners_are_run_with_every_seed_in_one_warm_process(stand_in_run: Run) -> None:
     search = {"trials": 4, "repeats": 2, "repeat": "winner"}
     run = stand_in_run(["plain"], search=search, resources={"concurrent_trials": 1})()

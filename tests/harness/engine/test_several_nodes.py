@@ -78,18 +78,6 @@ def test_a_node_that_does_not_see_the_cache_is_named(folder: Path) -> None:
     assert not list(folder.rglob(".shared-*"))
 
 
-@pytest.mark.slow
-def test_a_head_without_cpus_gets_the_nodes_that_a_study_needs(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.harness.engine.several_nodes", str(tmp_path), "autoscaled"]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=280)
-    assert done.returncode == 0, done.stdout + done.stderr
-    store = Store(tmp_path / "store")
-    assert [record.status for record in store.records()] == ["ok"] * 4
-    events = store.events()
-    assert [event["slots"] for event in events if event["kind"] == "slots"] == [2]
-    assert 1 <= sum(event["kind"] == "node_joined" for event in events) <= 2
-
-
 def test_slots_of_trials_whose_workers_must_be_apart(cluster: None) -> None:
     apart = TaskResources(workers=2, placement="strict_spread")
     assert ray_slots(TaskResources(workers=2, placement="spread")) == 2
