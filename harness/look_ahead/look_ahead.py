@@ -30,12 +30,12 @@ from harness.look_ahead.directional import (
     along_forward_mode,
     largest_weight,
 )
-from harness.look_ahead.moved_parameters import moved_names
 from harness.loss_terms.losses import cross_entropy
 from harness.loss_terms.registry import step_refusal
 from harness.models.build import Outputs
 from harness.models.evaluate import as_in_evaluation, autocast
 from harness.models.forward_trace import ForwardTrace
+from harness.models.layers import moved_names
 from harness.models.student_pass import StudentPass, in_micro_batches, passes_forward
 from strategies.base import LookAheadEngine, LookAheadStep
 
