@@ -104,6 +104,12 @@ class Needs:
     def needs_meta_set(self) -> bool:
         return self.meta_set or (self.look_ahead is not None and self.look_ahead_rows == "meta")
 
+    def trains_on_meta(self, label_budget: str) -> bool:
+        """Whether the rows that others have for a meta set are training rows. equal_labels: of who needs no meta set, but for
+        `fit_only`. equal_fit: of nobody.
+        """
+        return label_budget == "equal_labels" and not self.needs_meta_set and not self.fit_only
+
 
 @dataclass(frozen=True)
 class RoleView:

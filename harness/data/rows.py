@@ -11,8 +11,6 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from strategies.base import Needs
-
 R = TypeVar("R", bound="Rows")
 
 
@@ -114,11 +112,6 @@ def rows_in_common(report: Rows, trained: Iterable[Rows]) -> int:
     """How many rows of `report` have a text that a row of `trained` has, too, in all columns and letter by letter."""
     seen = {text for rows in trained for text in zip(*rows.texts, strict=True)}
     return sum(text in seen for text in zip(*report.texts, strict=True))
-
-
-def trains_on_meta(needs: Needs, label_budget: str) -> bool:
-    """By the protocol's label budget. equal_labels: who needs no meta set does, but for `Needs.fit_only`. equal_fit: nobody."""
-    return label_budget == "equal_labels" and not needs.needs_meta_set and not needs.fit_only
 
 
 def join_rows(role: type[R], first: Rows, second: Rows) -> R:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from harness.data.output_names import NUMBER_OF_PARTS, teacher_passes_per_row
-from harness.data.rows import trains_on_meta
 from harness.errors import DataError
 from harness.loss_terms import needs_of_terms
 from harness.plan.plan import Cell, Plan
@@ -114,7 +113,7 @@ def cell_cost(plan: Plan, cell: Cell, read: Mapping[str, int] | None = None) -> 
     rows = planned_rows(cell.task, plan.study.data_for(cell.task.name), read)
     if rows is None:
         return None
-    fit = rows.fit + (rows.meta if trains_on_meta(cell.needs, plan.study.protocol.label_budget) else 0)
+    fit = rows.fit + (rows.meta if cell.needs.trains_on_meta(plan.study.protocol.label_budget) else 0)
     trials = cell.trials + cell.final_repeats
     visits = trials * cell.training.epochs
     forward, backward = extra_passes(cell)

@@ -20,6 +20,9 @@ NO_TEACHER = (
     "Agreement with the teacher is not shown: of teachers the store keeps scores, and no predictions of the report rows."
 )
 
+DIGITS = 9
+"""After the point. Sums of probabilities differ in their last bits between processors, and with the number of threads."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -63,8 +66,12 @@ def measure(
             to_plain = np.stack([study.over_tasks(i, baseline) for i in labels], axis=1)
             difference = Estimate.of(means - means[baseline], to_plain)
         value = Estimate.of(means, np.stack([study.over_tasks(i) for i in labels], axis=1))
-        made[name] = Measured(value, difference, scores.mean(-1))
+        made[name] = Measured(_rounded(value), _rounded(difference), np.round(scores.mean(-1), DIGITS))
     return made
+
+
+def _rounded(found: Estimate) -> Estimate:
+    return Estimate(*(np.round(ends, DIGITS) for ends in (found.value, found.low, found.high)))
 
 
 def _said(found: TaskPredictions) -> NDArray[np.bool_]:

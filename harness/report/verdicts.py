@@ -96,8 +96,6 @@ def _corrected(sampled: Sampled, pairs: Sequence[tuple[int, int]], margin: float
     equivalent = holm(
         np.array([np.maximum(equivalence_p(u, margin), share_outside(d, margin)) for u, d in zip(units, draws, strict=True)])
     )
-    if smallest_p(units.shape[1]) >= LEVEL:  # so few runs say nothing, however alike they are
-        equivalent = np.where(np.isnan(equivalent), equivalent, 1.0)
     level = runs.pointwise if np.isfinite(runs.pointwise) else LEVEL / len(pairs)
     found = []
     for i, (first, second) in enumerate(pairs):

@@ -18,7 +18,7 @@ from harness.stats.paired import Seeds, TaskSample, task_sample
 BINS = 15
 LEAST = 2.0**-24
 """The smallest probability above 0 that a store keeps (float16): of what it keeps as 0, the logarithm is taken of this."""
-_DRAWS_AT_ONCE, _CELLS_AT_ONCE = 128, 20_000_000
+_DRAWS_AT_ONCE, _CELLS_AT_ONCE = 128, 10_000_000
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _scores(labels: NDArray[np.int64], runs: Array, draws: int, seed: int) -> di
     rows = len(labels)
     runs = runs.astype(np.float64)
     runs /= np.maximum(runs.sum(-1, keepdims=True), LEAST)  # halves do not quite add up to 1
-    parts = [measure.columns(labels, runs).astype(np.float32) for measure in MEASURES.values()]
+    parts = [measure.columns(labels, runs) for measure in MEASURES.values()]
     ends = np.cumsum([part.shape[-1] for part in parts])
     together = np.concatenate(parts, axis=-1)
     flat = together.reshape(rows, -1)
@@ -132,10 +132,10 @@ def _scores(labels: NDArray[np.int64], runs: Array, draws: int, seed: int) -> di
     drawn: dict[str, list[Array]] = {name: [] for name in MEASURES}
     for start in range(0, draws, _DRAWS_AT_ONCE):
         counts = example_counts(rng, rows, min(_DRAWS_AT_ONCE, draws - start))
-        sums = (counts @ flat).astype(np.float64).reshape(len(counts), len(runs), -1)
+        sums = (counts.astype(np.float64) @ flat).reshape(len(counts), len(runs), -1)
         for name, part in zip(MEASURES, np.split(sums, ends[:-1], axis=-1), strict=True):
             drawn[name].append(MEASURES[name].score(part, rows))
     return {
-        name: (np.concatenate(drawn[name]), MEASURES[name].score(part.sum(0, dtype=np.float64), rows))
+        name: (np.concatenate(drawn[name]), MEASURES[name].score(part.sum(0), rows))
         for name, part in zip(MEASURES, parts, strict=True)
     }

@@ -13,7 +13,7 @@ from harness.data.encode import Encoded, encode
 from harness.data.labelled_rows import LabelledRows
 from harness.data.output_names import FEATURES
 from harness.data.parts import split_parts
-from harness.data.rows import FitAndMetaRows, FitRows, MetaRows, Rows, TrainingRows, join_rows, trains_on_meta
+from harness.data.rows import FitAndMetaRows, FitRows, MetaRows, Rows, TrainingRows, join_rows
 from harness.data.teacher_outputs import TeacherOutputs
 from harness.loss_terms.base import TermNeeds
 from harness.models.build import load_tokenizer, tokenizer_digest
@@ -24,7 +24,7 @@ from strategies.base import Needs, RoleView
 
 def training_parts(rows: TrainingRows, needs: Needs, label_budget: str) -> tuple[FitRows, MetaRows | None]:
     """The rows a strategy trains on, and its meta set, by the protocol's label budget."""
-    if trains_on_meta(needs, label_budget):
+    if needs.trains_on_meta(label_budget):
         return join_rows(FitAndMetaRows, rows.fit, rows.meta), None
     return rows.fit, rows.meta if needs.needs_meta_set else None
 

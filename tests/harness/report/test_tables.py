@@ -248,11 +248,3 @@ def test_scores_are_of_the_rows_that_the_study_reports_on(tmp_path: Path) -> Non
     frame = to_frame([record, surplus])
     assert frame["score"].tolist() == [record.report["validation"].metrics["accuracy"], 0.25]
     assert frame["validation.accuracy"].nunique() == 1
-
-
-def test_so_few_runs_are_not_called_equivalent_however_alike_they_are(tmp_path: Path) -> None:
-    gains = dict.fromkeys(("fixed_alpha", "wsl"), 0.0)
-    build_store(tmp_path, Planted(strategies=tuple(gains), tasks=("sst2",), repeats=2, gains=gains))
-    (one,) = make_leaderboard(tmp_path, draws=200).primary
-    assert one.p_equivalent == 1.0
-    assert one.verdict == "undecided"
