@@ -109,6 +109,8 @@ class Router:
         self._students = KeptStudents(plan.study, store)
         self._runner: dict[str, _CellTrials] = {}
         """Key of a running trial -> its cell."""
+        self._heard: dict[str, set[int]] = {}
+        """Key of a running trial -> epochs that it has reported."""
         self._returned: list[tuple[float, TrialSpec]] = []
         """Running trials that have lost their processes, and from when on (time.monotonic()) they may start again."""
         for cell in self._cells:
@@ -153,6 +155,10 @@ class Router:
         if record.status == "stopped":
             record = record.model_copy(update={"early_stopping": self._rule})
         self._store.write(record, predictions)
+        heard = self._heard.pop(record.key, set())
+        for epoch in record.epochs:  # whose report was on its way when the trial lost its process
+            if heard and min(heard) < epoch.epoch < max(heard) and epoch.epoch not in heard:
+                self._watcher.epoch(record.spec, epoch)
         self._watcher.ended(record)
         self._tell(self._runner.pop(record.key), record.spec, record)
         self._console.trial_finished(record, from_store=False)
@@ -160,6 +166,7 @@ class Router:
     def epoch(self, key: str, record: EpochRecord) -> bool:
         """A running trial has ended an epoch; whether it is to stop there (`harness.plan.early_stopping`)."""
         self._watcher.epoch(self.running(key), record)
+        self._heard.setdefault(key, set()).add(record.epoch)
         return self._runner[key].epoch(key, record)
 
     def happened(self, kind: str, key: str, error: str) -> None:

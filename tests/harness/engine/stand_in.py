@@ -67,6 +67,10 @@ def stand_in_plan(study: Study) -> tuple[Plan, dict[str, PreparedTask]]:
     return plan, {task.name: prepared for task in plan.tasks}
 
 
+def _epoch(epoch: int, total: float) -> EpochRecord:
+    return EpochRecord(epoch=epoch, train_loss=0.0, terms={}, select={"accuracy": total}, weights={}, seconds=0.0)
+
+
 def stand_in_train(
     spec: TrialSpec,
     cache: Path,
@@ -85,15 +89,14 @@ def stand_in_train(
             raise CheckpointError("damaged") from error
         total, first = state["total"], state["epochs"]
     _note(cache, spec, rank, "starts", first)
-    records = []
+    records = [_epoch(epoch, (epoch + 1) / spec.training.temperature) for epoch in range(first)]
     for epoch in range(first, spec.training.epochs):
         if ranks is not None:
             _meet(ranks)
         total += 1 / spec.training.temperature
         _behave(spec, cache, rank, epoch)
         _note(cache, spec, rank, "epoch", epoch)
-        record = EpochRecord(epoch=epoch, train_loss=0.0, terms={}, select={"accuracy": total}, weights={}, seconds=0.0)
-        records.append(record)
+        records.append(record := _epoch(epoch, total))
 
         def write(folder: Path, state: Any = {"total": total, "epochs": epoch + 1}) -> None:  # noqa: B006
             folder.mkdir(parents=True, exist_ok=True)

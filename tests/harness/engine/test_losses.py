@@ -110,7 +110,7 @@ def test_a_trial_that_stands_still_is_ended_and_goes_on(
     (stalled,) = [event for event in events if event["kind"] == "trial_stalled"]
     assert "no sign of life for" in stalled["error"]
     epochs = [event["epoch"] for event in events if event["kind"] == "epoch"]
-    assert epochs == [1, 2, 3]
+    assert sorted(epochs) == [1, 2, 3]  # the second comes with the record where its report was on its way
 
 
 class Heard(Watcher):

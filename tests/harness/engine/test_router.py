@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from harness.engine.router import Router
 from harness.plan.prepared import PreparedTask
-from harness.records import ErrorRecord, TrialRecord, TrialSpec
+from harness.records import EpochRecord, ErrorRecord, TrialRecord, TrialSpec
 from harness.store.store import Store
 from harness.study.schema import Study
 from harness.training.failures import classify
+from harness.watching import Watcher
 from harness.watching.console import Console
 from tests.harness.engine.stand_in import stand_in_plan, stand_in_study
 
@@ -149,3 +150,22 @@ def test_final_runs_wait_for_the_whole_search() -> None:
         router.finish(good(spec), None)
     assert router.next() is None
     assert router.finished
+
+
+def test_an_epoch_whose_report_was_lost_is_told_with_the_record_and_none_twice() -> None:
+    told: list[int] = []
+
+    class Listening(Watcher):
+        def epoch(self, spec: TrialSpec, record: EpochRecord) -> None:
+            told.append(record.epoch)
+
+    plan, prepared = stand_in_plan(stand_in_study(["a"], search={"trials": 1}))
+    router = Router(plan, plan.cells, prepared, MemoryStore(), Console(quiet=True), watcher=Listening())
+    spec = router.next()
+    assert spec is not None
+    nothing: dict[str, Any] = {"train_loss": 0.0, "terms": {}, "select": {"accuracy": 0.5}, "weights": {}, "seconds": 0.0}
+    epochs = [EpochRecord(epoch=epoch, **nothing) for epoch in range(5)]
+    for epoch in (1, 2, 4):  # the first one was reported to an earlier run
+        router.epoch(spec.key, epochs[epoch])
+    router.finish(good(spec).model_copy(update={"epochs": epochs}), None)
+    assert told == [1, 2, 4, 3]
