@@ -96,16 +96,15 @@ def adam_direction(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor
     `optimizer` is Adam or AdamW over (at least) the parameters; it is only read.
     """
     groups = _groups_of(optimizer)
-    known = ("betas", "eps")
 
     def direction(gradient: list[Tensor]) -> list[Tensor]:
-        found: list[Tensor] = [*gradient]
-        # parameters of one kind together: few launches
-        kinds: dict[Any, list[int]] = {}
+        found = list(gradient)
+        kinds: dict[tuple[float, float, bool], list[int]] = {}  # of one kind together: few launches
         for index, parameter in enumerate(parameters):
-            rules = tuple(groups[id(parameter)][name] for name in known)
-            kinds.setdefault((rules, "step" in optimizer.state.get(parameter, {})), []).append(index)
-        for (((_, beta), eps), stepped), indices in kinds.items():
+            rules = groups[id(parameter)]
+            kind = rules["betas"][1], rules["eps"], "step" in optimizer.state.get(parameter, {})
+            kinds.setdefault(kind, []).append(index)
+        for (beta, eps, stepped), indices in kinds.items():
             given = [gradient[index] for index in indices]
             states = [optimizer.state[parameters[index]] for index in indices] if stepped else []
             for index, divided in zip(indices, _divided(given, states, beta, eps), strict=True):
