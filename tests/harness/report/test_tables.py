@@ -11,8 +11,10 @@ import pytest
 
 from harness.records import Score
 from harness.report.caption import caption
+from harness.report.cells import number
 from harness.report.finding import finding
 from harness.report.leaderboard import Leaderboard, make_leaderboard
+from harness.report.page_data import _number
 from harness.report.tables import csv_text, latex, markdown, scores_text
 from harness.report.terminal import text
 from harness.stats.measures import MEASURES
@@ -248,3 +250,10 @@ def test_scores_are_of_the_rows_that_the_study_reports_on(tmp_path: Path) -> Non
     frame = to_frame([record, surplus])
     assert frame["score"].tolist() == [record.report["validation"].metrics["accuracy"], 0.25]
     assert frame["validation.accuracy"].nunique() == 1
+
+
+def test_a_figure_of_the_page_rounds_as_that_of_the_table() -> None:
+    value = 0.02150021027  # cut to six digits, it would be shown as 2.1
+    shown = _number(value)
+    assert shown is not None
+    assert f"{100 * shown:.1f}" == number(100 * value) == "2.2"
