@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +29,10 @@ class Ranks(Protocol):
         """The ranks' tensors joined along `dim`, in the order of ranks. They may differ in size along `dim` only."""
         ...
 
+    def gather_shards(self, shards: Sequence[Tensor], rows: int) -> list[Tensor]:
+        """What `gather_rows` makes of each, in one exchange: the first dimension is this rank's `shard` of `rows`."""
+        ...
+
     def gather_with_gradient(self, rows: Tensor) -> Tensor:
         """`gather_rows` along the first dimension. Going backward, a rank's rows get the sum of all ranks' gradients."""
         ...
@@ -48,6 +53,9 @@ class Single:
 
     def gather_rows(self, rows: Tensor, dim: int = 0) -> Tensor:
         return rows
+
+    def gather_shards(self, shards: Sequence[Tensor], rows: int) -> list[Tensor]:
+        return list(shards)
 
     def gather_with_gradient(self, rows: Tensor) -> Tensor:
         return rows
@@ -71,17 +79,31 @@ class ProcessGroup:
         )
 
     def gather_rows(self, rows: Tensor, dim: int = 0) -> Tensor:
-        rows = rows.transpose(0, dim).contiguous()
-        size = torch.tensor([rows.shape[0]], device=rows.device)
-        sizes = [torch.empty_like(size) for _ in range(self.world)]
-        dist.all_gather(sizes, size)
-        counts = [int(s) for s in sizes]
+        rows = rows.transpose(0, dim)
+        return self._join(rows, self._counts(rows)).transpose(0, dim)
+
+    def _counts(self, rows: Tensor) -> list[int]:
+        count = torch.tensor([rows.shape[0]], device=rows.device)
+        counts = [torch.empty_like(count) for _ in range(self.world)]
+        dist.all_gather(counts, count)
+        return [int(c) for c in counts]
+
+    def _join(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
         # gloo and NCCL both want equal shapes
         padded = rows.new_zeros((max(counts), *rows.shape[1:]))
         padded[: rows.shape[0]] = rows
         parts = [torch.empty_like(padded) for _ in range(self.world)]
         dist.all_gather(parts, padded)
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).transpose(0, dim)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    def gather_shards(self, shards: Sequence[Tensor], rows: int) -> list[Tensor]:
+        counts = [len(shard(np.arange(rows), rank, self.world)) for rank in range(self.world)]
+        widths = [math.prod(each.shape[1:]) * each.element_size() for each in shards]
+        packed = torch.cat([_bytes_of(each) for each in shards], dim=1)  # [rows, bytes]: numbers of all kinds in one tensor
+        return [
+            part.clone(memory_format=torch.contiguous_format).view(each.dtype).view(rows, *each.shape[1:])
+            for part, each in zip(torch.split(self._join(packed, counts), widths, dim=1), shards, strict=True)
+        ]
 
     def gather_with_gradient(self, rows: Tensor) -> Tensor:
         found: Tensor = _GatherRows.apply(rows, self)  # type: ignore[no-untyped-call]
@@ -103,16 +125,20 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, ranks: ProcessGroup) -> Tensor:
-        found = ranks.gather_rows(rows.detach())
-        before = ranks.gather_rows(torch.tensor([rows.shape[0]], device=rows.device))[: ranks.rank]
-        ctx.ranks, ctx.start, ctx.rows = ranks, int(before.sum()), rows.shape[0]
-        return found
+        counts = ranks._counts(rows)
+        ctx.ranks, ctx.start, ctx.rows = ranks, sum(counts[: ranks.rank]), rows.shape[0]
+        return ranks._join(rows.detach(), counts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         total = gradients[0].contiguous().clone()
         ctx.ranks.sum_([total])
         return total[ctx.start : ctx.start + ctx.rows], None
+
+
+def _bytes_of(rows: Tensor) -> Tensor:
+    """Shape [rows, bytes]."""
+    return rows.reshape(len(rows), math.prod(rows.shape[1:])).contiguous().view(torch.uint8)
 
 
 def shard(rows: np.ndarray, rank: int, world: int) -> np.ndarray:
@@ -124,8 +150,8 @@ def own_rows(global_rows: int, ranks: Ranks) -> slice:
     """Where this rank's rows lie in a global batch."""
     if ranks.world == 1:
         return slice(None)
-    mine = shard(np.arange(global_rows), ranks.rank, ranks.world)
-    return slice(int(mine[0]), int(mine[-1]) + 1)
+    before = sum(len(shard(np.arange(global_rows), rank, ranks.world)) for rank in range(ranks.rank))
+    return slice(before, before + len(shard(np.arange(global_rows), ranks.rank, ranks.world)))
 
 
 def own_part(values: Tensor, global_rows: int, ranks: Ranks) -> Tensor:
@@ -133,6 +159,14 @@ def own_part(values: Tensor, global_rows: int, ranks: Ranks) -> Tensor:
     if ranks.world == 1 or values.dim() == 0 or values.shape[-1] == 1:
         return values
     return values[..., own_rows(global_rows, ranks)]
+
+
+def of_all_ranks(values: Mapping[str, Tensor], global_rows: int, ranks: Ranks) -> dict[str, Tensor]:
+    """Each [..., this rank's part of the global batch] as [..., global batch]: inverse of `own_part`, in one exchange."""
+    if ranks.world == 1:
+        return dict(values)
+    found = ranks.gather_shards([own.movedim(-1, 0) for own in values.values()], global_rows)
+    return {name: rows.movedim(0, -1) for name, rows in zip(values, found, strict=True)}
 
 
 def is_broken_connection(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ from harness.loss_terms.base import TermNeeds
 from harness.loss_terms.registry import look_ahead_engine, look_ahead_refusal, step_refusal
 from harness.models.evaluate import WIDTH_STEPS
 from harness.models.forward_trace import ForwardTrace
-from harness.ranks import Ranks, own_part, shard
+from harness.ranks import Ranks, of_all_ranks, own_part, shard
 from strategies.base import LookAheadFunction, Needs
 
 
@@ -90,7 +90,7 @@ class LookAheadSteps:
             if ids is not None:
                 with self._counted():
                     found = self.look_ahead.influence(rows, rows, self._learning_rate, own, largest=largest)
-                return {name: self._ranks.gather_rows(values, dim=-1) for name, values in found.items()}
+                return of_all_ranks(found, rows.global_rows, self._ranks)
             meta_batch, meta_gradient = self._prepared or (self._meta_batch(), None)
             self._prepared = None
             with self._counted():
@@ -106,7 +106,7 @@ class LookAheadSteps:
                 )
             if not self.look_ahead.takes_step(self._learning_rate, largest) and self._step != self._stayed[1]:
                 self._stayed = (self._stayed[1], self._step)
-            return {name: self._ranks.gather_rows(values, dim=-1) for name, values in found.items()}
+            return of_all_ranks(found, rows.global_rows, self._ranks)
 
         return influence
 

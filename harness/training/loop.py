@@ -196,8 +196,7 @@ class Training:
         progress.step += 1
         self.strategy.after_step(weighted.context)
         log.add(rows, weighted.weights, teacher_right(weighted.context))
-        loss = weighted.loss.clone()
-        self.ranks.sum_([loss])
+        loss = weighted.loss if self.ranks.world == 1 else weighted.of_all_ranks()
         return loss, weighted.terms
 
     def _gradients(self, epoch: int, rows: np.ndarray, batch: Batch) -> WeightedLoss:

@@ -21,7 +21,7 @@ from harness.loss_terms.logit_terms import TermInputs
 from harness.models.build import Outputs
 from harness.models.evaluate import predict
 from harness.models.student_pass import StudentPass, passes_forward
-from harness.ranks import Ranks, own_part, own_rows, shard
+from harness.ranks import Ranks, of_all_ranks, own_part, own_rows, shard
 from harness.training.out_of_memory import InMicroBatches
 from strategies.base import Context, Needs, Strategy, TermShape
 
@@ -45,6 +45,11 @@ class WeightedLoss:
     weights: dict[str, Tensor]
     """Effective weights, in the terms' shapes."""
     context: Context
+
+    def of_all_ranks(self) -> Tensor:
+        """The mean over the global batch, which every rank knows without asking."""
+        totals = [(values * self.weights[name]).sum() for name, values in self.terms.items()]
+        return torch.stack(totals).sum() / len(self.context.ids)
 
 
 class Weighting:
@@ -102,7 +107,7 @@ class Weighting:
         # the look-ahead's terms have the study's temperature; those of the step may not
         same_shape = not isinstance(shape.temperature, Tensor) and shape == TermShape(self.temperature)
         known = terms if same_shape else None
-        all_terms = {name: self.ranks.gather_rows(values.detach(), dim=-1) for name, values in terms.items()}
+        all_terms = of_all_ranks({name: values.detach() for name, values in terms.items()}, len(rows), self.ranks)
         context = replace(
             context,
             terms=all_terms,
@@ -117,25 +122,25 @@ class Weighting:
         return WeightedLoss(loss, all_terms, weights, context)
 
     def _context(self, moment: Moment, batch: Batch, outputs: Outputs, generator: torch.Generator) -> Context:
-        gather = self.ranks.gather_rows
-        student = None if outputs.features is None else gather(outputs.features.detach().float())
-        teachers = None
-        if self.needs.teacher_features and batch.teacher_features is not None:
-            teachers = tuple(gather(f) for f in batch.teacher_features)
+        own = [batch.ids, batch.labels, outputs.logits.detach().float(), batch.teacher_logits.transpose(0, 1)]
+        student_features = [] if outputs.features is None else [outputs.features.detach().float()]
+        teacher_features = batch.teacher_features if self.needs.teacher_features else None
+        found = self.ranks.gather_shards([*own, *student_features, *(teacher_features or ())], batch.global_rows)
+        ids, labels, student_logits, teacher_logits, *features = found
         return Context(
             step=moment.step,
             epoch=moment.epoch,
             progress=moment.progress,
             learning_rate=moment.learning_rate,
             temperature=self.temperature,
-            ids=gather(batch.ids),
-            labels=gather(batch.labels),
-            student_logits=gather(outputs.logits.detach().float()),
-            teacher_logits=gather(batch.teacher_logits, dim=1),
+            ids=ids,
+            labels=labels,
+            student_logits=student_logits,
+            teacher_logits=teacher_logits.transpose(0, 1),
             terms={},
             generator=generator,
-            student_features=student,
-            teacher_features=teachers,
+            student_features=features[0] if student_features else None,
+            teacher_features=None if teacher_features is None else tuple(features[len(student_features) :]),
         )
 
     def _terms(self, outputs: Outputs, batch: Batch, shape: TermShape) -> dict[str, Tensor]:

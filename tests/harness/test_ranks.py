@@ -9,6 +9,14 @@ own = torch.arange(ranks.rank * 10, ranks.rank * 10 + 3 + ranks.rank)
 assert ranks.gather_rows(own).tolist() == [0, 1, 2, 10, 11, 12, 13]
 wide = own.expand(2, -1).float()
 assert ranks.gather_rows(wide, dim=1).shape == (2, 7)
+from harness.ranks import of_all_ranks, own_rows
+for rows in (5, 1):  # of a single row, one rank has none
+    whole = {"a": torch.randn(2, rows), "b": torch.arange(rows), "c": torch.randn(rows) > 0, "d": torch.randn(rows).half()}
+    dist.broadcast_object_list(shared := [whole])
+    (whole,) = shared
+    mine = {name: values[..., own_rows(rows, ranks)] for name, values in whole.items()}
+    found = of_all_ranks(mine, rows, ranks)
+    assert all(torch.equal(found[name], values) and found[name].dtype == values.dtype for name, values in whole.items())
 total = torch.tensor([1.0 + ranks.rank])
 ranks.sum_([total])
 assert total.item() == 3.0

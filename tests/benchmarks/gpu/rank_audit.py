@@ -28,6 +28,7 @@ def counted(owner, name):
 counted(dist, "all_gather")
 counted(dist, "all_reduce")
 counted(ProcessGroup, "gather_rows")
+counted(ProcessGroup, "gather_shards")
 bench = Bench(small=True, glue=Path())
 for strategy, settings in (("fixed_alpha", {}), ("rw_kd", {}), ("rw_kd", {"reading": "per_sample"})):
     training = bench.training(bench.task(), "minilm3", strategy, settings, "fp32", ranks=ProcessGroup())
