@@ -73,6 +73,7 @@ def test_gpu_part_says_that_there_is_none(tmp_path: Path) -> None:
     assert gpu.run(Options(None, tmp_path, tmp_path)).rows == [{"GPU": "none"}]
 
 
+@pytest.mark.slow
 def test_a_simulated_study_leaves_what_a_real_one_does(tmp_path: Path) -> None:
     found = simulate(tmp_path / "run", cells=7)
     store = Store(tmp_path / "run")

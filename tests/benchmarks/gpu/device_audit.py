@@ -60,6 +60,7 @@ def main() -> int:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("names", nargs="*", help="strategies; all where none is named")
     parser.add_argument("--precisions", nargs="*", default=["fp32", "auto"], choices=["fp32", "bf16", "auto"])
+    parser.add_argument("--defaults", action="store_true", help="of the steps those with a strategy's default settings")
     parser.add_argument("--out", type=Path, help="folder for PART.json")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -170,7 +171,7 @@ def steps(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     config = {"hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 12, "intermediate_size": 384}
     task = Bench(small=True, glue=Path()).task()
     for strategy, settings in STEPS:
-        if arguments.names and strategy not in arguments.names:
+        if (arguments.names and strategy not in arguments.names) or (arguments.defaults and settings):
             continue
         for precision in [p for p in arguments.precisions if p != "auto"] or ["bf16"]:
             model = build_model(ModelSpec(config={"model_type": "bert", **config}), 2, 1, task.vocabulary)

@@ -46,6 +46,7 @@ def die_until(item: tuple[str, int]) -> int:
     return tried
 
 
+@pytest.mark.slow  # the next one loses its process, too, for memory
 def test_a_task_that_loses_its_process_is_tried_again_and_not_for_ever(cluster: None, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("harness.engine.cluster.TRIES", 2)
     once, often = (str(tmp_path / "once"), 1), (str(tmp_path / "often"), 99)

@@ -87,6 +87,7 @@ def test_an_actor_killed_for_memory_is_a_retry_of_its_trial(stand_in_run: Run, m
     assert "OutOfMemoryError: Task was killed due to the node running low on memory." in retried["error"]
 
 
+@pytest.mark.slow
 def test_and_in_the_end_a_failed_trial_with_its_reason(stand_in_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     killed_for_memory(monkeypatch, 2)
     run = stand_in_run(["plain"], resources={"retries": 1}, search={"trials": 1})()

@@ -20,7 +20,7 @@ from tests.harness.engine.conftest import StandInRun
 from tests.harness.engine.stand_in import CUDA_ERROR, stand_in_plan, stand_in_study, stand_in_train
 
 
-@pytest.fixture(scope="module", params=[0, 2])
+@pytest.fixture(scope="module", params=[0, pytest.param(2, marks=pytest.mark.slow)])
 def retries(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 

@@ -93,7 +93,8 @@ def test_events_say_what_happened_to_each_trial(faulty: StandInRun) -> None:
     assert by_cell["damaged"] == ["trial_started", "checkpoint_damaged", *whole[1:]]
 
 
-@pytest.mark.parametrize(("label", "workers"), [("killed", 1), pytest.param("killed_rank", 2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("label", "workers"), [("killed", 1), ("killed_rank", 2)])
 def test_a_trial_too_short_for_checkpoints_starts_again(stand_in_run: Run, label: str, workers: int) -> None:
     resources = {"checkpoint_seconds": 3600, "retries": 1, "workers": workers}
     run = stand_in_run([label], search={"trials": 1}, resources=resources)()

@@ -74,11 +74,13 @@ def rw_kd(cache: Path, engine: str) -> np.ndarray:
     return probabilities(cache, {"name": "rw_kd", "settings": {"engine": engine}}, repeats=2)
 
 
-def test_the_fused_optimiser_changes_rounding_alone(cache: Path, plain: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fused_optimiser_changes_rounding_alone(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fused = probabilities(cache)
+    assert fused.std() > 0.2  # the student has learned to tell rows apart
     adamw = torch.optim.AdamW
     one_by_one = {"fused": False, "foreach": False}
     monkeypatch.setattr(torch.optim, "AdamW", lambda *given, **options: adamw(*given, **options | one_by_one))
-    assert 0 < greatest(probabilities(cache), plain[:1]) < 1e-3  # 3e-5 measured
+    assert 0 < greatest(probabilities(cache), fused) < 1e-3  # 3e-5 measured
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,7 @@ def curves(record: TrialRecord) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
+@pytest.mark.slow
 def test_mlflow_has_a_run_of_every_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlflow")
     from mlflow.tracking import MlflowClient
@@ -85,6 +86,7 @@ def test_trackio_has_a_run_of_every_trial(tmp_path: Path, monkeypatch: pytest.Mo
         assert logs[-1]["report/validation/accuracy"] == record.report["validation"].metrics["accuracy"]
 
 
+@pytest.mark.slow
 def test_wandb_has_a_run_of_every_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     for name, value in (("MODE", "offline"), ("DIR", str(tmp_path))):
