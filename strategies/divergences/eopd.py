@@ -39,7 +39,7 @@ class Eopd(Strategy[EopdSettings]):
     name = "eopd"
     family = "divergences"
     summary = "reverse KL, with forward KL on top where the teacher's entropy is high"
-    paper = "Jin et al., Entropy-Aware On-Policy Distillation of Language Models, 2026, arXiv 2603.07079"
+    paper = "Jin et al., Entropy-Aware On-Policy Distillation of Language Models, ICML 2026, arXiv 2603.07079"
     sample_wise = True
     normalisation = Normalisation.ADDITIVE
     Settings = EopdSettings
