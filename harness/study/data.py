@@ -14,7 +14,9 @@ VALIDATION, SURPLUS = "validation", "train_surplus"
 
 
 class GeneratedSpec(Section):
-    """The generated tasks (source: generated)."""
+    """The generated tasks (source: generated): GLUE's seven; and texts about topics for a task of your own that has one column
+    of `text`, any number of `labels`, and no `files`.
+    """
 
     first_fields = frozenset({"train_rows", "report_rows", "flipped"})
 
