@@ -223,7 +223,8 @@ def _with_fitting_teachers(name: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_every_strategy_can_be_added_to_the_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("engine", ["inline", "ray"])
+def test_every_strategy_can_be_added_to_the_quickstart(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through the command, report included; the task has three classes, as some strategies refuse two."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     file = PROJECT / "studies" / "quickstart.yaml"
@@ -251,7 +252,7 @@ def test_every_strategy_can_be_added_to_the_quickstart(tmp_path: Path, monkeypat
         "strategies+": added,
     }
     overrides = [part for key, value in values.items() for part in ("--set", f"{key}={json.dumps(value)}")]
-    assert main(["run", str(file), "--engine", "inline", "--quiet", *overrides]) == 0
+    assert main(["run", str(file), "--engine", engine, "--quiet", *overrides]) == 0
     records = Store(tmp_path / "quickstart").records()
     assert {record.spec.strategy for record in records} == set(names)
     assert all(record.status == "ok" for record in records)

@@ -1,4 +1,5 @@
-"""Generated tasks: a seeded grammar for each of GLUE's seven, with GLUE's columns, labels and metrics.
+"""Generated tasks: a seeded grammar for each of GLUE's seven, with GLUE's columns, labels and metrics, and one for tasks of a
+study's own, of any number of classes.
 
 For running everything in minutes, anywhere. A number that comes out of them says nothing about natural language. Some labels
 are open to doubt, so that soft labels carry information and no model can be right everywhere: a few by the plain rules
@@ -54,7 +55,8 @@ def load(task: TaskSpec, spec: DataSpec) -> TaskData:
 
 
 def _rows(task: TaskSpec, rules: str, count: int, seed: int, split: str, genre: Genre) -> Rows:
-    entropy, draw = _entropy(task, seed, split), GRAMMARS[rules][task.name]
+    entropy = _entropy(task, seed, split)
+    draw = GRAMMARS[rules].get(task.name) or partial(grammars.topic, classes=len(task.labels))
     texts: list[tuple[str, ...]] = []
     labels = np.empty(count, np.int64)
     for row in range(count):

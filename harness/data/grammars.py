@@ -193,6 +193,22 @@ def answered(generator: np.random.Generator, genre: Genre) -> Drawn:
     return Drawn((question, sentence), (1 - unanswered, unanswered))
 
 
+TOPIC_WORDS, OWN_WORD = 4, 0.6
+"""Words of a text, and the probability that one is of the text's own topic; else it is of any, the same for all."""
+
+
+def topic(generator: np.random.Generator, genre: Genre, classes: int) -> Drawn:
+    """Draw for a task of a study's own, with as many classes as it names: what a text is about, which its words tell in part.
+
+    A label is as probable as the words make it: where they speak of several topics, all of these are.
+    """
+    about = int(generator.integers(classes))
+    said = [about if chance(generator, OWN_WORD) else int(generator.integers(classes)) for _ in range(TOPIC_WORDS)]
+    likelihood = [np.prod([(1 - OWN_WORD) / classes + OWN_WORD * (word == k) for word in said]) for k in range(classes)]
+    words = (f"{one(generator, genre.places)}{word}" for word in said)
+    return Drawn((" ".join(words),), tuple(float(one) for one in likelihood / np.sum(likelihood)))
+
+
 def one(generator: np.random.Generator, values: Sequence[T]) -> T:
     return values[int(generator.integers(len(values)))]  # choice() would turn tuples and None into arrays
 

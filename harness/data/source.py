@@ -23,7 +23,7 @@ def load_task(task: TaskSpec, spec: DataSpec, base: Path | None = None) -> TaskD
         data = files.load(task, base or Path.cwd(), spec.broken_rows == "drop")
     elif spec.dataset is not None and task.name not in GLUE:
         data = hub_task.load(task, spec, base or Path.cwd())
-    elif task.name not in GLUE:
+    elif task.name not in GLUE and spec.source != "generated":
         raise DataError(
             f"the task {task.name!r} is not one of GLUE's ({', '.join(GLUE)}) and names no `files` to read it from, nor "
             "`data.dataset`"

@@ -1,4 +1,4 @@
-"""Skew KL divergences: against a mixture of both distributions, so that neither is divided by almost nothing."""
+"""KL divergences with mixtures of both distributions, so that none is divided by almost nothing."""
 
 from __future__ import annotations
 
@@ -48,5 +48,33 @@ class SkewReverseKl(Divergence[SkewOptions]):
         return _skewed(student, teacher, self.options.skew)
 
 
+class BidirectionalOptions(TermOptions):
+    mixing: float = Field(0.9, gt=0.0, lt=1.0)
+    """Share of the student in the first mixture, and of the teacher in the second (lambda in the paper). As it goes to 0 this
+    is KL from the teacher, as it goes to 1 KL from the student; at 1/2 both mixtures are the same, and it is 0."""
+
+
+@register_term
+class BidirectionalKl(Divergence[BidirectionalOptions]):
+    """T^2 KL( (1 - mixing) p + mixing q || mixing p + (1 - mixing) q ), p teacher's and q student's softmax(. / T).
+
+    Both mixtures depend on the student, and the gradient goes through both. Whatever p and q, the mixtures' ratio stays between
+    (1 - mixing) / mixing and its inverse. He et al., DA-KD, ICML 2025, eq. 4, which has no T^2.
+    """
+
+    name = "bidirectional_kl"
+    summary = "KL divergence between two mixtures of teacher and student, bounded both ways (DA-KD)"
+    Options = BidirectionalOptions
+
+    def between(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        mixing = self.options.mixing
+        return kl(_mixture(student, teacher, mixing), _mixture(teacher, student, mixing))
+
+
 def _skewed(first: torch.Tensor, second: torch.Tensor, skew: float) -> torch.Tensor:
-    return kl(first, torch.logaddexp(first + math.log(skew), second + math.log1p(-skew)))
+    return kl(first, _mixture(first, second, skew))
+
+
+def _mixture(first: torch.Tensor, second: torch.Tensor, share: float) -> torch.Tensor:
+    """Of logarithms: log(share exp(first) + (1 - share) exp(second))."""
+    return torch.logaddexp(first + math.log(share), second + math.log1p(-share))

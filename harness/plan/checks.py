@@ -86,11 +86,14 @@ def _resolve_task(study: Study, entry: str | TaskSpec, base: Path) -> TaskSpec:
     own = isinstance(entry, TaskSpec) and bool(entry.files or entry.rows_of)
     if data.dataset is None or own:
         task = resolve_task(entry)
-        if not task.files and task.source_name not in GLUE:
+        invented = not task.files and task.source_name not in GLUE
+        if invented and data.source != "generated":
             raise StudyError(
                 f"the task {name!r} is not built in, so it needs `files`: train, validation -> path, `rows_of`: a task, or "
                 "a data set of the hub under `data` or `data_per_task`: dataset: OWNER/NAME"
             )
+        if invented and len(task.text) > 1:
+            raise StudyError(f"the generated task {name!r} has one column of text, and `text` names {len(task.text)}")
         for key in ("text", "labels"):
             if not getattr(task, key):
                 raise StudyError(f"the key {key!r} is missing: {_MISSING[key]}")

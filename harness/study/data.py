@@ -34,6 +34,8 @@ class DataSpec(Section):
     )
 
     source: Literal["hub", "directory", "generated"] = "hub"
+    """generated: from a grammar for each of GLUE's tasks; and texts about topics for a task of your own that has one column of
+    `text`, any number of `labels`, and no `files`."""
     dataset: str | None = None
     """Any text-classification data set of the hub (or a folder, relative to the study file) instead of GLUE: OWNER/NAME. The
     task has a name of its own, and `text`, `label` and `labels` where they are not to be found."""

@@ -31,7 +31,7 @@ class Eopd(Strategy[EopdSettings]):
     on top of reverse KL, not in its place: so does the authors' `compute_policy_loss_on_policy_distill`, read in the copy of
     ckjsuperhh/CacheEOPD (threshold 0.8 nats, coefficient 1).
 
-    Differs: the form for classification is ours: training rows, the exact divergence and cross-entropy, because the
+    Differs: the form for classification is ours: training rows, the exact divergence, T, T^2 and cross-entropy, because the
     authors sample text from the student (a policy gradient) and have no labels; and in a threshold that is a share of the
     largest entropy, its default ours, because their 0.8 nats is more than two classes can have.
     """
@@ -39,7 +39,7 @@ class Eopd(Strategy[EopdSettings]):
     name = "eopd"
     family = "divergences"
     summary = "reverse KL, with forward KL on top where the teacher's entropy is high"
-    paper = "Jin et al., Entropy-Aware On-Policy Distillation of Language Models, 2026, arXiv 2603.07079"
+    paper = "Jin et al., Entropy-Aware On-Policy Distillation of Language Models, ICML 2026, arXiv 2603.07079"
     sample_wise = True
     normalisation = Normalisation.ADDITIVE
     Settings = EopdSettings

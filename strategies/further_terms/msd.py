@@ -30,7 +30,10 @@ class Msd(FixedWeights[MsdSettings]):
     name = "msd"
     family = "further terms"
     summary = "CE, KD and KD on each part of the input alone, weighted by saliency"
-    paper = "Jin et al., MSD: Saliency-aware Knowledge Distillation for Multimodal Understanding, Findings of EMNLP 2021"
+    paper = (
+        "Jin et al., MSD: Saliency-aware Knowledge Distillation for Multimodal Understanding, Findings of EMNLP 2021, "
+        "arXiv 2101.01881"
+    )
     reconstruction = (
         "Only the abstract could be read. The paper's modalities are image and text; on GLUE the two texts of a pair or the "
         "halves of a text take their place. Saliency as the KL divergence between the teacher's outputs with and without a "

@@ -56,7 +56,10 @@ class MsdLearned(Strategy[MsdLearnedSettings]):
     name = "msd_learned"
     family = "further terms"
     summary = "CE, KD and KD on each part of the input alone, weights of the parts meta-learned"
-    paper = "Jin et al., MSD: Saliency-aware Knowledge Distillation for Multimodal Understanding, Findings of EMNLP 2021"
+    paper = (
+        "Jin et al., MSD: Saliency-aware Knowledge Distillation for Multimodal Understanding, Findings of EMNLP 2021, "
+        "arXiv 2101.01881"
+    )
     reconstruction = (
         "Only the abstract could be read; an earlier version's calls the learned weights meta-learning. Network, inputs and "
         "meta set are ours, as are the parts (see msd)."

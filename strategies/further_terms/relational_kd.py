@@ -32,7 +32,10 @@ class RelationalKd(FixedWeights[RelationalKdSettings]):
     name = "relational_kd"
     family = "further terms"
     summary = "CE, KD and KD between each sample's similarities to the rest of the batch"
-    paper = "Lin, Yang & Lin, In-Batch Negatives for KD with Tightly-Coupled Teachers, RepL4NLP 2021 (TCT-ColBERT)"
+    paper = (
+        "Lin, Yang & Lin, In-Batch Negatives for Knowledge Distillation with Tightly-Coupled Teachers for Dense Retrieval, "
+        "RepL4NLP 2021 (TCT-ColBERT)"
+    )
     reconstruction = (
         "A transfer from retrieval to classification: pooled vectors stand for queries and passages, cosines for ColBERT's "
         "late-interaction scores. From the authors' code: the teacher's scores divided by 0.25. The teacher's vectors are "

@@ -36,7 +36,7 @@ class UniversalKd(FixedWeights[UniversalKdSettings]):
     name = "universal_kd"
     family = "further terms"
     summary = "CE, KD and KD between layers through pseudo-classifiers with attention"
-    paper = "Wu et al., Universal-KD: Attention-based Output-Grounded Intermediate Layer KD, EMNLP 2021"
+    paper = "Wu et al., Universal-KD: Attention-based Output-Grounded Intermediate Layer Knowledge Distillation, EMNLP 2021"
     reconstruction = (
         "Only the abstract and a third-party summary could be read. The attention (inner products of logits) follows ALP-KD "
         "(Passban et al., AAAI 2021); weights, the stages' lengths and the pseudo-classifiers' training are ours."

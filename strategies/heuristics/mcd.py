@@ -31,7 +31,7 @@ class McdSettings(Settings):
 class Mcd(Strategy[McdSettings]):
     """L_i = 12 kd_i + ce_i where the teacher is right, kd_i + 2 ce_i where it is wrong.
 
-    Differs: the rule is that of Selective-KD's code, because the paper could not be found.
+    Differs: the rule is that of Selective-KD's code, because the paper could not be read.
 
     Claims: kd rises with teacher agreement; ce falls with teacher agreement.
     """
@@ -39,7 +39,10 @@ class Mcd(Strategy[McdSettings]):
     name = "mcd"
     family = "sample-wise heuristic"
     summary = "strong KD where the teacher is right, more label where it is wrong"
-    paper = "Mishra, Mishra & Xiong, 2026, eq. 4 as in Selective-KD's code; title and venue could not be checked"
+    paper = (
+        "Mishra, Mishra & Xiong, Correctness-Aware Knowledge Distillation for Enhanced Student Learning, TMLR 2026, eq. 4 as "
+        "in Selective-KD's code"
+    )
     sample_wise = True
     normalisation = Normalisation.ADDITIVE
     reconstruction = "Constants and form are those of ugkd/methods/mcd.py in Selective-KD/Selective-KD, which cites eq. 4."

@@ -44,8 +44,8 @@ class Tgeo(Strategy[TgeoSettings]):
     the meta set after the student's look-ahead step.
 
     Differs: the network is trained by the look-ahead that the paper describes, because the released one never trains; its
-    learning rate, its last layer from 0 and class means over all training rows are ours, because the release says nothing that
-    works, and batches here are parts of the training set.
+    learning rate, its gradient's clipping to a norm of 1, its last layer from 0 and class means over all training rows are
+    ours, because the release says nothing that works, and batches here are parts of the training set.
     """
 
     name = "tgeo"

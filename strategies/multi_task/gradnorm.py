@@ -44,7 +44,10 @@ class GradNorm(Strategy[GradNormSettings]):
     name = "gradnorm"
     family = "multi-task"
     summary = "balances gradient norms, with more for terms that lag"
-    paper = "Chen et al., GradNorm, ICML 2018, with the softmax form of common multi-task libraries"
+    paper = (
+        "Chen et al., GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep Multitask Networks, ICML 2018, with "
+        "the softmax form of common multi-task libraries"
+    )
     sample_wise = False
     learned = True
     cost = Cost.PER_TERM

@@ -34,7 +34,8 @@ class Uncertainty(Strategy[UncertaintySettings]):
     """w_m = 1 / (2 sigma_m^2), sigma trained together with the student on the batch's mean losses L_m.
 
     Differs: s is bounded and has an Adam of its own, because a loss near 0 would have a weight without limit; the default is
-    the revised penalty, because the first form's becomes negative.
+    the revised penalty, because the first form's becomes negative; a cross-entropy has 1 / (2 sigma^2) in the first form, too,
+    where the paper has 1 / sigma^2, as libraries do: s is another by log 2 for it, and the best weight the same, 1 / (2 L).
     """
 
     name = "uncertainty"

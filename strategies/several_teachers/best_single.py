@@ -28,7 +28,8 @@ class BestSingleSettings(MixtureSettings):
 class BestSingle(Strategy[BestSingleSettings]):
     """w[k, i] = 1 for the teacher k with the lowest cross-entropy on sample i; teachers that tie share it.
 
-    Differs: how far is not known, because the paper's rule could not be read.
+    Differs: the rule is a summary's, the teacher that is best on the instance beside its label, because the paper could not be
+    read; how it measures that is ours.
 
     Claims: kd_each rises with teacher agreement.
     """
@@ -43,7 +44,8 @@ class BestSingle(Strategy[BestSingleSettings]):
     sample_wise = True
     normalisation = Normalisation.CONVEX
     reconstruction = (
-        "The paper's rule for the best teacher could not be read; the lowest cross-entropy on the sample is recalled."
+        "The paper's rule was read in a summary: Best-Single-Ensemble selects, for each instance, the teacher that does best "
+        "beside the label. That the cross-entropy says so is ours."
     )
     Settings = BestSingleSettings
 

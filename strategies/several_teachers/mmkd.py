@@ -45,8 +45,8 @@ class MMKD(PaperScaled[MMKDSettings]):
     network's last layer starts at 0: equal weights. Logits are taken without their mean over classes, which means nothing.
 
     Differs: the three steps are taken as one, without momentum and decay, because that is equal to first order and costs a
-    third; the network is updated before the student's step, because weights are asked for then; no term on intermediate
-    features, because strategies among teachers weigh their outputs alone.
+    third; the network is updated before the student's step, because weights are asked for then, and its gradient is clipped to
+    a norm of 1; no term on intermediate features, because strategies among teachers weigh their outputs alone.
     """
 
     name = "mmkd"

@@ -31,7 +31,8 @@ class WeightedEnsembleSettings(MixtureSettings):
 class WeightedEnsemble(Strategy[WeightedEnsembleSettings]):
     """w_k = softmax_k(accuracy_k / accuracy_temperature), the same for all samples and steps.
 
-    Differs: a softmax of held-out accuracies is ours, because the paper's weights could not be read.
+    Differs: a softmax of held-out accuracies is ours, because a summary says of the paper's weights only that they differ and
+    stay fixed.
     """
 
     name = "weighted_ensemble"
@@ -43,7 +44,9 @@ class WeightedEnsemble(Strategy[WeightedEnsembleSettings]):
     )
     sample_wise = False
     normalisation = Normalisation.CONVEX
-    reconstruction = "The paper's weights could not be read; a softmax of held-out accuracies, and its temperature, are ours."
+    reconstruction = (
+        "The paper's weights were read of in a summary; a softmax of held-out accuracies, and its temperature, are ours."
+    )
     Settings = WeightedEnsembleSettings
 
     def __init__(self, settings: WeightedEnsembleSettings, setup: Setup) -> None:

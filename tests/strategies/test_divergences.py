@@ -57,8 +57,8 @@ def test_akl_is_the_authors(classes, mu):
     torch.testing.assert_close(loss, torch.stack(expected).mean(), rtol=1e-4, atol=1e-5)
 
 
-def test_akl_weighs_samples_with_six_classes_and_not_with_two():
-    for classes, spread in ((2, False), (6, True)):
+def test_akl_weighs_samples_with_more_classes_and_not_with_two():
+    for classes, spread in ((2, False), (3, True), (6, True), (20, True)):
         strategy, context = context_of("akl", make_setup(classes=classes))
         shares = strategy.head_share(context)
         assert (float(shares.std()) > 0.05) == spread
@@ -110,7 +110,7 @@ def test_near_agreement_they_pull_as_forward_kl(name, factor, classes):
 @pytest.mark.parametrize("name", ["akl", "todi"])
 def test_with_two_classes_they_are_forward_kl_of_another_strength(name):
     """With more classes they pull elsewhere, too."""
-    for classes, parallel in ((2, True), (6, False)):
+    for classes, parallel in ((2, True), (3, False), (6, False), (20, False)):
         setup = make_setup(classes=classes)
         context = make_context(setup)
         found, plain = (gradient(one, setup, context.student_logits, context) for one in (name, "kd"))

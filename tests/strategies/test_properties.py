@@ -17,6 +17,7 @@ from tests.strategies.contexts import make_context, make_setup, weigh
 load_builtin_strategies()
 NAMES = [name for name in strategy_names() if resolve(name).strategy.__module__.startswith("strategies.")]
 OF_LOGITS = {"reverse_kl", "alpha_beta", "todi_kl", "transformed_teacher", "dynamic_temperature_kd", "interpolated_ce"}
+OF_LOGITS |= {"bidirectional_kl"}
 CLASSES = st.sampled_from([2, 3, 5])
 INFLUENCES = st.sampled_from([1.0, 1e-9, 1e6])
 

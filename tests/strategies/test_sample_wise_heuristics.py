@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
-from strategies import TermShape
+from strategies import TermShape, resolve
 from tests.strategies.contexts import loss_terms, make, make_context, make_setup, weigh
 
 SETUP = make_setup()
@@ -230,3 +231,88 @@ def test_the_weight_by_hand(name):
         assert (float(weights["ce"]), float(weights["kd"])) == pytest.approx((1.0, 2.5 * share))
     else:
         assert (float(weights["ce"]), float(weights["kd"])) == pytest.approx((1 - share, share))
+
+
+class TestDaKd:
+    """Algorithm 1, eq. 1 to 4 and the counts of table 3 of the paper."""
+
+    @pytest.mark.parametrize("schedule", ["cosine", "linear"])
+    def test_as_many_rows_as_the_authors_saw(self, schedule):
+        """1,963 iterations in the place of 3,570, with ten epochs and the cosine."""
+        strategy = make("da_kd", make_setup(epochs=10), schedule=schedule)
+        shares = [strategy.share(epoch) for epoch in range(10)]
+        assert shares[0] == 1.0
+        assert shares == sorted(shares, reverse=True)
+        assert 3570 * np.mean(shares) == pytest.approx(1963, abs=1)
+        assert shares[7] == pytest.approx((1 + math.cos(0.7 * math.pi)) / 2 if schedule == "cosine" else 0.3)
+
+    @staticmethod
+    def trained(setup, **settings):
+        """(the strategy, and in each epoch the rows that weigh something and the scores of all rows)."""
+        strategy = make("da_kd", setup, **settings)
+        found = []
+        for step in range(setup.total_steps):
+            student = 2 * torch.randn(len(setup.fit.ids), setup.classes, generator=torch.Generator().manual_seed(step))
+            of = dict(zip(setup.fit.ids.tolist(), student, strict=True))
+            context = make_context(
+                setup, terms=("ce", "kd"), step=step, replay=lambda ids, of=of: torch.stack([of[i] for i in ids.tolist()])
+            )
+            strategy.after_step(context)
+            if (step + 1) % setup.steps_per_epoch == 0:
+                both = (student, setup.fit.teacher_logits[0])
+                ours, theirs = (F.cross_entropy(logits, setup.fit.labels, reduction="none") for logits in both)
+                found.append((strategy.weight[setup.fit.ids].clone(), ours / theirs))
+        return strategy, found
+
+    def test_the_hardest_rows_and_some_of_the_others_are_selected(self):
+        setup = make_setup(rows=200, epochs=5, steps_per_epoch=3)
+        _, found = self.trained(setup)
+        for epoch, (weight, score) in enumerate(found[:-1], 1):
+            n = round(200 * (1 + math.cos(math.pi * epoch / 5)) / 2)
+            easy = min(round(0.1 * n), 200 - n)
+            hardest = set(score.argsort(descending=True)[:n].tolist())
+            selected = set(weight.nonzero().flatten().tolist())
+            assert (len(selected & hardest), len(selected - hardest)) == (n - easy, easy)
+            torch.testing.assert_close(weight[sorted(selected)], torch.full((n,), 200 / n))
+            assert selected & hardest != set(score.argsort(descending=True)[: n - easy].tolist())  # drawn, not the very hardest
+
+    def test_nothing_changes_within_an_epoch_and_all_count_in_the_first(self):
+        setup = make_setup()
+        strategy = make("da_kd", setup, kd_weight=0.7)
+        context = make_context(setup, terms=("ce", "kd"))
+        strategy.after_step(replace(context, step=0))  # would fail if it asked for a replay
+        weights = strategy.weights(context)
+        torch.testing.assert_close(weights["ce"], torch.full((8,), 0.3))
+        torch.testing.assert_close(weights["bidirectional_kl"], torch.full((8,), 0.7))
+
+    @pytest.mark.parametrize("classes", [2, 6])
+    def test_the_loss_is_equation_4_on_the_selected_rows(self, classes):
+        setup = make_setup(classes=classes, temperature=1.0)
+        strategy, _ = self.trained(setup)
+        context = make_context(setup, rows=torch.arange(48))
+        options = strategy.needs(strategy.settings).term_options
+        context = replace(context, terms=loss_terms(("ce", "bidirectional_kl"), context, TermShape(1.0), options))
+        weights = weigh(strategy, context)
+        loss = sum((weights[name] * context.terms[name]).mean() for name in context.terms)
+        selected = strategy.weight[context.ids] > 0
+        assert 0 < selected.sum() < 48
+        q, p = context.student_logits[selected].softmax(-1), context.teacher_logits[0][selected].softmax(-1)
+        mixed, other = 0.1 * p + 0.9 * q, 0.9 * p + 0.1 * q
+        torch.testing.assert_close(loss, (mixed * (mixed / other).log()).sum(-1).mean())
+
+    def test_a_teacher_without_any_loss_makes_rows_hard_and_a_student_without_any_easy(self):
+        setup = make_setup(rows=6, epochs=2, steps_per_epoch=1)
+        right = 200.0 * F.one_hot(setup.fit.labels, 3).float()
+        teacher = torch.zeros(6, 3)
+        teacher[:3] = right[:3]  # cross-entropy exactly 0 on three rows
+        setup = replace(setup, fit=replace(setup.fit, teacher_logits=teacher[None]))
+        strategy = make("da_kd", setup, easy_share=0.0)
+        student = torch.zeros(6, 3)
+        student[5] = right[5]
+        strategy.after_step(make_context(setup, replay=lambda ids: student))
+        assert strategy.weight[setup.fit.ids].tolist() == [2.0, 2.0, 2.0, 0.0, 0.0, 0.0]
+
+    def test_a_divergence_that_is_always_nought_is_refused(self):
+        found = resolve("da_kd")
+        assert "is 0" in str(found.refuses(found.settings({"mixing": 0.5}), 3))
+        assert found.refuses(found.settings(), 3) is None

@@ -123,6 +123,13 @@ def test_random_single_draws_every_teacher_equally_often_and_one_at_a_time():
     assert torch.equal(first, teacher_weights("random_single", context_of(SETUP)))
 
 
+def test_random_single_per_batch_is_the_papers_one_teacher_for_all():
+    draws = [teacher_weights("random_single", context_of(SETUP, seed), per="batch") for seed in range(60)]
+    assert all(torch.equal(weights, weights[:, :1].expand_as(weights)) for weights in draws)
+    assert all(sorted(weights[:, 0].tolist()) == [0.0, 0.0, 1.0] for weights in draws)
+    assert {int(weights[:, 0].argmax()) for weights in draws} == {0, 1, 2}
+
+
 def test_best_single_takes_the_teacher_with_the_highest_label_probability():
     context = context_of(SETUP, 3)
     probability = context.teacher_logits.softmax(-1)[:, torch.arange(8), context.labels]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from string import ascii_lowercase
 from typing import Literal
 
 import numpy as np
@@ -10,9 +11,12 @@ from harness.data import generated
 from harness.data.grammars import TALE, TOWN, Genre
 from harness.data.roles import cut_roles
 from harness.data.source import load_task
+from harness.errors import StudyError
+from harness.plan.plan import make_plan
 from harness.study.data import DataSpec, GeneratedSpec
 from harness.study.tasks import GLUE, TaskSpec
 from tests.conftest import PROJECT
+from tests.harness.tiny import tiny_study
 
 Rules = Literal["plain", "graded"]
 RULES: tuple[Rules, ...] = ("plain", "graded")
@@ -42,6 +46,33 @@ def test_rows_of_another_task_are_that_tasks_rows() -> None:
     assert ours.train.texts == theirs.train.texts
     assert set(ours.report) == {"validation", "validation_mismatched"}
     assert (copy.labels, copy.metrics) == (GLUE["mnli"].labels, GLUE["mnli"].metrics)
+
+
+@pytest.mark.parametrize("classes", [2, 6, 20])
+def test_a_task_of_one_s_own_has_as_many_classes_as_it_names(classes: int) -> None:
+    """Words tell the topic in part: who counts them is right more often than not, and not always."""
+    task = TaskSpec(name="topics", text=["text"], labels=[f"topic{k}" for k in range(classes)])
+    size = GeneratedSpec(train_rows=1000, report_rows=50)
+    data = load_task(task, DataSpec(source="generated", generated=size))
+    texts, labels = data.train.texts[0], data.train.labels
+    shares = np.bincount(labels, minlength=classes) * classes / 1000
+    assert ((shares > 0.4) & (shares < 1.7)).all()
+    said = np.array([[int(word.strip(ascii_lowercase)) for word in text.split()] for text in texts])
+    most = [np.bincount(words).argmax() for words in said]
+    assert 0.6 < np.mean(most == labels) < 0.95
+    assert data.report.keys() == {"validation"}
+
+
+def test_a_task_of_one_s_own_is_planned_with_one_column_of_text() -> None:
+    own = {"name": "topics", "text": ["text"], "labels": [f"topic{k}" for k in range(6)]}
+    plan = make_plan(tiny_study(tasks=[own]), PROJECT)
+    assert [len(task.labels) for task in plan.tasks] == [6]
+    with pytest.raises(StudyError, match="has one column of text, and `text` names 2"):
+        make_plan(tiny_study(tasks=[{**own, "text": ["one", "two"]}]), PROJECT)
+    with pytest.raises(StudyError, match="'labels' is missing"):
+        make_plan(tiny_study(tasks=[{**own, "labels": []}]), PROJECT)
+    with pytest.raises(StudyError, match="is not built in, so it needs `files`"):
+        make_plan(tiny_study(tasks=[own], data={"source": "directory", "path": "glue"}), PROJECT)
 
 
 def test_planted_flips_are_wrong_labels_and_their_mask_is_kept() -> None:

@@ -21,6 +21,7 @@ DIVERGENCES: dict[str, dict[str, Any]] = {
     "jensen_shannon": {},
     "skew_kl": {},
     "skew_reverse_kl": {},
+    "bidirectional_kl": {},
     "alpha_beta": {"alpha": 0.8, "beta": 0.3},
     "total_variation": {},
     "dist_inter": {},
@@ -109,7 +110,10 @@ def test_finite_with_extreme_logits_in_half_precision(name, loud, classes):
     assert (found >= -1e-5 * max(1.0, float(found.abs().max()))).all()
 
 
-@pytest.mark.parametrize("name", ["reverse_kl", "jensen_shannon", "skew_kl", "skew_reverse_kl", "todi_kl", "soft_label_ce"])
+OF_SECOND_ORDER = ["reverse_kl", "jensen_shannon", "skew_kl", "skew_reverse_kl", "bidirectional_kl", "todi_kl", "soft_label_ce"]
+
+
+@pytest.mark.parametrize("name", OF_SECOND_ORDER)
 def test_the_gradient_keeps_its_size_as_temperature_rises(name):
     """As plain KD's does: T^2 stands against logits and probabilities that are divided by T."""
     gradients = {}
@@ -134,6 +138,7 @@ def test_every_divergence_is_its_formula(seed, classes, temperature):
     q, p = (s / temperature).softmax(-1), (t / temperature).softmax(-1)
     m = (p + q) / 2
     skewed, skewed_reverse = 0.1 * p + 0.9 * q, 0.1 * q + 0.9 * p
+    teacher_s_place, student_s_place = 0.1 * p + 0.9 * q, 0.9 * p + 0.1 * q
     weight = 1 / (1 + q / p)
     gamma = 1 / temperature
     power = t.softmax(-1) ** gamma
@@ -145,6 +150,7 @@ def test_every_divergence_is_its_formula(seed, classes, temperature):
         "jensen_shannon": square * (p * (p / m).log() + q * (q / m).log()).sum(-1) / 2,
         "skew_kl": square * (p * (p / skewed).log()).sum(-1),
         "skew_reverse_kl": square * (q * (q / skewed_reverse).log()).sum(-1),
+        "bidirectional_kl": square * (teacher_s_place * (teacher_s_place / student_s_place).log()).sum(-1),
         "alpha_beta": -square * (p**a * q**b - a / (a + b) * p ** (a + b) - b / (a + b) * q ** (a + b)).sum(-1) / (a * b),
         "total_variation": temperature * 0.5 * (p - q).abs().sum(-1),
         "todi_kl": square * (weight * p * (p / q).log() + (1 - weight) * q * (q / p).log()).sum(-1),
@@ -175,6 +181,8 @@ def test_kl_has_its_place_among_them():
     torch.testing.assert_close(value("alpha_beta", s, t, alpha=0.0, beta=1.0), losses.kd(t, s, 2.0))
     torch.testing.assert_close(value("skew_kl", s, t, skew=1e-9), kd, atol=1e-6, rtol=0)
     torch.testing.assert_close(value("skew_reverse_kl", s, t, skew=1e-9), losses.kd(t, s, 2.0), atol=1e-6, rtol=0)
+    torch.testing.assert_close(value("bidirectional_kl", s, t, mixing=1e-9), kd, atol=1e-6, rtol=0)
+    torch.testing.assert_close(value("bidirectional_kl", s, t, mixing=1 - 1e-9), losses.kd(t, s, 2.0), atol=1e-6, rtol=0)
     torch.testing.assert_close(value("transformed_teacher", s, t, 1.0), losses.kd(s, t, 1.0))
     entropy = torch.special.entr((t / 2).softmax(-1)).sum(-1)
     torch.testing.assert_close(value("soft_label_ce", s, t), kd + 4 * entropy)
@@ -193,6 +201,8 @@ def test_jensen_shannon_and_total_variation_are_bounded_and_symmetric():
         found = value(name, s, t)
         torch.testing.assert_close(found, value(name, t, s))
         assert bound - 1e-3 < found.max() <= bound + 1e-9
+    # two sure models that disagree: 0.8 log 9, times T^2; the divergence between sure models has no other value
+    assert float(value("bidirectional_kl", s, t).max()) == pytest.approx(4 * 0.8 * math.log(9), abs=1e-3)
 
 
 def test_todi_holds_its_weights_still():
