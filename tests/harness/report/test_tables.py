@@ -102,6 +102,14 @@ def test_a_low_terminal_keeps_plain_kd_and_says_how_many_more_there_are(board: L
     assert len(only.split("\n\n", 1)[0].splitlines()) == 4
 
 
+def test_a_study_of_references_alone_has_a_table_without_verdicts(tmp_path: Path) -> None:
+    store = build_store(tmp_path / "store", Planted(("rte",), ("ce_only", "kd_only", "fixed_alpha"), trials=1, rows=40))
+    shown = text(make_leaderboard(store.path, draws=100), 80)
+    assert shown.split()[:2] == ["strategy", "gain"]
+    assert "verdict" not in shown.split("\n\n")[0]
+    assert "No strategy is declared" in shown
+
+
 @pytest.mark.parametrize("width", [80, 160])
 def test_measures_of_probabilities_take_the_place_of_other_columns_where_asked_for(board: Leaderboard, width: int) -> None:
     assert "nll" not in text(board, width)
