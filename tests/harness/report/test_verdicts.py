@@ -76,10 +76,13 @@ NULLS = {
     "three repeats, runs that differ": Truth(LEVEL_ONES, tasks=4, repeats=3, spread=0.15),
     "three repeats, runs that err by chance alone": Truth(LEVEL_ONES, tasks=4, repeats=3, spread=0.0),
     "tasks of one data set": Truth(LEVEL_ONES, tasks=3, repeats=6, same_rows=True),
-    "tasks of one data set that share a run's luck": Truth(
-        LEVEL_ONES, tasks=3, repeats=6, same_rows=True, spread=0.15, shared=0.8
-    ),
 }
+
+
+SHARED_LUCK = Truth(LEVEL_ONES, tasks=3, repeats=6, same_rows=True, spread=0.15, shared=0.8)
+"""Tasks of one data set whose runs are lucky together. Their seeds differ, so that it does not happen; flips keep them together
+all the same. Intervals rest on the seeds alone: here 78 of 100 would hold the truth.
+"""
 
 
 def judged(truth: Truth, margin: float = 0.005, studies: int = STUDIES) -> Iterator[list[Comparison]]:
@@ -94,7 +97,7 @@ def share(truth: Truth, *verdicts: str, margin: float = 0.005, studies: int = ST
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("truth", NULLS.values(), ids=NULLS)
+@pytest.mark.parametrize("truth", [*NULLS.values(), SHARED_LUCK], ids=[*NULLS, "tasks of one data set that share luck"])
 def test_a_family_of_equals_has_a_finding_in_one_of_twenty_studies_at_most(truth: Truth) -> None:
     assert share(truth, BETTER, WORSE) <= 0.05 + ERROR
 

@@ -91,7 +91,10 @@ def test_what_is_sharper_than_true_is_worse_calibrated() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_intervals_hold_the_truth(repeats: int) -> None:
-    """Of each measure and of its difference: what a run of many rows says is true of runs that differ by their noise alone."""
+    """Of each measure and of its difference: what a run of many rows says is true of runs that differ by their noise alone.
+
+    Of one task and three repeats a little more often than 97 times in 100: see `tests/harness/stats/test_bootstrap.py`.
+    """
     truth = {name: sample.scores.mean(1) for name, sample in _of_many_rows().items()}
     studies = 1000
     held = {name: [0, 0] for name in truth}
@@ -102,10 +105,9 @@ def test_intervals_hold_the_truth(repeats: int) -> None:
             for k, (second, want) in enumerate(((None, truth[name][0]), (1, truth[name][0] - truth[name][1]))):
                 low, high = interval(sample.contrast(0, second).draws)
                 held[name][k] += low <= want <= high
-    error = 2 * (0.05 * 0.95 / studies) ** 0.5
     for name, counts in held.items():
         for count in counts:
-            assert 0.93 - error <= count / studies <= 0.97 + error, (name, held)
+            assert 0.93 <= count / studies <= (0.97 if repeats == 1 else 0.98), (name, held)
 
 
 def _study(rows: int, repeats: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
