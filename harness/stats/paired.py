@@ -91,8 +91,9 @@ def unseen_difference(rows: int, draws: int, seed: int) -> Array:
     either side, with that probability: 95 % lie within 3.7 / rows, and tests of one side at 5 % within 3 / rows (the rule of
     three: Hanley & Lippman-Hand 1983). Of accuracy; F1 and Matthews' correlation are taken to move as much.
     """
-    size = np.minimum((np.log(2.0) + np.random.default_rng(seed).standard_exponential(draws)) / rows, 1.0)
-    return np.asarray(np.where(np.arange(draws) % 2, size, -size))
+    half = (draws + 1) // 2
+    size = np.minimum(np.log(2 * half / (np.arange(half) + 0.5)) / rows, 1.0)  # of all shares alike: as much to either side
+    return np.random.default_rng(seed).permutation(np.concatenate([size, -size])[:draws])
 
 
 def variance_of(covariance: Array, first: int, second: int | None) -> float:
