@@ -129,6 +129,10 @@ class Sampled:
         """Whether no row of the tasks in the mean told the two apart in any run."""
         return bool(self._averaged) and all(one is not None and one.alike(first, second) for one in self._averaged)
 
+    def one_student(self, first: int, second: int) -> bool:
+        """Whether the two are the same student on each task of the mean, in every run."""
+        return bool(self._averaged) and all(one is not None and one.one_student(first, second) for one in self._averaged)
+
     @property
     def _averaged(self) -> list[TaskSample | None]:
         return [self.samples[t] for t in np.flatnonzero(self.in_mean)]
@@ -182,7 +186,7 @@ def sample_predictions(
         group = [found for name in names if (found := predictions[name]) is not None]
         runs = [Runs(one.metric, one.labels, one.predicted.reshape(-1, len(one.labels)), one.classes) for one in group]
         for name, one, own, drawn in zip(names, group, runs, resampled_scores(runs, draws, seed), strict=True):
-            made[name] = scored_sample(own, drawn, one.present, one.seeds, tasks)
+            made[name] = replace(scored_sample(own, drawn, one.present, one.seeds, tasks), students=one.students)
     return tuple(made.get(task) for task in predictions)
 
 

@@ -59,6 +59,8 @@ class TaskSample:
     """Right or wrong on which the scores count; 0 for a measure of something else."""
     seed: int = 0
     """The same for tasks of the same rows."""
+    students: NDArray[np.int64] | None = None
+    """[strategies, repeats]: the same number for runs that are known to be the same student."""
 
     @property
     def intervals(self) -> Array:
@@ -79,9 +81,13 @@ class TaskSample:
         return Contrast(middle + (over_examples - middle) * scale, whole, self.directions)
 
     def alike(self, first: int, second: int) -> bool:
-        """Whether no row told the two apart in any run."""
-        same = (self.scores[first] == self.scores[second]).all()
+        """Whether no row told the two apart in any run, though for all that is known they are two."""
+        same = (self.scores[first] == self.scores[second]).all() and not self.one_student(first, second)
         return bool(self.rows and same and np.abs(self.over_examples[:, first] - self.over_examples[:, second]).max() < 1e-12)
+
+    def one_student(self, first: int, second: int) -> bool:
+        """Whether the two are known to be the same student in every run: then they do not differ on any row."""
+        return self.students is not None and bool((self.students[first] == self.students[second]).all())
 
 
 def unseen_difference(rows: int, draws: int, seed: int) -> Array:
