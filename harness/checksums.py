@@ -60,14 +60,19 @@ def remove_damaged(folder: Path, names: Iterable[str] | None = None) -> str | No
     try:
         check(folder, names)
     except DamagedCacheError as error:
-        gone = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
-        try:
-            folder.rename(gone)  # whoever has its files open keeps them
-        except FileNotFoundError:  # another process was faster
-            return str(error)
-        shutil.rmtree(gone, ignore_errors=True)
+        take_away(folder)
         return str(error)
     return None
+
+
+def take_away(folder: Path) -> None:
+    """Remove a folder, at once for all who look for it, if it is there."""
+    gone = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
+    try:
+        folder.rename(gone)  # whoever has its files open keeps them
+    except FileNotFoundError:  # another process was faster
+        return
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def content_digest(folder: Path, names: Iterable[str]) -> str:

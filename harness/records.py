@@ -188,3 +188,13 @@ class TrialRecord(BaseModel):
     """UTC, ISO 8601."""
     environment: dict[str, str] = {}
     """Versions of Python and the packages that determine results, platform, accelerator; no host name."""
+
+    @property
+    def teacher_names(self) -> list[str]:
+        """Of its teachers, as a store keeps what they said; none where the contents are not known."""
+        return [teacher_name(*found) for found in zip(self.spec.teacher_digests, self.teacher_contents, strict=False)]
+
+
+def teacher_name(digest: str, content: str) -> str:
+    """Of a teacher as it came out: digests of its recipe and of its outputs."""
+    return f"{digest}-{content}"

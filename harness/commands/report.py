@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=lambda text: [name for name in text.split(",") if name],
         default=[],
         metavar="NAME,NAME",
-        help="further columns from stored probabilities: nll, brier, ece, macro_f1; the files hold all",
+        help="further columns from stored probabilities: nll, brier, ece, macro_f1, agreement, kl; the files hold all",
     )
     parser.add_argument(
         "--every-eval-ever",
@@ -52,8 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
         if label not in labels:
             near = nearest(label, labels)
             raise UserError(f"--strategies {label}: no strategy of {folder}.{near} There are {', '.join(labels)}")
-    if arguments.metrics and not report.board.measures:
-        raise UserError(f"--metrics {','.join(arguments.metrics)}: {folder} keeps no probabilities")
+    for name in arguments.metrics:
+        if name not in report.board.measures:
+            whose = " of its teachers" if MEASURES[name].of_teacher and report.board.measures else ""
+            raise UserError(f"--metrics {name}: not stored: {folder} keeps no probabilities{whose}")
     if arguments.every_eval_ever is not None:
         write_documents(report.board, arguments.every_eval_ever)
     print(printed(report.board, arguments.strategies or (), arguments.metrics))

@@ -107,6 +107,7 @@ def _settle_code(plan: Plan, store: Store, records: list[TrialRecord], console: 
 def _run_trials(plan: Plan, store: Store, console: Console, arguments: argparse.Namespace) -> None:
     from harness.commands.manifest import make_manifest, now
     from harness.engine import engine_for
+    from harness.teachers.export_outputs import keep_predictions
     from harness.teachers.prepare import prepare
     from harness.watching.event_log import EventLog
 
@@ -116,6 +117,7 @@ def _run_trials(plan: Plan, store: Store, console: Console, arguments: argparse.
     shared = {"cache": cache, "results": store.path.resolve(), **_hub_cache(plan)}
     with engine_for(plan, store.path / "logs", arguments.address, shared) as engine:
         prepared = prepare(plan, cache, console, engine.map_tasks, EventLog(store))
+        keep_predictions(plan, prepared, cache, store)
         if plan.study.resources.engine == "ray":
             from harness.commands.memory_probe import with_measured_needs
 

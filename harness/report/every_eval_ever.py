@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from harness import __version__
 from harness.errors import UserError
@@ -20,16 +22,24 @@ _METRICS = {"accuracy": ("Accuracy", 0.0), "f1": ("F1", 0.0), "matthews": ("Matt
 
 
 def write_documents(board: Leaderboard, folder: Path) -> list[Path]:
-    """`<place in the study>_<label>.json` of every strategy with a score. Raises UserError for a folder that has files."""
+    """`data/<study>/<study>/<label>/<uuid>.json` of every strategy with a score, as the collection and its validator want it:
+    the middle parts are the model's id. Raises UserError for a folder that has files.
+    """
     refuse_files(folder)
     written = []
     for i, label in enumerate(board.selection.labels):
         if (made := document(board, i)) is not None:
-            name = "".join(letter if letter.isalnum() or letter in "_-." else "_" for letter in label)
-            path = folder / f"{i:02}_{name}.json"
+            study, name = (_folder_name(part) for part in (study_name(board), label))
+            same = UUID(bytes=hashlib.sha256(made["evaluation_id"].encode()).digest()[:16], version=4)  # same store, same name
+            path = folder / "data" / study / study / name / f"{same}.json"
             write_atomically(path, (json.dumps(made, indent=2, ensure_ascii=False) + "\n").encode())
             written.append(path)
     return written
+
+
+def _folder_name(name: str) -> str:
+    kept = "".join(letter if letter.isalnum() or letter in "_-.()" else "_" for letter in name)
+    return kept if kept.strip(".") else "_"
 
 
 def refuse_files(folder: Path) -> None:

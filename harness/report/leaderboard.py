@@ -149,6 +149,13 @@ def make_leaderboard(path: Path | str, draws: int | None = None) -> Leaderboard:
             *explore(sampled, [(i, baseline) for i in others if i not in first], margin / 100),
         ):
             comparisons[one.first] = one
+        if alike := sum(sampled.alike(i, baseline) for i in others):
+            notes.append(
+                f"{alike} of {len(others)} strategies were right on the very rows that {labels[baseline]} was, in every run: "
+                "their intervals hold what so many rows can leave unseen (rule of three)."
+            )
+        if same := sum(sampled.one_student(i, baseline) for i in others):
+            notes.append(f"{same} of {len(others)} strategies trained the students of {labels[baseline]}: same probabilities.")
         gain = Estimate(*(_column(comparisons, name) for name in ("value", "low", "high")))
         gain.value[baseline] = 0.0 * scores[baseline, inside].mean()  # withheld where it lacks a cell
         weights = sampled.precision_weights(baseline, others)

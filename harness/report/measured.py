@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.report.predictions import TaskPredictions
+from harness.report.predictions import TaskPredictions, load_teacher
 from harness.report.sampled import Estimate, Sampled, data_sets
 from harness.report.selection import Selection
 from harness.stats.measures import MEASURES, sample_measures
@@ -16,9 +16,8 @@ from harness.stats.metrics import Array, class_scores
 
 DRAWS = 2000
 """Of rows: an interval's ends to a thirtieth of its width. No test rests on them."""
-NO_TEACHER = (
-    "Agreement with the teacher is not shown: of teachers the store keeps scores, and no predictions of the report rows."
-)
+NO_TEACHER = "Agreement with the teacher: not stored, as of teachers this store keeps scores alone."
+TEACHER = "The teacher is the mean of the probabilities of all teachers that strategies of the task learn from."
 
 DIGITS = 9
 """After the point. Sums of probabilities differ in their last bits between processors, and with the number of threads."""
@@ -41,22 +40,28 @@ def measure(
     in_mean: NDArray[np.bool_],
     draws: int = DRAWS,
 ) -> dict[str, Measured]:
-    """Every measure by name; none where the store keeps no probabilities. `predictions`: task -> with probabilities."""
+    """Every measure by name, those that the store keeps no probabilities for left out: of students, or of teachers.
+
+    `predictions`: task -> with probabilities.
+    """
     averaged = max(int(in_mean.sum()), 1)
     sampled = [
         None
         if found is None or found.probabilities is None
         else sample_measures(
-            found.labels, np.nan_to_num(found.probabilities), _said(found), draws, found.seeds, averaged
+            found.labels, np.nan_to_num(found.probabilities), _said(found), draws, found.seeds, averaged,
+            load_teacher(selection, task, found.ids),
         )
-        for found in (predictions[task] for task in selection.tasks)
+        for task, found in ((task, predictions[task]) for task in selection.tasks)
     ]  # fmt: skip
     if all(one is None for one in sampled):
         return {}
     labels = range(len(selection.labels))
     made = {}
     for name in MEASURES:
-        samples = tuple(None if one is None else one[name] for one in sampled)
+        samples = tuple(None if one is None else one.get(name) for one in sampled)
+        if all(one is None for one in samples):
+            continue
         missing = np.full(selection.scores.shape[::2], np.nan)
         scores = np.stack([missing if one is None else one.scores for one in samples], axis=1)
         study = Sampled(samples, scores, selection.tasks, data_sets(selection), in_mean, draws)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from harness.errors import StoreError
 from harness.report.selection import Row, Selection
 from harness.stats.paired import Seeds, point_scores
+from harness.store.prediction_table import split_arrays
 from harness.store.store import Store
 
 
@@ -29,6 +32,21 @@ class TaskPredictions:
     seeds: Seeds
     probabilities: NDArray[np.float32] | None = None
     """[labels, repeats, rows, classes], NaN for a failed run; None where they were not asked for."""
+
+    @property
+    def students(self) -> NDArray[np.int64] | None:
+        """[labels, repeats]: the same number for runs that said the same probabilities of every row, and not the same of all
+        rows: one student, trained twice. None where probabilities were not asked for.
+        """
+        if self.probabilities is None:
+            return None
+        runs = self.probabilities.reshape(-1, *self.probabilities.shape[2:])
+        first: dict[bytes, int] = {}
+        numbers = [
+            first.setdefault(hashlib.sha256(run.tobytes()).digest(), place) if (np.ptp(run, axis=0) > 0).any() else place
+            for place, run in enumerate(runs)
+        ]
+        return np.array(numbers, np.int64).reshape(self.present.shape)
 
 
 def load_predictions(
@@ -75,6 +93,34 @@ def load_predictions(
         ids, truth, predicted.reshape(*shape, -1), present.reshape(shape), len(spec.labels), spec.headline_metric, seeds,
         None if said is None else said.reshape(*shape, *said.shape[1:]),
     )  # fmt: skip
+
+
+def load_teacher(selection: Selection, task: str, ids: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """Probabilities [rows, classes] of the rows `ids`, the mean over all teachers that the task's trials learn from; None where
+    the store does not keep what each of them said.
+
+    Of a teacher that came out different on several machines, the one that most trials had: `selection` warns of it.
+    """
+    store, split = Store(selection.path), selection.headline_split(task)
+    names: dict[str, Counter[str]] = defaultdict(Counter)
+    for record in selection.records:
+        if record.spec.task.name == task and record.status == "ok":
+            own = record.teacher_names or [""] * len(record.spec.teacher_digests)  # made before contents were recorded
+            for digest, name in zip(record.spec.teacher_digests, own, strict=True):
+                names[digest][name] += 1
+    said = []
+    for counts in names.values():
+        try:
+            table = store.teacher_table(counts.most_common(1)[0][0])
+        except StoreError as error:
+            if str(error) not in selection.warnings:
+                selection.warnings.append(str(error))
+            return None
+        found = None if table is None else split_arrays(table, split, probabilities=True)
+        if found is None or not np.array_equal(found[0], ids):
+            return None
+        said.append(found[3].astype(np.float64))
+    return np.asarray(np.mean(said, axis=0)) if said else None
 
 
 def _load(store: Store, row: Row, probabilities: bool) -> tuple[NDArray[Any], ...] | str | None:

@@ -116,17 +116,31 @@ class Sampled:
         """Of the mean over tasks of first minus second."""
         examples, repeats = self.covariances
         tasks = max(int(self.in_mean.sum()), 1)
+        alike = [one for one in self._averaged if one is not None and one.alike(first, second)]
+        unseen = sum((one.contrast(first, second).over_examples for one in alike), np.zeros(self.draws))
         return Spread(
-            examples=max(variance_of(examples, first, second), 0.0),
+            examples=max(variance_of(examples, first, second), 0.0) + float(np.var(unseen)) / tasks**2,
             repeat=variance_of(repeats, first, second) * self.repeats,
             tasks=tasks,
             units=self.sets,
         )
 
+    def alike(self, first: int, second: int) -> bool:
+        """Whether no row of the tasks in the mean told the two apart in any run."""
+        return bool(self._averaged) and all(one is not None and one.alike(first, second) for one in self._averaged)
+
+    def one_student(self, first: int, second: int) -> bool:
+        """Whether the two are the same student on each task of the mean, in every run."""
+        return bool(self._averaged) and all(one is not None and one.one_student(first, second) for one in self._averaged)
+
+    @property
+    def _averaged(self) -> list[TaskSample | None]:
+        return [self.samples[t] for t in np.flatnonzero(self.in_mean)]
+
     @property
     def covariances(self) -> tuple[Array, Array]:
         """[labels, labels] of the means over tasks: as examples differ, and as repeats differ."""
-        used = [self.samples[t] for t in np.flatnonzero(self.in_mean)]
+        used = self._averaged
         empty = np.full((len(self.scores),) * 2, np.nan)
         if not used or any(sample is None for sample in used):
             return empty, empty
@@ -172,7 +186,7 @@ def sample_predictions(
         group = [found for name in names if (found := predictions[name]) is not None]
         runs = [Runs(one.metric, one.labels, one.predicted.reshape(-1, len(one.labels)), one.classes) for one in group]
         for name, one, own, drawn in zip(names, group, runs, resampled_scores(runs, draws, seed), strict=True):
-            made[name] = scored_sample(own, drawn, one.present, one.seeds, tasks)
+            made[name] = replace(scored_sample(own, drawn, one.present, one.seeds, tasks), students=one.students)
     return tuple(made.get(task) for task in predictions)
 
 

@@ -25,7 +25,7 @@ from harness.report.cells import (
 )
 from harness.report.costs import passes
 from harness.report.leaderboard import Leaderboard
-from harness.report.measured import NO_TEACHER
+from harness.report.measured import NO_TEACHER, TEACHER
 from harness.report.sampled import Estimate
 from harness.stats.measures import MEASURES
 from harness.study.comparisons import CONTROLS, EQUAL_ROWS, STATISTICS_VERSION
@@ -142,7 +142,7 @@ def measures_said(board: Leaderboard) -> str:
     said = "; ".join(f"{MEASURES[name].title}: {MEASURES[name].hint}" for name in board.measures)
     return (
         f"Mean over the tasks of the mean; explored, without marks. {said}. Probabilities are kept as float16: one kept as 0 "
-        f"counts as 6e-8. {NO_TEACHER}"
+        f"counts as 6e-8. {TEACHER if any(MEASURES[name].of_teacher for name in board.measures) else NO_TEACHER}"
     )
 
 

@@ -51,7 +51,8 @@ def text(
         return _shown(board, _of_measures(board, measures, rows, width), rows, left_out, width)
     if "Gain" in short:
         table["gain"] = short.pop("Gain")
-        table["verdict"] = [words.get(i, "") for i in range(len(board.selection.labels))]
+        if "Verdict" in short:
+            table["verdict"] = [words.get(i, "") for i in range(len(board.selection.labels))]
         cost = "Passes ×"
     else:
         table["mean"] = short.pop("Mean", [""] * len(board.selection.labels))

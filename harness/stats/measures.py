@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +34,10 @@ class Measure:
     scale: float
     """Times which it is shown: 100 for points."""
     digits: int
-    columns: Callable[[NDArray[np.int64], Array], Array]
+    columns: Callable[[NDArray[Any], Array], Array]
     score: Callable[[Array, int], Array]
+    of_teacher: bool = False
+    """`columns` takes the teacher's probabilities [rows, classes] in the place of the labels."""
 
 
 def _label_probability(labels: NDArray[np.int64], probabilities: Array) -> Array:
@@ -67,6 +70,15 @@ def _hits_and_totals(labels: NDArray[np.int64], probabilities: Array) -> Array:
     return np.concatenate([said * actual, said + actual], axis=-1)
 
 
+def _agreements(teacher: Array, probabilities: Array) -> Array:
+    return np.asarray((probabilities.argmax(-1) == teacher.argmax(-1)).T[:, :, None].astype(np.float64))
+
+
+def _divergences(teacher: Array, probabilities: Array) -> Array:
+    logarithms = np.log(np.maximum(teacher, LEAST)) - np.log(np.maximum(probabilities, LEAST))
+    return np.asarray((teacher * logarithms).sum(-1).T[:, :, None])
+
+
 def _mean(sums: Array, rows: int) -> Array:
     return np.asarray(sums[..., 0] / rows)
 
@@ -94,23 +106,39 @@ MEASURES: dict[str, Measure] = {
     "macro_f1": Measure(
         "Macro-F1", "mean of F1 over the classes that occur, points, higher is better", 100.0, 1, _hits_and_totals, _macro_f1
     ),
+    "agreement": Measure(
+        "Agreement", "rows on which student and teacher say the same class, points", 100.0, 1, _agreements, _mean, True
+    ),
+    "kl": Measure(
+        "KL", "KL(teacher || student) at temperature 1, nats a row, lower is nearer", 1.0, 3, _divergences, _mean, True
+    ),
 }  # fmt: skip
 
 
 def sample_measures(
-    labels: NDArray[np.int64], probabilities: Array, present: NDArray[np.bool_], draws: int, seeds: Seeds, tasks: int = 1
+    labels: NDArray[np.int64],
+    probabilities: Array,
+    present: NDArray[np.bool_],
+    draws: int,
+    seeds: Seeds,
+    tasks: int = 1,
+    teacher: Array | None = None,
 ) -> dict[str, TaskSample]:
     """Of every measure, the bootstrap of one task. All share the draws of rows and of repeats.
 
     `labels` [rows], `probabilities` [strategies, repeats, rows, classes], `present` [strategies, repeats] (False: no such run),
-    `tasks` as for `harness.stats.paired.sample_task`.
+    `tasks` as for `harness.stats.paired.sample_task`. `teacher`: its probabilities [rows, classes]; without them there is no
+    measure of agreement with it.
     """
+    against: dict[str, NDArray[Any]] = {name: labels for name, measure in MEASURES.items() if not measure.of_teacher}
+    if teacher is not None:
+        against |= {name: _normalised(teacher) for name, measure in MEASURES.items() if measure.of_teacher}
     strategies, repeats, rows, classes = probabilities.shape
     runs = probabilities.reshape(-1, rows, classes)
     at_once = max(1, _CELLS_AT_ONCE // (rows * (BINS + 2 * classes + 2)))
-    blocks = [_scores(labels, runs[start : start + at_once], draws, seeds.examples) for start in range(0, len(runs), at_once)]
+    blocks = [_scores(against, runs[start : start + at_once], draws, seeds.examples) for start in range(0, len(runs), at_once)]
     samples = {}
-    for name in MEASURES:
+    for name in against:
         drawn, whole = (np.concatenate([block[name][k] for block in blocks], axis=-1) for k in range(2))
         drawn = np.where(present, drawn.reshape(draws, strategies, repeats), np.nan)
         whole = np.where(present, whole.reshape(strategies, repeats), np.nan)
@@ -119,23 +147,31 @@ def sample_measures(
     return samples
 
 
-def _scores(labels: NDArray[np.int64], runs: Array, draws: int, seed: int) -> dict[str, tuple[Array, Array]]:
-    """Of every measure, scores on drawn rows [draws, runs], the same rows for each seed, and on all rows [runs]."""
-    rows = len(labels)
-    runs = runs.astype(np.float64)
-    runs /= np.maximum(runs.sum(-1, keepdims=True), LEAST)  # halves do not quite add up to 1
-    parts = [measure.columns(labels, runs) for measure in MEASURES.values()]
+def _normalised(probabilities: Array) -> Array:
+    """[..., classes] in float64: halves do not quite add up to 1."""
+    exact = probabilities.astype(np.float64)
+    return np.asarray(exact / np.maximum(exact.sum(-1, keepdims=True), LEAST))
+
+
+def _scores(
+    against: dict[str, NDArray[Any]], runs: Array, draws: int, seed: int
+) -> dict[str, tuple[Array, Array]]:  # fmt: skip
+    """Of every measure, scores on drawn rows [draws, runs], the same rows for each seed, and on all rows [runs]. `against`:
+    measure -> labels, or what the teacher says.
+    """
+    rows, runs = runs.shape[1], _normalised(runs)
+    parts = [MEASURES[name].columns(other, runs) for name, other in against.items()]
     ends = np.cumsum([part.shape[-1] for part in parts])
     together = np.concatenate(parts, axis=-1)
     flat = together.reshape(rows, -1)
     rng = np.random.default_rng(seed)
-    drawn: dict[str, list[Array]] = {name: [] for name in MEASURES}
+    drawn: dict[str, list[Array]] = {name: [] for name in against}
     for start in range(0, draws, _DRAWS_AT_ONCE):
         counts = example_counts(rng, rows, min(_DRAWS_AT_ONCE, draws - start))
         sums = (counts.astype(np.float64) @ flat).reshape(len(counts), len(runs), -1)
-        for name, part in zip(MEASURES, np.split(sums, ends[:-1], axis=-1), strict=True):
+        for name, part in zip(against, np.split(sums, ends[:-1], axis=-1), strict=True):
             drawn[name].append(MEASURES[name].score(part, rows))
     return {
         name: (np.concatenate(drawn[name]), MEASURES[name].score(part.sum(0), rows))
-        for name, part in zip(MEASURES, parts, strict=True)
+        for name, part in zip(against, parts, strict=True)
     }

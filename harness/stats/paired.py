@@ -55,6 +55,12 @@ class TaskSample:
     already, and would count twice."""
     repeats_covariance: Array
     """Of the mean over repeats, as repeats differ."""
+    rows: int = 0
+    """Right or wrong on which the scores count; 0 for a measure of something else."""
+    seed: int = 0
+    """The same for tasks of the same rows."""
+    students: NDArray[np.int64] | None = None
+    """[strategies, repeats]: the same number for runs that are known to be the same student."""
 
     @property
     def intervals(self) -> Array:
@@ -64,6 +70,8 @@ class TaskSample:
     def contrast(self, first: int, second: int | None = None) -> Contrast:
         """First minus second; the score of the first where there is no second."""
         over_examples, whole = self.over_examples[:, first], self.scores[first]
+        if second is not None and second != first and self.alike(first, second):
+            return Contrast(unseen_difference(self.rows, len(over_examples), self.seed), whole * 0.0, self.directions)
         if second is not None:
             over_examples, whole = over_examples - self.over_examples[:, second], whole - self.scores[second]
         middle = over_examples.mean()
@@ -71,6 +79,27 @@ class TaskSample:
         shared = variance - variance_of(self.chance_covariance, first, second)
         scale = np.sqrt(np.clip(shared / variance, 0.0, 1.0)) if variance > 0 else 1.0
         return Contrast(middle + (over_examples - middle) * scale, whole, self.directions)
+
+    def alike(self, first: int, second: int) -> bool:
+        """Whether no row told the two apart in any run, though for all that is known they are two."""
+        same = (self.scores[first] == self.scores[second]).all() and not self.one_student(first, second)
+        return bool(self.rows and same and np.abs(self.over_examples[:, first] - self.over_examples[:, second]).max() < 1e-12)
+
+    def one_student(self, first: int, second: int) -> bool:
+        """Whether the two are known to be the same student in every run: then they do not differ on any row."""
+        return self.students is not None and bool((self.students[first] == self.students[second]).all())
+
+
+def unseen_difference(rows: int, draws: int, seed: int) -> Array:
+    """[draws] of a difference that not one of `rows` rows has shown, and that may be there: a bootstrap of them knows none.
+
+    A difference of more than x leaves so many rows without a trace with probability exp(-rows x) at most, and x is exceeded, to
+    either side, with that probability: 95 % lie within 3.7 / rows, and tests of one side at 5 % within 3 / rows (the rule of
+    three: Hanley & Lippman-Hand 1983). Of accuracy; F1 and Matthews' correlation are taken to move as much.
+    """
+    half = (draws + 1) // 2
+    size = np.minimum(np.log(2 * half / (np.arange(half) + 0.5)) / rows, 1.0)  # of all shares alike: as much to either side
+    return np.random.default_rng(seed).permutation(np.concatenate([size, -size])[:draws])
 
 
 def variance_of(covariance: Array, first: int, second: int | None) -> float:
@@ -104,11 +133,13 @@ def scored_sample(runs: Runs, drawn: Array, present: NDArray[np.bool_], seeds: S
     shape = present.shape
     whole = point_scores(runs.metric, runs.labels, runs.predicted.reshape(*shape, -1), runs.classes)
     drawn = np.where(present, drawn.reshape(len(drawn), *shape), np.nan)
-    return task_sample(drawn, np.where(present, whole, np.nan), seeds, tasks)
+    return task_sample(drawn, np.where(present, whole, np.nan), seeds, tasks, len(runs.labels))
 
 
-def task_sample(drawn: Array, whole: Array, seeds: Seeds, tasks: int) -> TaskSample:
-    """Of scores `whole` [strategies, repeats], and of the same on drawn examples, `drawn` [draws, strategies, repeats]."""
+def task_sample(drawn: Array, whole: Array, seeds: Seeds, tasks: int, rows: int = 0) -> TaskSample:
+    """Of scores `whole` [strategies, repeats], and of the same on drawn examples, `drawn` [draws, strategies, repeats]. `rows`
+    as `TaskSample` has it.
+    """
     draws, _, repeats = drawn.shape
     over_examples = drawn.mean(-1)
     covariance = _covariance(over_examples.T)
@@ -120,7 +151,7 @@ def task_sample(drawn: Array, whole: Array, seeds: Seeds, tasks: int) -> TaskSam
         of_repeats = _covariance(whole) / repeats
     freedoms = (repeats - 1, tasks * (repeats - 1))
     own, pooled = (repeat_directions(repeats, draws, seeds.repeats, freedom) for freedom in freedoms)
-    return TaskSample(whole, over_examples, (own, pooled), covariance, chance, of_repeats)
+    return TaskSample(whole, over_examples, (own, pooled), covariance, chance, of_repeats, rows, seeds.examples)
 
 
 def _covariance(values: Array) -> Array:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harness.errors import StoreError
 from harness.records import TrialRecord
+from harness.store.prediction_table import to_frame
 from harness.store.store import Store
 from harness.study.comparisons import ProtocolSpec
 from harness.whole_folder import whole_folder
@@ -76,6 +78,7 @@ def merge_stores(sources: Sequence[Path], target: Path) -> Merged:
         for store in stores:
             for record in store.records():
                 _take(merged, goal, store, record, origin)
+            _take_teachers(goal, store)
             merged.damaged += [f"{store.path}/{damage}" for damage in store.damaged.values()]
         goal.write_manifest(_merge_manifests([manifest for _, manifest in manifests if manifest]))
         # names alone: a store is published, and where its sources lay is of no use to others
@@ -112,6 +115,13 @@ def _take(merged: Merged, goal: Store, store: Store, record: TrialRecord, origin
     _take_student(merged, goal, store, record.key)
     goal.write(record, predictions)
     origin[record.key] = str(store.path)
+
+
+def _take_teachers(goal: Store, store: Store) -> None:
+    """What teachers said; their names tell two trainings of one recipe apart. Damaged ones are noted in `store.damaged`."""
+    for name in set(store.teachers()) - set(goal.teachers()):
+        with suppress(StoreError):
+            goal.teacher_files.write(name, to_frame(store.teacher_table(name)))
 
 
 def _take_student(merged: Merged, goal: Store, store: Store, key: str) -> None:

@@ -6,6 +6,7 @@
       predictions.parquet    one row per example and trial; row group n holds, in the same order, the predictions of the trials
                              in row group n of records.parquet
       events.parquet         one row per line of events.jsonl
+      teachers.parquet       one row per example and teacher, where a store keeps what teachers said
 
 `harness.store.packing` writes it. A pack is whole or damaged: a file that is not what was written is named, none is read.
 """
@@ -28,6 +29,7 @@ FOLDER = "pack"
 BEFORE = ".pack-before"
 """The pack that a newer one is about to replace: it counts where there is no other."""
 INDEX, RECORDS, PREDICTIONS, EVENTS = "pack.json", "records.parquet", "predictions.parquet", "events.parquet"
+TEACHERS = "teachers.parquet"
 VERSION = 1
 _PART = 2**20
 _GROUPS_KEPT = 16
@@ -129,6 +131,21 @@ class Pack:
         with self._lock:
             lines: list[str] = self._file(EVENTS).read()["line"].to_pylist()
         return lines
+
+    @cached_property
+    def teachers(self) -> dict[str, Any]:
+        """Name -> pyarrow.Table [rows], with the columns of predictions. Few and small: all are read at once."""
+        if TEACHERS not in self._sources:
+            return {}
+        import pyarrow.compute as pc
+
+        with self._lock:
+            table = self._file(TEACHERS).read()
+        found = {}
+        for name in table["teacher"].unique().to_pylist():
+            own = table.filter(pc.equal(table["teacher"], name)).drop_columns(["teacher"])
+            found[name] = own.select([column for column in own.column_names if own[column].null_count < len(own)])
+        return found
 
     @cached_property
     def _places(self) -> dict[str, _Place]:

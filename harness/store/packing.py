@@ -15,7 +15,7 @@ from harness.errors import StoreError
 from harness.records import TrialRecord
 from harness.store.files import SealedRecord, seal_predictions, seal_record, write_atomically, write_error
 from harness.store.garbage import size
-from harness.store.pack import BEFORE, EVENTS, FOLDER, INDEX, PREDICTIONS, RECORDS, VERSION, Pack
+from harness.store.pack import BEFORE, EVENTS, FOLDER, INDEX, PREDICTIONS, RECORDS, TEACHERS, VERSION, Pack
 from harness.store.prediction_table import PREDICTION_COLUMNS, probability_columns, to_frame, to_parquet
 from harness.store.store import Store
 
@@ -63,7 +63,7 @@ def pack_store(store: Store) -> Packing:
             )
         if not records:
             raise StoreError(f"{store.path} holds no trial: nothing to pack")
-        if store.open_keys() or (store.path / "events.jsonl").exists():
+        if store.open_keys() or store.teacher_files.names() or (store.path / "events.jsonl").exists():
             new = store.path / _UNFINISHED
             shutil.rmtree(new, ignore_errors=True)
             try:
@@ -93,6 +93,8 @@ def unpack_store(store: Store) -> Packing:
         for key in pack.trials():
             if key not in own:
                 _write_open_files(store, pack, key)
+        for name in set(pack.teachers) - set(store.teacher_files.names()):
+            store.teacher_files.write(name, to_frame(pack.teachers[name]))
         lines = store.event_lines()
         if lines:
             write_atomically(store.path / "events.jsonl", "".join(f"{line}\n" for line in lines).encode())
@@ -135,9 +137,13 @@ def _write(store: Store, records: list[TrialRecord], folder: Path) -> None:
             predictions.write_table(table, max(len(table), 1))
     lines = pa.table({"line": pa.array(store.event_lines(), pa.string())})
     pq.write_table(lines, folder / EVENTS, compression="zstd", compression_level=15)
-    for name in (RECORDS, PREDICTIONS, EVENTS):
+    names = [RECORDS, PREDICTIONS, EVENTS]
+    if store.teachers():
+        pq.write_table(_teachers_table(store), folder / TEACHERS, compression="zstd", compression_level=15)
+        names.append(TEACHERS)
+    for name in names:
         _sync(folder / name)
-    files = {name: _checksum(folder / name) for name in (RECORDS, PREDICTIONS, EVENTS)}
+    files = {name: _checksum(folder / name) for name in names}
     index = {"pack_version": VERSION, "trials": len(records), "events": len(lines), "files": files}
     write_atomically(folder / INDEX, (json.dumps(index, indent=2) + "\n").encode())
 
@@ -149,6 +155,7 @@ def _compare(store: Store, records: list[TrialRecord], pack: Pack) -> None:
         differs.append("the list of trials")
     if pack.event_lines != store.event_lines():
         differs.append("the events")
+    differs += [name for name in store.teachers() if not _same(pack.teachers.get(name), store.teacher_table(name))]
     if differs:
         raise StoreError(f"{pack.path} does not read back as it was written, first {differs[0]}. No file was removed.")
 
@@ -157,9 +164,14 @@ def _is_in(pack: Pack, trial: _Trial) -> bool:
     found, table = pack.record(trial.record.key), pack.predictions(trial.record.key)
     if found is None or (found.text, found.version) != (trial.sealed.text, trial.sealed.version):
         return False
-    if table is None or trial.predictions is None:
-        return table is trial.predictions
-    return bool(to_frame(table).equals(to_frame(trial.predictions)))
+    return _same(table, trial.predictions)
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Of two pyarrow.Tables, or None."""
+    if first is None or second is None:
+        return first is second
+    return bool(to_frame(first).equals(to_frame(second)))
 
 
 def _put_in_place(store: Path, new: Path) -> None:
@@ -178,6 +190,7 @@ def _remove_open_files(store: Store) -> None:
         store.record_path(key).unlink()  # the record first: without its predictions it would count as damaged
         store.predictions_path(key).unlink(missing_ok=True)
     (store.path / "events.jsonl").unlink(missing_ok=True)
+    store.teacher_files.remove()
     for folder in (store.path / "trials", store.path / "predictions"):
         for part in (*folder.glob("??"), folder):
             if part.is_dir() and not any(part.iterdir()):
@@ -193,6 +206,17 @@ def _write_open_files(store: Store, pack: Pack, key: str) -> None:
         write_atomically(store.predictions_path(key), content)
         seal = seal_predictions(content, len(table))
     write_atomically(store.record_path(key), seal_record(sealed.text, seal, sealed.version))
+
+
+def _teachers_table(store: Store) -> Any:
+    """Of all teachers, one after the other by name."""
+    import pyarrow as pa
+
+    tables = {name: store.teacher_table(name) for name in store.teachers()}
+    schema = _prediction_schema({name for table in tables.values() for name in probability_columns(table.column_names)})
+    names = pa.array([name for name, table in tables.items() for _ in range(len(table))], pa.string())
+    everything = pa.concat_tables([_widened(table, schema) for table in tables.values()]).unify_dictionaries()
+    return everything.append_column("teacher", names)
 
 
 def _record_schema() -> Any:
@@ -269,5 +293,5 @@ def _sync(path: Path) -> None:
 
 
 def _bytes(store: Store) -> int:
-    places = ("trials", "predictions", "events.jsonl", FOLDER, BEFORE)
+    places = ("trials", "predictions", "teachers", "events.jsonl", FOLDER, BEFORE)
     return sum(size(store.path / name) for name in places if (store.path / name).exists())

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from harness.store.files import DamagedError, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
 PREDICTION_COLUMNS = ("split", "id", "label", "predicted")
 """Beside these, one column for each class: p0, p1, ..."""
@@ -42,3 +47,63 @@ def to_frame(table: Any) -> pd.DataFrame:
     """The column `split` as text, probabilities as float32."""
     frame: pd.DataFrame = table.to_pandas()
     return frame.astype({"split": str} | dict.fromkeys(probability_columns(list(frame.columns)), "float32"))
+
+
+def split_arrays(table: Any, split: str, probabilities: bool) -> tuple[NDArray[Any], ...]:
+    """Of one split's rows, by id: ids, labels and predicted classes, each int64 [rows]; with `probabilities`, float32
+    [rows, classes] of them too.
+    """
+    import numpy as np
+    import pyarrow.compute as pc
+
+    table = table.filter(pc.equal(table["split"], split))
+    ids, labels, predicted = (table[name].to_numpy().astype(np.int64) for name in PREDICTION_COLUMNS[1:])
+    order = np.argsort(ids, kind="stable")
+    found = ids[order], labels[order], predicted[order]
+    if not probabilities:
+        return found
+    columns = [table[name].to_numpy().astype(np.float32) for name in probability_columns(table.column_names)]
+    return *found, np.stack(columns, axis=1)[order]
+
+
+class TeacherFiles:
+    """Predictions of teachers, one file each, by name. A file's own name ends with its checksum: no record speaks of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def names(self) -> list[str]:
+        """Sorted, readable or not."""
+        return sorted({path.stem.rpartition("-")[0] for path in self.folder.glob("*.parquet")})
+
+    def write(self, name: str, predictions: pd.DataFrame) -> None:
+        """In the place of an earlier one, if there is one. Raises StoreError and ValueError as a trial's do."""
+        content = to_parquet(predictions)
+        path = self.folder / f"{name}-{_checksum(content)}.parquet"
+        write_atomically(path, content)
+        for other in self._files(name):
+            if other != path:
+                other.unlink()
+
+    def read(self, name: str) -> Any:
+        """pyarrow.Table [rows]; None where there is none. Raises DamagedError."""
+        for path in self._files(name):
+            content = path.read_bytes()
+            if path.stem.rpartition("-")[2] != _checksum(content):
+                raise DamagedError(f"{path.name}: the content is not what was written (sha256 differs)")
+            return from_parquet(content)
+        return None
+
+    def remove(self) -> None:
+        """All of them."""
+        for path in self.folder.glob("*.parquet"):
+            path.unlink()
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _files(self, name: str) -> list[Path]:
+        return sorted(path for path in self.folder.glob(f"{name}-*.parquet") if path.stem.rpartition("-")[0] == name)
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:24]

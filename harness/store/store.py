@@ -5,6 +5,7 @@
       events.jsonl                     what happened when, one JSON object a line
       trials/<kk>/<key>.json           one record per finished trial; kk are the first two digits of its key
       predictions/<kk>/<key>.parquet   its per-example predictions (zstd; probabilities as float16)
+      teachers/<name>-<sum>.parquet    the same of each teacher, once for all trials that it taught
       pack/                            trials and events of a finished study in a few files (`harness.store.pack`); trials that
                                        are run later lie beside it, and one of the same key counts in its stead
       students/<key>/                  its student, where the study keeps students
@@ -20,7 +21,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,9 @@ from harness.store.lock import is_locked, locked
 from harness.store.pack import LatestPack, Pack
 from harness.store.prediction_table import (
     PREDICTION_COLUMNS,
+    TeacherFiles,
     from_parquet,
-    probability_columns,
+    split_arrays,
     to_frame,
     to_parquet,
 )
@@ -65,6 +67,7 @@ class Store:
         self.damaged: dict[str, Damage] = {}
         """What `get`, `records` and `predictions` found so far, by trial key."""
         self._pack = LatestPack(self.path)
+        self.teacher_files = TeacherFiles(self.path / "teachers")
 
     # Writing
 
@@ -177,18 +180,8 @@ class Store:
 
         With `probabilities`, float32 [rows, classes] of them too. Raises as `predictions` does.
         """
-        import numpy as np
-        import pyarrow.compute as pc
-
         table = self.prediction_table(key, None if probabilities else PREDICTION_COLUMNS)
-        table = table.filter(pc.equal(table["split"], split))
-        ids, labels, predicted = (table[name].to_numpy().astype(np.int64) for name in PREDICTION_COLUMNS[1:])
-        order = np.argsort(ids, kind="stable")
-        found = ids[order], labels[order], predicted[order]
-        if not probabilities:
-            return found
-        columns = [table[name].to_numpy().astype(np.float32) for name in probability_columns(table.column_names)]
-        return *found, np.stack(columns, axis=1)[order]
+        return split_arrays(table, split, probabilities)
 
     def prediction_table(self, key: str, columns: tuple[str, ...] | None = None) -> Any:
         """pyarrow.Table [rows] of a trial's predictions as stored; all columns where `columns` is None.
@@ -214,6 +207,24 @@ class Store:
             self._note(key, path, str(error))
             raise StoreError(f"the predictions of trial {key} in {self.path} cannot be used: {error}") from error
         return from_parquet(content, columns)
+
+    def teachers(self) -> list[str]:
+        """Names of the teachers whose predictions are kept (`harness.records.teacher_name`), sorted."""
+        pack = self.pack()
+        return sorted({*self.teacher_files.names(), *(pack.teachers if pack is not None else ())})
+
+    def teacher_table(self, name: str) -> Any:
+        """pyarrow.Table [rows] of what a teacher says of the report rows, with the columns of a trial's predictions; None where
+        it is not kept. Raises StoreError where the file is not what was written.
+        """
+        try:
+            own = self.teacher_files.read(name)
+        except DamagedError as error:
+            self._note(name, self.teacher_files.folder, str(error))
+            raise StoreError(f"the predictions of teacher {name} in {self.path} cannot be used: {error}") from error
+        if own is not None or (pack := self.pack()) is None:
+            return own
+        return pack.teachers.get(name)
 
     def pack(self) -> Pack | None:
         """What was packed, as it is now; None where nothing was. Raises StoreError where it is damaged."""
@@ -265,6 +276,9 @@ class Store:
                     self.predictions(record.key)
                 except StoreError:
                     continue  # noted in `damaged`
+        for name in self.teachers():
+            with suppress(StoreError):
+                self.teacher_table(name)
         return sorted(self.damaged.values(), key=lambda damage: damage.path)
 
     def _check_size(self, key: str, sealed: dict[str, Any]) -> None:

@@ -1,27 +1,29 @@
-"""A study's teachers' outputs as files that another study takes as a teacher (`harness.data.output_files`)."""
+"""What a study's teachers said of rows: as files that another study takes as a teacher (`harness.data.output_files`), and in
+the store, for agreement with them.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from safetensors.torch import load_model
 
-from harness.data.encode import encode
+from harness.checksums import check
 from harness.data.output_files import write_outputs
-from harness.data.roles import load_report_rows, load_training_rows
+from harness.data.roles import load_report_rows
+from harness.data.rows import Rows
 from harness.data.teacher_outputs import TeacherOutputs, teacher_folder
-from harness.errors import ModelError
-from harness.models.build import load_tokenizer, tokenizer_digest
-from harness.models.evaluate import predict
-from harness.models.own_head import build_classifier
+from harness.errors import ModelError, StoreError
 from harness.plan.plan import Plan
 from harness.plan.prepared import PreparedTask
+from harness.records import teacher_name
+from harness.store.store import Store
 from harness.study.schema import TeacherSpec
 from harness.study.tasks import TaskSpec
+from harness.teachers.fine_tuning import REPORT
 
 Files = dict[str, dict[str, dict[str, str]]]
 """Teacher -> task -> split -> file, as a study's `outputs` name them."""
@@ -40,21 +42,40 @@ def export_outputs(plan: Plan, prepared: Mapping[str, PreparedTask], cache: Path
     for teacher in plan.used_teachers:
         for task in plan.tasks:
             if teacher.outputs is None:
-                max_length = plan.study.data_for(task.name).max_length
-                files = _export(teacher, task, prepared[task.name], max_length, cache, folder)
+                files = _export(teacher, task, prepared[task.name], cache, folder)
                 found.setdefault(teacher.name, {})[task.name] = files
     return found
 
 
-def _export(
-    teacher: TeacherSpec, task: TaskSpec, ready: PreparedTask, max_length: int, cache: Path, folder: Path
-) -> dict[str, str]:
+def keep_predictions(plan: Plan, prepared: Mapping[str, PreparedTask], cache: Path, store: Store) -> None:
+    """Put into the store what each teacher says of the report rows, once for all trials that learn from it, unless it is there.
+
+    Of a teacher of stored outputs, the splits that it has files of.
+    """
+    import pandas as pd
+
+    for task in plan.tasks:
+        ready = prepared[task.name]
+        for teacher, digest in ready.teacher_digests.items():
+            if teacher in ready.teacher_errors:
+                continue
+            name = teacher_name(digest, TeacherOutputs.load(cache, digest).content)
+            with suppress(StoreError):  # damaged: written anew
+                if store.teacher_table(name) is not None:
+                    continue
+            rows = load_report_rows(cache, ready.data_digest)
+            said = _report_logits(cache, digest)
+            frames = [pd.DataFrame(_predictions(split, rows[split], logits)) for split, logits in said.items()]
+            if frames:
+                store.teacher_files.write(name, pd.concat(frames, ignore_index=True))
+
+
+def _export(teacher: TeacherSpec, task: TaskSpec, ready: PreparedTask, cache: Path, folder: Path) -> dict[str, str]:
     digest = ready.teacher_digests[teacher.name]
     outputs = TeacherOutputs.load(cache, digest)
+    rows = load_report_rows(cache, ready.data_digest)
     arrays = {"train": (outputs.ids, outputs.all_logits)}
-    arrays |= _report_logits(
-        teacher.for_task(task.name), task, ready.data_digest, max_length, cache, teacher_folder(cache, digest)
-    )
+    arrays |= {split: (rows[split].ids, logits) for split, logits in _report_logits(cache, digest).items()}
     files = {}
     for split, (ids, logits) in arrays.items():
         files[split] = f"{teacher.name}/{task.name}/{split}.parquet"
@@ -62,18 +83,17 @@ def _export(
     return files
 
 
-def _report_logits(
-    teacher: TeacherSpec, task: TaskSpec, data_digest: str, max_length: int, cache: Path, made: Path
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Report split -> ids and logits, as the teacher was scored on; the cache holds those of the training rows alone."""
-    source = teacher.checkpoint(task.name)
-    tokenizer = load_tokenizer(source, load_training_rows(cache, data_digest).texts(), cache)
-    model = build_classifier(source, task.labels, 0, len(tokenizer), tokenizer=tokenizer)
-    load_model(model, made / "model.safetensors")
-    model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    precision = json.loads((made / "teacher.json").read_text("utf-8"))["precision"]
-    found = {}
-    for split, rows in load_report_rows(cache, data_digest).items():
-        part = encode(rows, tokenizer, max_length, cache, tokenizer_digest(tokenizer), data_digest, split)
-        found[split] = (rows.ids, predict(model, part, np.arange(len(rows)), precision).logits.numpy())
-    return found
+def _report_logits(cache: Path, digest: str) -> dict[str, np.ndarray]:
+    """Report split -> logits [rows, classes], row by row as `load_report_rows`."""
+    folder = teacher_folder(cache, digest)
+    check(folder, [REPORT])
+    with np.load(folder / REPORT) as arrays:
+        return dict(arrays)
+
+
+def _predictions(split: str, rows: Rows, logits: np.ndarray) -> dict[str, Any]:
+    """Columns, as those of a trial's predictions."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    probabilities = powers / powers.sum(1, keepdims=True)
+    columns = {"split": split, "id": rows.ids, "label": rows.labels, "predicted": logits.argmax(1)}
+    return columns | {f"p{k}": probabilities[:, k] for k in range(logits.shape[1])}

@@ -11,6 +11,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,9 @@ from harness.training.device import device_for
 from harness.training.loop import Training, steps_per_epoch
 from harness.whole_folder import scratch_beside
 from strategies.base import Context, Needs, Normalisation, RoleView, Settings, Setup, Strategy, Weights
+
+REPORT = "report_logits.npz"
+"""In a teacher's folder: report split -> logits [rows, classes] of its rows in their order."""
 
 
 class TeacherJob(Section):
@@ -88,7 +92,7 @@ def make_teacher(job: TeacherJob, cache: Path) -> str:
     if not is_made(job, cache):  # made by someone who wanted less of it
         with scratch_beside(folder) as scratch:
             _make(job, cache, scratch, folder)
-            for file in (*scratch.glob("train_*.npy"), seal(scratch)):
+            for file in (*scratch.glob("*.np[yz]"), seal(scratch)):
                 file.replace(folder / file.name)
     return job.digest
 
@@ -96,7 +100,9 @@ def make_teacher(job: TeacherJob, cache: Path) -> str:
 def is_made(job: TeacherJob, cache: Path) -> bool:
     """Whether the cache holds the teacher and all the outputs that the job asks for."""
     folder = teacher_folder(cache, job.digest)
-    return all((folder / name).exists() for name in ("teacher.json", *(f"train_{output}.npy" for output in job.outputs)))
+    return all(
+        (folder / name).exists() for name in ("teacher.json", REPORT, *(f"train_{output}.npy" for output in job.outputs))
+    )
 
 
 def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> None:
@@ -141,15 +147,19 @@ def _make(job: TeacherJob, cache: Path, target: Path, finished: Path | None) -> 
     for output in job.outputs:
         if finished is None or not (finished / f"train_{output}.npy").exists():
             np.save(target / f"train_{output}.npy", cached_output(output, model, roles, encoded, precision, seed)[order])
+    report_rows = load_report_rows(cache, job.data_digest)
+    said: dict[str, Any] = {}  # logits [rows, classes]; mypy takes what is passed on for `allow_pickle`
+    if finished is None or not (finished / REPORT).exists():
+        for split, part in report_rows.items():
+            said[split] = predict(model, encoded(part, split), np.arange(len(part)), precision).logits.numpy()
+        np.savez(target / REPORT, **said)
     if finished is not None:
         return
     np.save(target / "train_ids.npy", ids[order])
     logits = [predict(model, part, np.arange(len(part.ids)), precision).logits.numpy() for part in parts]
     np.save(target / "train_logits.npy", np.concatenate(logits)[order])
     report = {part.role: score_logits(job.task, part, own) for part, own in zip(roles, logits, strict=True)}
-    for split, part in load_report_rows(cache, job.data_digest).items():
-        own = predict(model, encoded(part, split), np.arange(len(part.ids)), precision).logits.numpy()
-        report[split] = score_logits(job.task, part, own)
+    report |= {split: score_logits(job.task, part, said[split]) for split, part in report_rows.items()}
     save_model(model.cpu(), str(target / "model.safetensors"))  # a tensor that modules share is written once
     about = {
         "job": job.model_dump(mode="json"),

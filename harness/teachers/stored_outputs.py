@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from harness.checksums import sealed_folder
+from harness.checksums import sealed_folder, take_away
 from harness.data.output_files import files_digest, read_outputs
 from harness.data.roles import Roles
 from harness.data.rows import Rows, TaskData
@@ -17,7 +18,7 @@ from harness.errors import DataError
 from harness.study.data import SURPLUS
 from harness.study.schema import TeacherSpec
 from harness.study.tasks import TaskSpec
-from harness.teachers.fine_tuning import TeacherJob, is_made, score_logits
+from harness.teachers.fine_tuning import REPORT, TeacherJob, is_made, score_logits
 
 
 def outputs_digest(teacher: TeacherSpec, task: TaskSpec, base: Path) -> str:
@@ -32,6 +33,7 @@ def store_outputs(job: TeacherJob, data: TaskData, roles: Roles, cache: Path, ba
     """
     if is_made(job, cache):
         return
+    take_away(teacher_folder(cache, job.digest))  # made before what is said of report rows was kept
     started = time.perf_counter()
     files = _files(job.teacher, job.task, base)
 
@@ -44,11 +46,13 @@ def store_outputs(job: TeacherJob, data: TaskData, roles: Roles, cache: Path, ba
     ids = np.sort(np.concatenate([part.ids for part in parts]))
     logits = read("train", data.train, ids)
     report = {part.role: score_logits(job.task, part, logits[np.searchsorted(ids, part.ids)]) for part in parts}
+    said: dict[str, Any] = {}  # logits [rows, classes]; mypy takes what is passed on for `allow_pickle`
     for split, part in roles.report.items():
         if split == SURPLUS:
-            report[split] = score_logits(job.task, part, read("train", data.train, part.ids))
+            said[split] = read("train", data.train, part.ids)
         elif split in files:
-            report[split] = score_logits(job.task, part, read(split, data.report[split], part.ids))
+            said[split] = read(split, data.report[split], part.ids)
+    report |= {split: score_logits(job.task, roles.report[split], own) for split, own in said.items()}
     if unknown := set(files) - {"train", *roles.report}:
         raise DataError(f"{files[min(unknown)]}: {job.task.name} has no split {min(unknown)!r} in these data")
     about = {
@@ -63,6 +67,7 @@ def store_outputs(job: TeacherJob, data: TaskData, roles: Roles, cache: Path, ba
     with sealed_folder(teacher_folder(cache, job.digest)) as target:
         np.save(target / "train_ids.npy", ids)
         np.save(target / "train_logits.npy", logits)
+        np.savez(target / REPORT, **said)
         (target / "teacher.json").write_text(json.dumps(about, indent=1), "utf-8")
 
 

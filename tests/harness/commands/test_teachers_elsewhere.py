@@ -16,6 +16,7 @@ import yaml
 from harness.__main__ import main
 from harness.cache import cache_folder
 from harness.report import Report
+from harness.store.prediction_table import to_frame
 from harness.store.store import Store
 from tests.harness.small_models import MINILM
 from tests.harness.teachers.elsewhere import LABELS, TASK, easy_task, save_random_checkpoint
@@ -206,7 +207,8 @@ def test_a_study_s_teachers_become_files_that_another_study_takes(
     assert "exists" in capsys.readouterr().err
 
     assert main(["run", str(study), "--quiet"]) == 0
-    (first,) = Store(tmp_path / "results" / "elsewhere").records()
+    trained_here = Store(tmp_path / "results" / "elsewhere")
+    (first,) = trained_here.records()
     again = write_study(tmp_path, *entries, name="again")
     assert main(["run", str(again), "--quiet"]) == 0
     store = Store(tmp_path / "results" / "again")
@@ -214,6 +216,16 @@ def test_a_study_s_teachers_become_files_that_another_study_takes(
     assert (second.objective, second.report) == (first.objective, first.report)
     assert second.teacher_report == first.teacher_report
     assert {"fit", "select", "validation"} <= set(second.teacher_report[0])
+    kept = []
+    for one, record in ((trained_here, first), (store, second)):
+        assert one.teachers() == record.teacher_names
+        kept.append(to_frame(one.teacher_table(record.teacher_names[0])))
+        right = kept[-1]["label"] == kept[-1]["predicted"]
+        assert {split: float(right[rows.index].mean()) for split, rows in kept[-1].groupby("split")} == {
+            "validation": record.teacher_report[0]["validation"].metrics["accuracy"]
+        }
+    pd.testing.assert_frame_equal(*kept)
+    np.testing.assert_allclose(kept[0].filter(regex=r"p\d").sum(axis=1), 1.0, atol=2e-3)
     trained = {json.loads(file.read_text())["precision"] for file in cache_folder().glob("teachers/*/teacher.json")}
     assert trained == {"fp32", "stored"}
     monkeypatch.chdir(tmp_path)

@@ -16,7 +16,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Complete: 4 tasks, 8 strategies (one with three teachers), a control, 2 searches of 2 trials, flips, a failed cell."""
     path = tmp_path_factory.mktemp("report") / "planted"
     strategies = (*SEVEN, "shuffled(rw_kd)", "ca_mkd")
-    build_store(path, Planted(TASKS, strategies, trials=2, flipped=0.2, failed=frozenset({("rte", "wsl", 1)})))
+    failed = frozenset({("rte", "wsl", 1)})
+    build_store(path, Planted(TASKS, strategies, trials=2, flipped=0.2, failed=failed, teachers_kept=True))
     return path
 
 

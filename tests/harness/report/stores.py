@@ -12,7 +12,17 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from harness.records import CostRecord, EpochRecord, ErrorRecord, Score, Seeds, TermWeights, TrialRecord, TrialSpec
+from harness.records import (
+    CostRecord,
+    EpochRecord,
+    ErrorRecord,
+    Score,
+    Seeds,
+    TermWeights,
+    TrialRecord,
+    TrialSpec,
+    teacher_name,
+)
 from harness.stats.paired import point_scores
 from harness.store.store import Store
 from harness.study.data import DataSpec
@@ -56,6 +66,8 @@ class Planted:
     """(task, label, repeat) whose trials all fail."""
     missing: frozenset[tuple[str, str, int]] = frozenset()
     """(task, label, repeat) that was planned and not run."""
+    teachers_kept: bool = False
+    """Whether the store keeps what teachers said of the validation split."""
     gains: dict[str, float] = field(default_factory=lambda: dict(GAIN))
 
 
@@ -80,6 +92,13 @@ def _build_store(path: Path, planted: Planted) -> Store:
                     continue
                 for record, predictions in _cell(planted, task, label, repeat):
                     store.write(record, predictions)
+    for task in planted.tasks if planted.teachers_kept else ():
+        for digest in ("7", "8", "9"):
+            rng = np.random.default_rng([zlib.crc32(f"{task}/teacher {digest}".encode()), 1])
+            labels, difficulty = _rows(planted, task, "validation")
+            predicted = _predict(rng, labels, difficulty, 0.9, len(TASKS[task][0]))
+            frame = _frame("validation", labels, predicted, len(TASKS[task][0]), rng)
+            store.teacher_files.write(teacher_name(digest, f"c{task}"), frame)
     store.write_manifest(_manifest(planted, cells))
     return store
 
@@ -176,6 +195,7 @@ def _trial(
         best_epoch=2,
         report=scores,
         teacher_report=[teacher],
+        teacher_contents=[f"c{task}"] * len(spec.teachers) if planted.teachers_kept else [],
         epochs=_epochs(planted, label, settings, accuracy),
         cost=_cost(label, task, rng),
         **base,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_what_is_asked_for_is_printed_and_written_beside_the_rest(tmp_path: Path
     documents = tmp_path / "documents"
     assert main(["report", store, "--metrics", "nll,ece", "--every-eval-ever", str(documents)]) == 0
     assert capsys.readouterr().out.splitlines()[0].split()[:2] == ["strategy", "nll"]
-    assert sorted(path.name for path in documents.iterdir()) == ["00_fixed_alpha.json", "01_wsl.json"]
+    assert sorted(path.parent.name for path in documents.rglob("*.json")) == ["fixed_alpha", "wsl"]
     for wrong, said in ((["--metrics", "nl"], "Did you mean 'nll'"), (["--every-eval-ever", str(documents)], "not empty")):
         assert main(["report", store, *wrong]) == 2
         assert said in capsys.readouterr().err
@@ -99,6 +100,8 @@ def test_every_strategy_has_a_valid_document(board: Leaderboard, schema: dict[st
         made = json.loads(path.read_text("utf-8"))
         assert [error.message for error in validator.iter_errors(made)] == []
         assert made["model_info"]["id"] == f"planted/{board.selection.labels[i]}"
+        assert path.parent == tmp_path / "made" / "data" / "planted" / "planted" / board.selection.labels[i]
+        assert UUID(path.stem).version == 4
         results = {one["evaluation_name"]: one["score_details"] for one in made["evaluation_results"]}
         assert list(results) == list(board.selection.tasks)
         np.testing.assert_array_equal([one["score"] for one in results.values()], board.task_mean[i])

@@ -31,6 +31,33 @@ def test_figures_follow_from_the_scores(board: Leaderboard) -> None:
     assert [names[i] for i in board.order] == sorted(names, key=lambda name: -gain[names.index(name)])
 
 
+@pytest.mark.parametrize("same_student", [True, False])
+def test_students_that_are_right_on_the_same_rows_may_yet_differ_unless_they_are_one(
+    tmp_path: Path, same_student: bool
+) -> None:
+    store = build_store(tmp_path / "store", Planted(("rte",), ("fixed_alpha", "wsl"), repeats=6, trials=1, rows=60))
+    plain = {record.spec.repeat: record for record in store.records() if record.spec.label == "fixed_alpha"}
+    for record in store.records():
+        if record.spec.label == "wsl":
+            frame = store.predictions(plain[record.spec.repeat].key)
+            if not same_student:  # surer of the same classes
+                frame["p1"] = frame["p1"] + 0.01 * np.where(frame["predicted"] == 1, 1, -1)
+                frame["p0"] = 1 - frame["p1"]
+            store.write(record.model_copy(update={"report": plain[record.spec.repeat].report}), frame)
+    board = make_leaderboard(store.path, draws=1000)
+    one = board.comparisons[1]
+    assert one is not None
+    assert one.value == 0
+    said = " ".join(board.notes)
+    if same_student:
+        assert (one.words, one.low, one.high) == ("equivalent within 0.5", 0, 0)
+        assert "1 of 1 strategies trained the students of fixed_alpha" in said
+    else:
+        assert one.words == "undecided (would need more rows)"
+        assert one.high == -one.low == pytest.approx(3.69 / 60, rel=0.01)
+        assert "1 of 1 strategies were right on the very rows" in said
+
+
 def test_intervals_hold_their_figure_and_tests_are_adjusted(board: Leaderboard) -> None:
     others = np.arange(len(board.selection.labels)) != board.baseline
     for estimate in (board.mean_score, board.gain, board.gain_weighted):

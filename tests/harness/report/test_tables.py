@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from harness.report.tables import csv_text, latex, markdown, scores_text
 from harness.report.terminal import text
 from harness.stats.measures import MEASURES
 from harness.store.frame import to_frame
+from harness.store.store import Store
 from tests.harness.report.stores import Planted, build_store
 
 
@@ -100,6 +102,14 @@ def test_a_low_terminal_keeps_plain_kd_and_says_how_many_more_there_are(board: L
     assert len(only.split("\n\n", 1)[0].splitlines()) == 4
 
 
+def test_a_study_of_references_alone_has_a_table_without_verdicts(tmp_path: Path) -> None:
+    store = build_store(tmp_path / "store", Planted(("rte",), ("ce_only", "kd_only", "fixed_alpha"), trials=1, rows=40))
+    shown = text(make_leaderboard(store.path, draws=100), 80)
+    assert shown.split()[:2] == ["strategy", "gain"]
+    assert "verdict" not in shown.split("\n\n")[0]
+    assert "No strategy is declared" in shown
+
+
 @pytest.mark.parametrize("width", [80, 160])
 def test_measures_of_probabilities_take_the_place_of_other_columns_where_asked_for(board: Leaderboard, width: int) -> None:
     assert "nll" not in text(board, width)
@@ -110,6 +120,43 @@ def test_measures_of_probabilities_take_the_place_of_other_columns_where_asked_f
         assert places == sorted(places)
     row = next(line for line in markdown(board).split("## From probabilities")[1].splitlines() if line.startswith("| rw_kd "))
     assert f"{board.measures['nll'].value.value[board.selection.labels.index('rw_kd')]:.3f} [" in row
+
+
+def test_agreement_is_with_the_mean_of_all_teachers_of_the_task(board: Leaderboard) -> None:
+    """One strategy has three of them, the others the first."""
+    selection, store = board.selection, Store(board.selection.path)
+    for t, task in enumerate(selection.tasks):
+        teachers = [store.teacher_table(f"{digest}-c{task}").to_pandas() for digest in "789"]
+        columns = [name for name in teachers[0] if name.startswith("p") and name != "predicted"]
+        mean = np.mean([frame[columns].to_numpy(np.float64) for frame in teachers], axis=0).argmax(1)
+        agreed = []
+        for row in selection.of("rw_kd", task):
+            assert row.record is not None
+            frame = store.predictions(row.record.key)
+            agreed.append((frame[frame["split"] == "validation"][columns].to_numpy().argmax(1) == mean).mean())
+        found = board.measures["agreement"].on_tasks[selection.labels.index("rw_kd"), t]
+        assert found == pytest.approx(np.mean(agreed))
+    assert "The teacher is the mean" in markdown(board)
+
+
+@pytest.mark.parametrize("what", ["nothing is kept", "one is damaged", "of one task alone"])
+def test_agreement_that_is_not_stored_is_not_shown(what: str, study: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(study, tmp_path / "store")
+    for file in path.glob("teachers/*.parquet"):
+        if what == "nothing is kept" or (what == "of one task alone" and "-ccola-" not in file.name):
+            file.unlink()
+        elif what == "one is damaged" and file.name.startswith("8-"):
+            file.write_bytes(file.read_bytes()[:-9])
+    board = make_leaderboard(path, draws=100)
+    assert "nll" in board.measures
+    if what == "of one task alone":  # no mean over tasks
+        agreement = board.measures["agreement"]
+        assert np.isnan(agreement.value.value).all()
+        assert np.isfinite(agreement.on_tasks[board.selection.labels.index("rw_kd")]).tolist() == [True, False, False, False]
+        return
+    assert "agreement" not in board.measures
+    assert "Agreement with the teacher: not stored" in markdown(board)
+    assert ("sha256 differs" in " ".join(caption(board))) == (what == "one is damaged")
 
 
 def test_a_failed_run_said_no_probabilities(board: Leaderboard) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 from scipy.stats import norm
+from statsmodels.stats.proportion import proportion_confint
 
 from harness.report.sampled import Sampled
 from harness.report.verdicts import BETTER, EQUIVALENT, UNDECIDED, WORSE, Comparison, explore, judge
@@ -78,6 +79,12 @@ NULLS = {
 }
 
 
+SHARED_LUCK = Truth(LEVEL_ONES, tasks=3, repeats=6, same_rows=True, spread=0.15, shared=0.8)
+"""Tasks of one data set whose runs are lucky together. Their seeds differ, so that it does not happen; flips keep them together
+all the same. Intervals rest on the seeds alone: here 78 of 100 would hold the truth.
+"""
+
+
 def judged(truth: Truth, margin: float = 0.005, studies: int = STUDIES) -> Iterator[list[Comparison]]:
     pairs = [(i, 0) for i in range(1, len(truth.gains) + 1)]
     for seed in range(studies):
@@ -90,9 +97,16 @@ def share(truth: Truth, *verdicts: str, margin: float = 0.005, studies: int = ST
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("truth", NULLS.values(), ids=NULLS)
+@pytest.mark.parametrize("truth", [*NULLS.values(), SHARED_LUCK], ids=[*NULLS, "tasks of one data set that share luck"])
 def test_a_family_of_equals_has_a_finding_in_one_of_twenty_studies_at_most(truth: Truth) -> None:
     assert share(truth, BETTER, WORSE) <= 0.05 + ERROR
+
+
+@pytest.mark.slow
+def test_data_sets_that_shared_a_run_s_luck_would_be_too_many_units() -> None:
+    """Why seeds of tasks differ (`tests/harness/plan/test_plan.py`): flips of single data sets take runs for independent."""
+    together = Truth(LEVEL_ONES, tasks=4, repeats=3, spread=0.15, shared=0.8)
+    assert share(together, BETTER, WORSE) > 0.1
 
 
 @pytest.mark.slow
@@ -111,17 +125,21 @@ def test_intervals_of_gains_and_scores_hold_the_truth(truth: Truth) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.05, 0.15])
 def test_the_stated_size_is_found_in_four_of_five_studies(spread: float) -> None:
+    """Of 40 studies with 400 draws, the size is off by a twentieth and its power by 5 points: so here are more of both."""
     null = Truth(LEVEL_ONES, tasks=5, repeats=3, spread=spread)
-    stated = np.array([[one.detectable, one.detectable_corrected] for found in judged(null, studies=40) for one in found])
+    pairs = [(1, 0), (2, 0), (3, 0)]
+    families = [judge(null.study(seed, draws=1000), pairs, 0.005) for seed in range(1000, 1100)]
+    stated = np.array([[one.detectable, one.detectable_corrected] for family in families for one in family])
     by_itself, corrected = np.median(stated, axis=0)
     assert by_itself < corrected
 
     def found(gain: float) -> list[Comparison]:  # beside equals: what others find lowers the bar
-        return [family[0] for family in judged(replace(null, gains=(gain, 0.0, 0.0)))]
+        return [family[0] for family in judged(replace(null, gains=(gain, 0.0, 0.0)), studies=2 * STUDIES)]
 
-    error = 2 * (0.8 * 0.2 / STUDIES) ** 0.5
-    assert 0.75 - error <= np.mean([one.alone < 0.05 for one in found(by_itself)]) <= 0.85 + error
-    assert 0.75 - error <= np.mean([one.verdict == BETTER for one in found(corrected)]) <= 0.85 + error
+    alone = np.mean([one.alone < 0.05 for one in found(by_itself)])
+    marked = np.mean([one.verdict == BETTER for one in found(corrected)])
+    assert 0.75 <= alone <= 0.85
+    assert 0.75 <= marked <= 0.85
 
 
 @pytest.mark.slow
@@ -148,6 +166,39 @@ def test_five_units_allow_no_verdict_but_equivalence() -> None:
     assert [one.verdict for one in found] == [UNDECIDED, EQUIVALENT]
     assert np.isinf(found[0].detectable_corrected)
     assert found[0].p >= 2 / 2**5
+
+
+def of_rows(right: np.ndarray, seed: int = 0) -> Sampled:
+    """A task of one metric, accuracy; `right` [strategies, repeats, rows]."""
+    labels = np.random.default_rng(seed).integers(0, 2, right.shape[-1])
+    present = np.ones(right.shape[:2], np.bool_)
+    sample = sample_task("accuracy", labels, np.where(right, labels, 1 - labels), present, 2, 2000, Seeds(seed, seed + 1), 1)
+    return Sampled((sample,), sample.scores[:, None], ("task",), np.zeros(1, np.int64), np.ones(1, np.bool_), 2000)
+
+
+@pytest.mark.parametrize(("rows", "word"), [(50, "undecided (would need more rows)"), (2000, "equivalent within 0.5")])
+def test_what_no_row_told_apart_may_differ_by_what_so_many_rows_leave_unseen(rows: int, word: str) -> None:
+    """Students at the majority class, say. The interval is that of Clopper and Pearson (1934) for no event in so many rows."""
+    right = np.broadcast_to(np.random.default_rng(1).uniform(size=rows) < 0.7, (2, 8, rows))
+    study = of_rows(right)
+    (one,) = judge(study, [(1, 0)], 0.005)
+    assert (one.value, one.words, study.alike(1, 0)) == (0.0, word, True)
+    _, highest = proportion_confint(0, rows, 0.05, "beta")
+    assert one.high == pytest.approx(highest, rel=0.1)
+    assert one.low == pytest.approx(-highest, rel=0.1)
+    assert one.alone > 0.9
+    assert one.p == 1.0
+
+
+@pytest.mark.parametrize("rows", [100, 300, 500])
+def test_few_rows_that_agree_are_seldom_called_equivalent_where_the_truth_is_the_margin(rows: int) -> None:
+    """Without the rule of three: in 61, 22 and 8 of 100 studies, those in which no row of the kind that differs was drawn."""
+    margin, studies, found = 0.005, 200, 0
+    for seed in range(studies):
+        differs = np.random.default_rng(seed).uniform(size=rows) < margin
+        right = np.stack([np.ones(rows, bool), ~differs])[:, None].repeat(8, axis=1)
+        found += judge(of_rows(right, seed), [(1, 0)], margin)[0].verdict == EQUIVALENT
+    assert found / studies <= 0.05 + ERROR
 
 
 def test_a_finding_on_one_task_says_which() -> None:

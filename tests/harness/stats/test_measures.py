@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.special import softmax
-from sklearn.metrics import brier_score_loss, f1_score, log_loss, recall_score
+from scipy.stats import entropy
+from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss, recall_score
 
 from harness.stats.bootstrap import interval
 from harness.stats.measures import BINS, LEAST, MEASURES, sample_measures
@@ -32,12 +33,16 @@ def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
 @pytest.mark.parametrize("classes", [2, 3])
 def test_measures_are_those_of_sklearn(classes: int) -> None:
     labels, said = runs(200, classes)
-    found = sample_measures(labels, said, ALL, 10, Seeds(0, 1))
+    teacher = runs(200, classes, seed=1)[1][0, 0]
+    teacher[:3] = np.eye(classes)[0]  # as sure as a store can keep it
+    found = sample_measures(labels, said, ALL, 10, Seeds(0, 1), teacher=teacher)
     want = {
         "nll": lambda p: log_loss(labels, p),
         "brier": lambda p: brier_score_loss(labels, p, scale_by_half=False),
         "ece": lambda p: calibration_error(labels, p),
         "macro_f1": lambda p: f1_score(labels, p.argmax(-1), average="macro"),
+        "agreement": lambda p: accuracy_score(teacher.argmax(-1), p.argmax(-1)),
+        "kl": lambda p: entropy(teacher, p, axis=-1).mean(),
     }
     assert set(want) == set(MEASURES)
     for name, function in want.items():
@@ -45,6 +50,14 @@ def test_measures_are_those_of_sklearn(classes: int) -> None:
     recall, f1 = class_scores(labels, said.argmax(-1), classes)
     np.testing.assert_allclose(recall[0, 1], recall_score(labels, said[0, 1].argmax(-1), average=None))
     np.testing.assert_allclose(f1[1, 0], f1_score(labels, said[1, 0].argmax(-1), average=None))
+
+
+def test_without_what_the_teacher_said_there_is_no_agreement_and_with_itself_there_is_all() -> None:
+    labels, said = runs(50)
+    assert set(sample_measures(labels, said, ALL, 5, Seeds(0, 1))) == {n for n, m in MEASURES.items() if not m.of_teacher}
+    found = sample_measures(labels, said, ALL, 5, Seeds(0, 1), teacher=said[1, 0])
+    assert (found["agreement"].scores[1, 0], found["kl"].scores[1, 0]) == (1.0, 0.0)
+    assert found["kl"].scores[0, 0] > 0
 
 
 def test_a_probability_that_the_store_keeps_as_nothing_costs_what_it_could_have_been() -> None:
@@ -78,10 +91,13 @@ def test_what_is_sharper_than_true_is_worse_calibrated() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_intervals_hold_the_truth(repeats: int) -> None:
-    """Of each measure and of its difference: what a run of many rows says is true of runs that differ by their noise alone."""
+    """Of each measure and of its difference: what a run of many rows says is true of runs that differ by their noise alone.
+
+    Of one task and three repeats a little more often than 97 times in 100: see `tests/harness/stats/test_bootstrap.py`.
+    """
     truth = {name: sample.scores.mean(1) for name, sample in _of_many_rows().items()}
     studies = 1000
-    held = {name: [0, 0] for name in MEASURES}
+    held = {name: [0, 0] for name in truth}
     for seed in range(studies):
         labels, said = _study(600, repeats, seed + 1)
         found = sample_measures(labels, said, np.ones((2, repeats), np.bool_), 1000, Seeds(seed, seed + studies))
@@ -89,10 +105,9 @@ def test_intervals_hold_the_truth(repeats: int) -> None:
             for k, (second, want) in enumerate(((None, truth[name][0]), (1, truth[name][0] - truth[name][1]))):
                 low, high = interval(sample.contrast(0, second).draws)
                 held[name][k] += low <= want <= high
-    error = 2 * (0.05 * 0.95 / studies) ** 0.5
     for name, counts in held.items():
         for count in counts:
-            assert 0.93 - error <= count / studies <= 0.97 + error, (name, held)
+            assert 0.93 <= count / studies <= (0.97 if repeats == 1 else 0.98), (name, held)
 
 
 def _study(rows: int, repeats: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

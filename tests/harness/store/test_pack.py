@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from harness.report.terminal import text
 from harness.store.garbage import garbage_of_store
 from harness.store.merge import merge_stores
 from harness.store.packing import pack_store, unpack_store
+from harness.store.prediction_table import to_frame
 from harness.store.store import Store
 from tests.harness.report.stores import Planted, build_store, make_spec
 from tests.harness.store.test_store import OLD, predictions, record
@@ -82,6 +84,52 @@ def test_unpacked_it_has_the_same_files_again(opened: Store) -> None:
     pack_store(opened)
     unpack_store(opened)
     assert files(opened.path) == before
+
+
+def test_what_teachers_said_is_packed_and_merged(tmp_path: Path) -> None:
+    """Of two and of three classes; what a later run adds lies beside the pack until it is packed again."""
+    store = build_store(tmp_path / "store", replace(PLANTED, teachers_kept=True))
+    before = files(store.path)
+    tables = {name: to_frame(store.teacher_table(name)) for name in store.teachers()}
+    assert len(tables) == 6
+    pack_store(store)
+    assert sorted(files(store.path)) == [
+        "manifest.json",
+        *sorted(f"pack/{name}" for name in (*FILES, "pack.json", "teachers.parquet")),
+    ]
+    other = Store(store.path)
+    assert other.teachers() == sorted(tables)
+    for name, frame in tables.items():
+        pd.testing.assert_frame_equal(to_frame(other.teacher_table(name)), frame)
+    merge_stores([store.path], tmp_path / "merged")
+    assert {k: v for k, v in files(tmp_path / "merged").items() if k.startswith("teachers/")} == {
+        k: v for k, v in before.items() if k.startswith("teachers/")
+    }
+    store.teacher_files.write("new", next(iter(tables.values())))
+    pack_store(store)
+    assert Store(store.path).teachers() == sorted([*tables, "new"])
+    assert not (store.path / "teachers").exists()
+    unpack_store(store)
+    (new,) = (store.path / "teachers").glob("new-*.parquet")
+    new.unlink()
+    assert files(store.path) == before
+
+
+def test_a_damaged_teacher_is_named_left_out_of_a_merged_store_and_not_packed(tmp_path: Path) -> None:
+    store = build_store(tmp_path / "store", replace(PLANTED, teachers_kept=True))
+    file = next((store.path / "teachers").glob("7-csst2-*.parquet"))
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(StoreError, match=r"teacher 7-csst2 .*sha256 differs"):
+        store.teacher_table("7-csst2")
+    (damage,) = Store(store.path).verify()
+    assert file.name in str(damage)
+    merged = merge_stores([store.path], tmp_path / "merged")
+    assert len(Store(tmp_path / "merged").teachers()) == 5
+    assert [file.name in one for one in merged.damaged] == [True]
+    before = files(store.path)
+    with pytest.raises(StoreError, match="teacher 7-csst2"):
+        pack_store(Store(store.path))
+    assert files(store.path) == before
 
 
 def test_the_same_store_gives_the_same_bytes(opened: Store, tmp_path: Path) -> None:

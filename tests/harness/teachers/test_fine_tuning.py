@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from harness.data.teacher_outputs import TeacherOutputs, teacher_folder
 from harness.errors import ModelError
 from harness.plan.plan import make_plan, trial_spec
 from harness.ranks import Single
+from harness.records import teacher_name
 from harness.store.store import Store
 from harness.study.data import GeneratedSpec
 from harness.teachers import progress
-from harness.teachers.fine_tuning import make_teacher
+from harness.teachers.export_outputs import keep_predictions
+from harness.teachers.fine_tuning import REPORT, make_teacher
 from harness.teachers.prepare import _teacher_jobs, prepare, serial_map
 from harness.training.trial import make_training
 from harness.watching import console as console_module
@@ -125,6 +128,30 @@ def test_further_outputs_are_added_to_a_finished_teacher(tmp_path: Path) -> None
     assert np.abs(found["parts"] - logits[:, None]).max(axis=(0, 2)).min() > 1e-6
     picked = outputs.ids[[5, 2]]
     np.testing.assert_array_equal(outputs.cached("parts", picked)[np.array([1])][0], found["parts"][2])
+
+
+def test_what_is_said_of_report_rows_is_added_to_a_teacher_of_an_older_cache(tmp_path: Path) -> None:
+    plan, prepared = prepared_plan(tiny_study(), tmp_path)
+    (job,) = _teacher_jobs(plan, plan.tasks[0], prepared["sst2"].data_digest, tmp_path)
+    folder = teacher_folder(tmp_path, job.digest)
+    with np.load(folder / REPORT) as arrays:
+        before = dict(arrays)
+    (folder / REPORT).unlink()
+    (sums,) = folder.glob("checksums-*.json")
+    sums.write_text(json.dumps({name: sum for name, sum in json.loads(sums.read_text()).items() if name != REPORT}))
+    written = (folder / "teacher.json").stat().st_mtime_ns
+    store = Store(tmp_path / "store")
+    plan, prepared = prepared_plan(tiny_study(), tmp_path)
+    keep_predictions(plan, prepared, tmp_path, store)
+    assert (folder / "teacher.json").stat().st_mtime_ns == written
+    with np.load(folder / REPORT) as arrays:
+        np.testing.assert_array_equal(arrays["validation"], before["validation"])
+    (name,) = store.teachers()
+    assert name == teacher_name(job.digest, TeacherOutputs.load(tmp_path, job.digest).content)
+    (file,) = (store.path / "teachers").iterdir()
+    file.write_bytes(b"cut off")
+    keep_predictions(plan, prepared, tmp_path, store)  # damaged: written anew
+    assert store.teacher_table(name)["predicted"].to_pylist() == before["validation"].argmax(1).tolist()
 
 
 @pytest.mark.parametrize("kind", ["bart", "t5"])
