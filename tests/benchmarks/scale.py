@@ -161,6 +161,18 @@ def simulate(folder: Path, cells: int) -> dict[str, Any]:
     }
 
 
+def start_again(folder: Path, cells: int) -> float:
+    """Seconds of a run before its first trial, where the store holds all of them: read, told to the searches, and copied."""
+    plan = make_plan(scale_study(cells), Path.cwd())
+    prepared, store, console = prepared_tasks(plan), Store(folder), Console(quiet=True)
+    started = time.perf_counter()
+    store.records()  # damage and other code are looked for
+    console.start(plan)
+    with store.writing(), watching(plan, store, print) as watcher:
+        assert Router(plan, plan.cells, prepared, store, console, watcher=watcher).finished
+    return time.perf_counter() - started
+
+
 def synthesise(folder: Path, trials: int) -> None:
     """A finished store of `trials` records, without running anything."""
     plan = make_plan(scale_study(min(700, trials), -(-trials // 700)), Path.cwd())
