@@ -225,14 +225,14 @@ SPARE = 2 * 2**30
 
 
 def hungry_train(spec: TrialSpec, cache: Path, **further: Any) -> Any:
-    """Real training. The first trial on the last node that finds `hungry` in the cache takes memory until it is killed."""
+    """Real training that says where it is. The first on the last node that finds `hungry` takes memory until it is killed."""
     from harness.training.trial import train_trial
 
-    if "RAY_memory_usage_threshold" in os.environ:
-        try:
-            (cache / "hungry").unlink()
-        except FileNotFoundError:
-            return train_trial(spec, cache, **further)
+    node = os.environ.get("NODE", "head")
+    (cache / f"trained on {node}").touch()
+    time.sleep(0.5)
+    if node == "last" and (cache / "hungry").exists():
+        (cache / "hungry").unlink()
         taken = []
         while len(taken) < 2 * SPARE // 2**27:
             taken.append(b"x" * 2**27)
@@ -250,29 +250,27 @@ def run_disturbed(folder: Path) -> None:
 
     os.environ["RAY_AUTH_MODE"] = "disabled"
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    store, cache = Store(folder / "store"), folder / "cache"
+    store, cache, over = Store(folder / "store"), folder / "cache", threading.Event()
     study = many_trials(engine="ray", retries=3, cluster_may_grow_to=[{"nodes": 3, "cpus": 1}])
-    memory = psutil.virtual_memory()
-    threshold = (memory.total - memory.available + SPARE) / memory.total
 
-    def wait_for(finished: int) -> None:
-        while sum(event["kind"] == "trial_finished" for event in store.events()) < finished:
-            time.sleep(0.2)
+    def wait_for(node: str) -> None:
+        while not (cache / f"trained on {node}").exists() and not over.wait(0.1):
+            pass
 
     def disturb() -> None:
         start = [RAY, "start", f"--address={cluster.address}", "--num-cpus=1", "--block", "--disable-usage-stats"]
         start += ["--object-store-memory=100000000"]
-        wait_for(20)
-        with started(start, folder / "first.log") as first:
-            wait_for(50)
-            with started(start, folder / "last.log", RAY_memory_usage_threshold=f"{threshold:.4f}"):
-                wait_for(90)
+        wait_for("head")
+        with started(start, folder / "first.log", NODE="first") as first:
+            wait_for("first")
+            memory = psutil.virtual_memory()
+            threshold = f"{(memory.total - memory.available + SPARE) / memory.total:.4f}"
+            with started(start, folder / "last.log", NODE="last", RAY_memory_usage_threshold=threshold):
+                wait_for("last")
                 end(first)
-                wait_for(130)
                 (cache / "hungry").touch()
                 over.wait()
 
-    over = threading.Event()
     disturber = threading.Thread(target=disturb)
     try:
         with connect(cluster.address, folder / "logs"):

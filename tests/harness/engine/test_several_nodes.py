@@ -123,10 +123,11 @@ def test_many_short_trials_among_nodes_that_come_and_go_are_those_of_an_undistur
     run_in_a_process(tmp_path, "disturbed", seconds=1200)
     store = Store(tmp_path / "store")
     events = store.events()
-    assert [event["kind"] for event in events].count("node_joined") == 2
-    assert [event["kind"] for event in events].count("node_lost") == 1
-    assert any("OutOfMemoryError" in event["error"] for event in events if event["kind"] == "trial_retried")
-    assert not (tmp_path / "cache" / "hungry").exists()
+    kinds = [event["kind"] for event in events]
+    assert (kinds.count("node_joined"), kinds.count("node_lost")) == (2, 1)
+    retried = [event["error"] for event in events if event["kind"] == "trial_retried"]
+    assert any("low on memory" not in error for error in retried), retried  # that of the lost node
+    assert any("low on memory" in error for error in retried), retried
     here = Store(tmp_path / "here")
     plan, prepared = prepared_plan(many_trials(engine="inline"), tmp_path / "cache")
     inline.run_plan(plan, prepared, here, Console(quiet=True), tmp_path / "cache")
