@@ -230,7 +230,8 @@ def measure(sizes: Sequence[int], synthesised: Sequence[int], scratch: Path) -> 
     for trials in sizes:
         folder = scratch / f"run-{trials}"
         cells = max(7, round(trials / TRIALS_PER_CELL / 7) * 7)
-        found["simulated"].append(simulate(folder, 700 if trials == 10_000 else cells))
+        cells = 700 if trials == 10_000 else cells
+        found["simulated"].append(simulate(folder, cells) | {"start_again_s": start_again(folder, cells)})
         found["read"].append(read_times(folder) | {"plan_s": plan_time(cells, TRIALS_PER_CELL)})
         shutil.rmtree(folder)
     for trials in synthesised:
