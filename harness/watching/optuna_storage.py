@@ -34,8 +34,8 @@ class OptunaStorage(Watcher):
         self._studies: dict[str, Any] = {}
         self._held: dict[str, deque[Any]] = {}
         """Cell -> what the file holds of its trials, in their order, of which this run has not been told yet."""
-        self._told: dict[str, list[Any]] = defaultdict(list)
-        """Cell -> those of its trials that the file was found to hold."""
+        self._told: dict[str, list[tuple[Any, dict[str, Any]]]] = defaultdict(list)
+        """Cell -> those of its trials that the file was found to hold, with their attributes."""
         self._broken = False
         try:
             with contextlib.suppress(sqlite3.Error):
@@ -50,13 +50,12 @@ class OptunaStorage(Watcher):
         """User attributes name the trial: `key`, and `index`, its number in the cell."""
         if self._broken:
             return
-        named = _with_attributes(trial, {"key": spec.key, "index": spec.index})
-        held = self._held.get(cell_id)
+        attributes, held = {"key": spec.key, "index": spec.index}, self._held.get(cell_id)
         if not held:
-            self._add(cell_id, [named])
+            self._add(cell_id, [(trial, attributes)])
             return
-        self._told[cell_id].append(named)
-        if held[0] == _as_held(named):
+        self._told[cell_id].append((trial, attributes))
+        if held[0] == _as_held(trial, attributes["key"]):
             held.popleft()
         else:
             self._start_anew(cell_id)
@@ -66,7 +65,7 @@ class OptunaStorage(Watcher):
         self._held.pop(cell_id)
         self._add(cell_id, self._told.pop(cell_id, []), anew=True)
 
-    def _add(self, cell_id: str, trials: list[Any], anew: bool = False) -> None:
+    def _add(self, cell_id: str, trials: list[tuple[Any, dict[str, Any]]], anew: bool = False) -> None:
         import optuna
         from optuna.exceptions import StorageInternalError
         from sqlalchemy.exc import SQLAlchemyError
@@ -81,8 +80,8 @@ class OptunaStorage(Watcher):
                 self._studies[cell_id] = optuna.create_study(
                     storage=self._storage, study_name=cell_id, direction="maximize", load_if_exists=True
                 )
-            for trial in trials:
-                self._studies[cell_id].add_trial(trial)
+            for trial, attributes in trials:
+                self._studies[cell_id].add_trial(_with_attributes(trial, attributes))
         except (SQLAlchemyError, StorageInternalError, OSError) as error:
             self._give_up(error)
 
@@ -131,13 +130,13 @@ def _read(file: Path) -> dict[str, deque[Any]]:
     return held
 
 
-def _as_held(trial: Any) -> Any:
+def _as_held(trial: Any, key: Any) -> Any:
     """What tells one trial from another in the file."""
     from optuna.distributions import distribution_to_json
 
     ranges = trial.distributions.items()
     return (
-        trial.user_attrs["key"],
+        key,
         trial.state.name,
         trial.value,
         sorted((name, one.to_internal_repr(trial.params[name]), distribution_to_json(one)) for name, one in ranges),
