@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 CONTRACT = frozenset(f"strategies.{name}" for name in ("base", "code", "lazy", "registry", "space"))
@@ -32,8 +33,14 @@ def code_digest(modules: Iterable[str]) -> str:
     texts = []
     for file in _source_files(modules):
         text = _loaded.get(file)
-        texts.append("\n".join(effective_lines(Path(file).read_text("utf-8") if text is None else text)))
+        texts.append(_effective(Path(file).read_text("utf-8") if text is None else text))
     return hashlib.sha256("\0".join(sorted(texts)).encode()).hexdigest()[:16]
+
+
+@cache
+def _effective(text: str) -> str:
+    """Every trial that is planned asks for the digest, and parsing takes milliseconds."""
+    return "\n".join(effective_lines(text))
 
 
 def effective_lines(text: str, without: tuple[type[ast.stmt], ...] = ()) -> Iterator[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +128,48 @@ def test_a_cluster_of_our_own_has_no_dashboard_and_reports_nothing(monkeypatch: 
     assert given["include_dashboard"] is False
     assert given["address"] == "local"
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == ENVIRONMENT["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+LISTENERS = """
+import sys, threading
+from pathlib import Path
+import psutil
+from harness.engine.cluster import connect
+
+folder, heard, over = Path(sys.argv[1]), set(), threading.Event()
+
+def listen():
+    while not over.wait(0.2):
+        for process in psutil.Process().children(recursive=True):
+            try:
+                found = process.net_connections("tcp")
+                heard.update((process.name(), one.laddr.ip) for one in found if one.status == psutil.CONN_LISTEN)
+            except psutil.Error:
+                pass
+
+with connect(None, folder, cpus=2):
+    from harness.engine.ray_tune import run_plan
+    from harness.store.store import Store
+    from harness.watching.console import Console
+    from tests.harness.engine.stand_in import stand_in_plan, stand_in_study, stand_in_train
+
+    threading.Thread(target=listen, daemon=True).start()
+    plan, prepared = stand_in_plan(stand_in_study(["slow"], search={"trials": 2}, resources={"workers": 2}))
+    run_plan(plan, prepared, Store(folder / "store"), Console(quiet=True), folder, train=stand_in_train)
+over.set()
+assert [record.status for record in Store(folder / "store").records()] == ["ok", "ok"]
+for name, address in sorted(heard):
+    print(name, address)
+"""
+
+
+@pytest.mark.slow
+def test_a_cluster_of_our_own_listens_on_loopback_alone(tmp_path: Path) -> None:
+    """Ray's servers and workers, and the process group of a trial of two ranks."""
+    command = [sys.executable, "-c", LISTENERS, str(tmp_path)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    listening = [line.rsplit(" ", 1) for line in done.stdout.splitlines()]
+    assert {"gcs_server", "raylet"} <= {name for name, _ in listening}
+    assert any("Worker" in name or "worker" in name for name, _ in listening), listening
+    assert {address.removeprefix("::ffff:") for _, address in listening} <= {"127.0.0.1", "::1"}, listening

@@ -20,6 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="N",
             help=f"{model} training samples a second on one of your GPUs; without it, {default:g} is assumed",
         )
+    parser.add_argument(
+        "--models", action="store_true",
+        help="build every model without its weights, too, to find those that cannot be used (may ask the hub)",
+    )  # fmt: skip
     parser.add_argument("--detect", type=positive, metavar="POINTS", help="what the study needs to see such a difference")
     parser.add_argument(
         "--from", dest="stores", nargs="+", type=results_folder, metavar="RESULTS",
@@ -35,6 +39,11 @@ def run(arguments: argparse.Namespace) -> int:
     from harness.commands.cost_text import describe
 
     plan = load_plan(arguments.study, arguments.overrides)
+    if arguments.models:
+        from harness.cache import cache_folder
+        from harness.teachers.model_checks import check_shapes
+
+        print(f"all {check_shapes(plan, cache_folder())} models can be built")
     if arguments.detect is not None:
         from harness.commands.power_text import describe_power
 

@@ -35,7 +35,7 @@ def engine_for(
 
         yield Engine(inline.run_plan, serial_map)
         return
-    from harness.engine import cluster, ray_tune
+    from harness.engine import cluster
 
     def smaller(job: Any) -> Any:
         from harness.teachers.fine_tuning import TeacherJob, in_smaller_parts
@@ -43,6 +43,8 @@ def engine_for(
         return in_smaller_parts(job) if isinstance(job, TeacherJob) else job
 
     with cluster.connect(address, logs):
+        from harness.engine import ray_tune  # only now: what it sets must be set before Ray is imported
+
         if shared:
             from harness.engine.ray_paths import require_shared
 

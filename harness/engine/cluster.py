@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -57,16 +58,17 @@ def connect(address: str | None, log_dir: Path, *, cpus: int | None = None, gpus
     In a process that is connected already, that connection is used and kept. `log_dir`/ray becomes a link to the logs of a
     cluster started here. SIGTERM raises KeyboardInterrupt from then on. Raises ClusterError.
 
-    Ray's server processes listen on all interfaces. A cluster of our own therefore gets a token that only this process and
-    Ray's own know (unless the user has one, or has set RAY_AUTH_MODE), and no dashboard.
+    A cluster of our own listens on this machine's loopback alone, if this is what imports Ray first (`_on_loopback`), and
+    has a token that only this process and Ray's own know (unless the user has one, or has set RAY_AUTH_MODE), and no dashboard.
     """
     set_environment()
-    import ray
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    with _on_loopback(address):
+        import ray
 
     if ray.is_initialized():
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
     own: dict[str, Any] = {}
     if address == "local":
         _choose_token()
@@ -81,7 +83,8 @@ def connect(address: str | None, log_dir: Path, *, cpus: int | None = None, gpus
     try:
         try:
             _knock(address)
-            context = ray.init(address=address, log_to_driver=False, configure_logging=False, **own)
+            with _on_loopback(address):
+                context = ray.init(address=address, log_to_driver=False, configure_logging=False, **own)
         except OSError as error:  # ConnectionError from Ray
             raise ClusterError(
                 f"no Ray cluster answers at {address!r} (from --address or RAY_ADDRESS): {error}. Start one with "
@@ -162,6 +165,8 @@ def _apart(resources: TaskResources) -> str:
 
 TRIES = 4
 """Of a task whose process or node dies. Ray's own retries after a kill for memory have no end."""
+FIRST_WAIT = 1.0
+"""Seconds before the second of them, and twice as long before each further one."""
 
 
 def map_tasks(
@@ -186,22 +191,30 @@ def map_tasks(
     def start(item: Item) -> Any:
         return remote.options(num_cpus=cpus(item), num_gpus=gpus(item), max_retries=0).remote(item)
 
-    pending = {start(item): (item, item, 1) for item in items}
-    while pending:
-        (done,), _ = ray.wait(list(pending))
-        item, tried, tries = pending.pop(done)
-        try:
-            yield item, ray.get(done)
-        except ray.exceptions.RayTaskError as error:
-            yield item, error.cause if isinstance(error.cause, Exception) else error
-        except ray.exceptions.RayError as error:
-            if tries == TRIES:
-                yield item, error
-                continue
-            if isinstance(error, ray.exceptions.OutOfMemoryError):
-                tried = after_out_of_memory(tried)
-            time.sleep(2.0 ** (tries - 1))
-            pending[start(tried)] = (item, tried, tries + 1)
+    due = [(0.0, item, item, 1) for item in items]
+    """By time.monotonic() when, in which item's place what, and its how manieth try."""
+    pending: dict[Any, tuple[Item, Item, int]] = {}
+    while due or pending:
+        for one in [one for one in due if one[0] <= time.monotonic()]:
+            due.remove(one)
+            pending[start(one[2])] = one[1:]
+        wait = max(0.0, min(one[0] for one in due) - time.monotonic()) if due else None
+        if not pending:
+            time.sleep(wait or 0.0)
+            continue
+        for done in ray.wait(list(pending), timeout=wait)[0]:
+            item, tried, tries = pending.pop(done)
+            try:
+                yield item, ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                yield item, error.cause if isinstance(error.cause, Exception) else error
+            except ray.exceptions.RayError as error:
+                if tries == TRIES:
+                    yield item, error
+                    continue
+                if isinstance(error, ray.exceptions.OutOfMemoryError):
+                    tried = after_out_of_memory(tried)
+                due.append((time.monotonic() + FIRST_WAIT * 2 ** (tries - 1), item, tried, tries + 1))
 
 
 def _knock(address: str) -> None:
@@ -215,6 +228,30 @@ def _knock(address: str) -> None:
     host, _, port = address.rpartition(":")
     if host and port.isdecimal() and "/" not in host:
         socket.create_connection((host, int(port)), timeout=10).close()
+
+
+LOOPBACK = {"linux": "lo", "darwin": "lo0"}
+"""Name of the interface, by `sys.platform`."""
+
+
+@contextmanager
+def _on_loopback(address: str) -> Iterator[None]:
+    """Where `address` is `local`: what is imported and started here, and what that starts, listens on loopback alone.
+
+    Ray's servers bind to the address of their node alone where that is 127.0.0.1. Ray 2.60 has no public way to say so:
+    `ray.init(_node_ip_address="127.0.0.1")` takes the machine's outer address. This variable, read when Ray is first imported,
+    lets it do what it does by itself on macOS and Windows, where there are no clusters of several machines.
+    """
+    wanted = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    if (interface := LOOPBACK.get(sys.platform)) is not None:  # of process groups
+        wanted |= {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
+    added = wanted.keys() - os.environ.keys() if address == "local" else set()
+    os.environ.update({name: wanted[name] for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 def _choose_token() -> None:
@@ -235,7 +272,7 @@ def _log_quietly() -> None:
         for line in data["lines"]:
             logger.warning("%s: %s", data["pid"], line)
 
-    # Messages of Ray's servers (a worker died) are printed, whatever `log_to_driver` says; there is no public switch.
+    # Missing in public: messages of Ray's servers (a worker died) are printed, whatever `log_to_driver` says.
     worker.print_to_stdstream = log_lines
 
 

@@ -35,7 +35,9 @@ class OrphanSweep:
 
 def remove_orphaned_placement_groups() -> int:
     """Remove this job's placement groups whose creating actor is dead; how many."""
-    # The public tables do not say who created a placement group.
+    # Missing in public: `ray.util.placement_group_table()` and `ray.util.state.list_placement_groups()` (which needs the
+    # dashboard) do not say whether the actor that created a group is dead, and `ray.util.remove_placement_group` takes a
+    # PlacementGroup, which only its creator gets.
     from ray import ActorID, PlacementGroupID
     from ray._private.state import state
     from ray.core.generated.gcs_pb2 import PlacementGroupTableData

@@ -18,6 +18,8 @@ from typing import Any
 from uuid import uuid4
 
 from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
 
 from harness.engine.cluster import HEAD_NODE, connect, ray_slots, require_slots
 from harness.engine.ray_decisions import start_decisions
@@ -114,6 +116,7 @@ def _run_cells(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=RouterSearcher(session),
+                scheduler=NewestFirst(),
                 num_samples=-1,
                 max_concurrent_trials=slots,
                 reuse_actors=True,
@@ -132,6 +135,35 @@ def _run_cells(
 
     with interruptions(session):
         session.run(fit)
+
+
+class NewestFirst(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
+    """Which waiting trial gets the warm process that has become free: the newest, for which none is being started yet.
+
+    Tune's own gives it to the oldest, and ends the process that is being started for that one: while trials are shorter than
+    that takes, no further node of the cluster is ever used. It also looks through all trials that there were, and this one
+    through those that have not ended.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._trials: dict[str, Any] = {}
+        """Name -> trial, by age."""
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._trials[trial.trial_id] = trial
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self._trials.pop(trial.trial_id, None)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self._trials.pop(trial.trial_id, None)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        self._trials.pop(trial.trial_id, None)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        return next((trial for trial in reversed(self._trials.values()) if trial.status == Trial.PENDING), None)
 
 
 def _one_worker_trainable(train: TrainFunction | None, cache: Path, decisions: Any) -> Callable[[dict[str, Any]], None]:

@@ -42,12 +42,14 @@ class _CellTrials:
     def finished(self) -> bool:
         return self._finals is not None and not self._finals and not self.running
 
-    def ask(self) -> TrialSpec | None:
-        """The next trial; None where there is none (yet)."""
+    def ask(self) -> tuple[str, TrialSpec] | None:
+        """The next trial and its key, which takes a millisecond to tell; None where there is none (yet)."""
         spec = self._next()
-        if spec is not None:
-            self.running[spec.key] = spec
-        return spec
+        if spec is None:
+            return None
+        key = spec.key
+        self.running[key] = spec
+        return key, spec
 
     def epoch(self, key: str, record: EpochRecord) -> bool:
         """A running trial has ended an epoch; whether it is to stop there."""
@@ -142,9 +144,10 @@ class Router:
 
     def _catch_up(self, cell: _CellTrials) -> None:
         """Answer a cell from the store, up to the first trial that has to run."""
-        while (spec := cell.ask()) is not None:
+        while (asked := cell.ask()) is not None:
+            key, spec = asked
             cell.started += 1
-            if (record := self._known(spec)) is None:
+            if (record := self._known(key, spec)) is None:
                 cell.waiting = spec
                 return
             self._tell(cell, spec, record)
@@ -199,9 +202,9 @@ class Router:
         if trial is not None:
             self._watcher.told(cell.cell.id, spec, trial)
 
-    def _known(self, spec: TrialSpec) -> TrialRecord | None:
+    def _known(self, key: str, spec: TrialSpec) -> TrialRecord | None:
         """What the store holds of it, if that is its end: a stopped trial's only where this study stops by the same rule."""
-        record = self._store.get(spec.key)
+        record = self._store.get(key)
         if record is not None and self._rerun_other_code and record.spec.harness_code != spec.harness_code:
             return None
         if record is None or record.status == "ok":

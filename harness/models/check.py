@@ -1,9 +1,10 @@
-"""Whether a model can be used at all: found before anything is trained."""
+"""Whether a model can be used at all: found before anything is trained, as far as possible before the data are read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from harness.models.build import build_model
 from harness.models.families import positions_refusal
 from harness.models.layers import encoder_layers
 from harness.models.run import Outputs, run_model
+from harness.models.sources import check_weights, model_directory
+from harness.models.tokenizing import LARGEST_VOCABULARY, load_tokenizer
 from harness.study.schema import ModelSpec
 
 if TYPE_CHECKING:
@@ -70,6 +73,50 @@ def check_model(
     if found["input_ids"][0] != found["input_ids"][1] and torch.equal(*together.features):
         notes.append("pooled features are the same for all rows: strategies and loss terms that look at them see nothing")
     return notes
+
+
+def check_shape(spec: ModelSpec, classes: int, max_length: int, cache: Path, moved_layers: int | None = None) -> None:
+    """Build a model on torch's meta device, from its configuration alone, and look at its tokenizer and its weights' files.
+
+    Raises ModelError where the classifier cannot be built, a file of its weights is missing, its tokenizer has no padding
+    token or more tokens than it, it has too few positions, or not the layers that are chosen or that a look-ahead moves.
+    """
+    config = spec.config or _own_configuration(spec)
+    tokenizer: PreTrainedTokenizerFast | None = None
+    vocabulary = int(config.get("vocab_size", LARGEST_VOCABULARY))
+    if spec.tokenizer != "words" and (spec.tokenizer is not None or spec.model is not None):
+        tokenizer = load_tokenizer(spec, (), cache)
+        vocabulary = len(tokenizer)
+        if tokenizer.pad_token_id is None:
+            raise ModelError(f"the tokenizer {tokenizer.name_or_path!r} has no padding token; batches need one")
+    shape = spec.model_copy(update={"model": None, "config": config})
+    try:
+        with torch.device("meta"):
+            model = build_model(shape, classes, 0, vocabulary, tokenizer=tokenizer)
+        layers = None if moved_layers is None else len(encoder_layers(model))
+    except ModelError as error:
+        if spec.model is None:
+            raise
+        why = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ModelError(f"model {spec.model!r} cannot be built as a sequence classifier: {why[:300]}") from error
+    if reason := positions_refusal(model.config.to_dict(), max_length):
+        raise ModelError(reason)
+    if layers is not None and moved_layers is not None and moved_layers > layers:
+        raise ModelError(f"a look-ahead shall move its last {moved_layers} layers, and it has {layers}")
+
+
+def _own_configuration(spec: ModelSpec) -> dict[str, Any]:
+    """Of a pretrained model, without what it says of its classes. Raises ModelError where a file of it cannot be used."""
+    from transformers import AutoConfig
+
+    assert spec.model is not None
+    directory = model_directory(spec.model, spec.revision)
+    check_weights(directory, spec.model)
+    try:
+        config: dict[str, Any] = AutoConfig.from_pretrained(directory, trust_remote_code=False).to_dict()
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"model {spec.model!r}: its configuration cannot be read: {str(error)[:300]}") from error
+    return {name: value for name, value in config.items() if name not in ("id2label", "label2id", "num_labels")}
 
 
 def _run(model: torch.nn.Module, found: dict[str, list[list[int]]], rows: list[int], pad: int, padded: bool = True) -> Outputs:

@@ -85,6 +85,11 @@ def check_weights(directory: Path, model: str) -> None:
             f"model {model!r} has {found}; weights are read from model.safetensors alone, because unpickling can run code. "
             "Convert it once with transformers' `save_pretrained`."
         )
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        named = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        if missing := sorted(name for name in named if not (directory / name).is_file()):
+            raise ModelError(f"model {model!r} lacks {', '.join(missing)}, of which {index.name} says that weights are in it")
 
 
 def known_configuration(spec: ModelSpec) -> dict[str, Any]:

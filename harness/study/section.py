@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -19,10 +20,10 @@ class Section(BaseModel):
         A field that came later is part of it only where it is not at its default: what was trained before keeps its key.
         """
         content = self.model_dump(mode="json")
-        for name, field in type(self).model_fields.items():
+        later = _later_defaults(type(self))
+        for name in type(self).model_fields:
             value = getattr(self, name)
-            later = self.first_fields is not None and name not in self.first_fields
-            if later and value == field.get_default(call_default_factory=True):
+            if name in later and value == later[name]:
                 del content[name]
             elif isinstance(value, Section):
                 content[name] = value.identity()
@@ -32,3 +33,11 @@ class Section(BaseModel):
                     for item, dumped in zip(value, content[name], strict=True)
                 ]
         return content
+
+
+@cache
+def _later_defaults(section: type[Section]) -> dict[str, Any]:
+    """Of the fields that came later. Pydantic copies a default each time that it is asked for."""
+    first = section.first_fields
+    fields = {} if first is None else {name: field for name, field in section.model_fields.items() if name not in first}
+    return {name: field.get_default(call_default_factory=True) for name, field in fields.items()}

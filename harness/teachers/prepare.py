@@ -29,7 +29,7 @@ from harness.records import ErrorRecord
 from harness.study.schema import TeacherSpec
 from harness.study.tasks import TaskSpec
 from harness.teachers.fine_tuning import TeacherJob, is_made, make_teacher
-from harness.teachers.model_checks import check_models
+from harness.teachers.model_checks import check_models, check_shapes
 from harness.teachers.notes import doubtful_teachers, head_notes
 from harness.teachers.progress import following
 from harness.teachers.stored_outputs import outputs_digest, store_outputs
@@ -63,12 +63,15 @@ def prepare(
 ) -> dict[str, PreparedTask]:
     """Task name -> what its trials need to know. `watcher` hears of the teachers.
 
-    Data and models are checked for all tasks before the first teacher trains. Raises DataError, ModelError, and StudyError for
+    Models are checked as far as that goes without data before these are read, and data and models for all tasks before the
+    first teacher trains. Raises DataError, ModelError, and StudyError for
     a strategy that cannot run among teachers of these sizes, and StoreError for a full disk. Damaged folders of the cache are
     made again, which the console says. A teacher whose training fails is noted in
     `PreparedTask.teacher_errors` and does not stop the others.
     """
     study = plan.study
+    console.stage("checking the models")
+    check_shapes(plan, cache)
     console.stage("reading the data")
     roles: dict[str, Roles] = {}
     origins: dict[str, str] = {}

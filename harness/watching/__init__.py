@@ -68,7 +68,7 @@ def watching(plan: Plan, store: Store, say: Callable[[str], None]) -> Iterator[W
     from harness.watching.optuna_storage import OptunaStorage
 
     with ExitStack() as stack:
-        watchers: list[Watcher] = [EventLog(store), OptunaStorage(store.path / "optuna.db")]
+        watchers: list[Watcher] = [EventLog(store), OptunaStorage(store.path / "optuna.db", [cell.id for cell in plan.cells])]
         if plan.study.tensorboard:
             from harness.watching.tensorboard import TensorBoard
 

@@ -161,6 +161,18 @@ def simulate(folder: Path, cells: int) -> dict[str, Any]:
     }
 
 
+def start_again(folder: Path, cells: int) -> float:
+    """Seconds of a run before its first trial, where the store holds all of them: read, told to the searches, and copied."""
+    plan = make_plan(scale_study(cells), Path.cwd())
+    prepared, store, console = prepared_tasks(plan), Store(folder), Console(quiet=True)
+    started = time.perf_counter()
+    store.records()  # damage and other code are looked for
+    console.start(plan)
+    with store.writing(), watching(plan, store, print) as watcher:
+        assert Router(plan, plan.cells, prepared, store, console, watcher=watcher).finished
+    return time.perf_counter() - started
+
+
 def synthesise(folder: Path, trials: int) -> None:
     """A finished store of `trials` records, without running anything."""
     plan = make_plan(scale_study(min(700, trials), -(-trials // 700)), Path.cwd())
@@ -218,7 +230,8 @@ def measure(sizes: Sequence[int], synthesised: Sequence[int], scratch: Path) -> 
     for trials in sizes:
         folder = scratch / f"run-{trials}"
         cells = max(7, round(trials / TRIALS_PER_CELL / 7) * 7)
-        found["simulated"].append(simulate(folder, 700 if trials == 10_000 else cells))
+        cells = 700 if trials == 10_000 else cells
+        found["simulated"].append(simulate(folder, cells) | {"start_again_s": start_again(folder, cells)})
         found["read"].append(read_times(folder) | {"plan_s": plan_time(cells, TRIALS_PER_CELL)})
         shutil.rmtree(folder)
     for trials in synthesised:

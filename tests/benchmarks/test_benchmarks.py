@@ -13,7 +13,7 @@ from harness.store.store import Store
 from tests.benchmarks import data_path, gpu, packed, start, teacher_outputs
 from tests.benchmarks.measure import in_turns, median_ratio
 from tests.benchmarks.outcome import Options, Outcome, Target, summary, write
-from tests.benchmarks.scale import SLOTS, merged, simulate, synthesise, table
+from tests.benchmarks.scale import SLOTS, merged, simulate, start_again, synthesise, table
 
 ABOUT = {
     "load_before": 0,
@@ -82,6 +82,7 @@ def test_a_simulated_study_leaves_what_a_real_one_does(tmp_path: Path) -> None:
     assert state is not None
     assert (state.finished, state.slots, state.running, state.ended) == (105, SLOTS, {}, True)
     assert found["own_cpu_ms_per_trial"] > 0
+    assert start_again(tmp_path / "run", cells=7) > 0
 
 
 def test_a_synthesised_store_is_whole(tmp_path: Path) -> None:

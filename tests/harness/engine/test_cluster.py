@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ from harness.engine import engine_for
 from harness.engine.cluster import ClusterError, _knock, _link, connect, map_tasks, ray_slots, require_slots
 from harness.plan.plan import make_plan
 from harness.study.resources import NodeShape, TaskResources
+from tests.conftest import PROJECT
 from tests.harness.tiny import tiny_study
 
 
@@ -56,9 +59,18 @@ def test_a_task_that_loses_its_process_is_tried_again_and_not_for_ever(cluster: 
     assert (tmp_path / "often").read_text() == "xx"
 
 
+def test_others_end_while_one_waits_for_its_next_try(cluster: None, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("harness.engine.cluster.FIRST_WAIT", 600.0)
+    lost, fine = (str(tmp_path / "lost"), 99), (str(tmp_path / "fine"), 0)
+    tasks = map_tasks(die_until, [lost, fine, fine], cpus=lambda item: 4, gpus=lambda item: 0)  # one after another
+    assert [next(tasks), next(tasks)] == [(fine, 0), (fine, 1)]
+    assert (tmp_path / "lost").read_text() == "x"
+    tasks.close()
+
+
 def test_what_was_killed_for_memory_is_tried_smaller_and_not_for_ever(cluster: None, tmp_path: Path, monkeypatch) -> None:
     """Ray's own retries of it have no end."""
-    monkeypatch.setattr("harness.engine.cluster.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("harness.engine.cluster.FIRST_WAIT", 0.0)
     get, tried = ray.get, []
 
     def killed(done: Any) -> Any:
@@ -141,3 +153,17 @@ def test_what_fits_on_nodes_that_an_autoscaler_can_add_is_let_through(cluster: N
         require_slots("rte", wanted, [NodeShape(nodes=1, cpus=64, gpus=8)])
     assert require_slots("rte", wanted, [NodeShape(nodes=2, cpus=64, gpus=8)]) == 4
     assert require_slots("rte", TaskResources(), [NodeShape(nodes=1, cpus=1)]) == ray_slots(TaskResources())
+
+
+def test_what_is_private_to_ray_is_used_in_the_places_that_say_why() -> None:
+    found = set()
+    for file in (PROJECT / "harness").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            found |= {(file.name, name) for name in names if re.match(r"ray\.(.*\.)?(_|core\.)", f"{name}.")}
+    assert found == {
+        ("cluster.py", "ray._private"),
+        ("ray_orphans.py", "ray._private.state"),
+        ("ray_orphans.py", "ray.core.generated.gcs_pb2"),
+    }

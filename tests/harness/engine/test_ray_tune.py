@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from harness.engine import inline
 from harness.engine.cluster import ClusterError
+from harness.engine.ray_tune import NewestFirst
 from harness.errors import StoreError
 from harness.report.selection import select
 from harness.store.store import Store
@@ -173,3 +175,19 @@ def test_the_students_that_are_left_are_the_chosen_ones(search: dict[str, Any], 
     assert len(chosen) == 2
     assert {folder.name for folder in (store.path / "students").iterdir()} == chosen
     assert max(there) <= 3  # one a repeat, and the one that has just been trained
+
+
+def test_a_free_process_goes_to_the_newest_of_those_that_wait() -> None:
+    """For the older ones processes are being started, which would be ended."""
+    schedule, controller = NewestFirst(), None
+    trials = [SimpleNamespace(trial_id=str(number), status="PENDING") for number in range(4)]
+    for trial in trials:
+        schedule.on_trial_add(controller, trial)
+    assert schedule.choose_trial_to_run(controller) is trials[3]
+    trials[3].status = "RUNNING"
+    assert schedule.choose_trial_to_run(controller) is trials[2]
+    schedule.on_trial_error(controller, trials[2])
+    schedule.on_trial_remove(controller, trials[1])
+    assert schedule.choose_trial_to_run(controller) is trials[0]
+    schedule.on_trial_complete(controller, trials[0], {})
+    assert schedule.choose_trial_to_run(controller) is None

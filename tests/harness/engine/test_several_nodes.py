@@ -5,20 +5,37 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from harness.commands.manifest import make_manifest, now
 from harness.engine import inline
 from harness.engine.cluster import ClusterError, ray_slots, require_slots
+from harness.plan.plan import Plan
+from harness.plan.prepared import PreparedTask
+from harness.report.leaderboard import make_leaderboard
+from harness.report.tables import scores_text
 from harness.store.store import Store
 from harness.study.resources import TaskResources
 from harness.watching.console import Console
 from tests.conftest import PROJECT
 from tests.harness.engine.conftest import StandInRun
-from tests.harness.engine.several_nodes import EPOCHS, notes, two_node_study
+from tests.harness.engine.several_nodes import (
+    EPOCHS,
+    TRIALS,
+    autoscaled_study,
+    many_trials,
+    notes,
+    shipped_nodes,
+    two_node_study,
+)
+from tests.harness.engine.stand_in import stand_in_plan, stand_in_train
+from tests.harness.engine.test_equal_results import numbers
 from tests.harness.tiny import prepared_plan
 
 
@@ -26,10 +43,14 @@ from tests.harness.tiny import prepared_plan
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run on four nodes left, one of which was lost."""
     folder = tmp_path_factory.mktemp("nodes")
-    command = [sys.executable, "-m", "tests.harness.engine.several_nodes", str(folder)]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=280)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_in_a_process(folder)
     return folder
+
+
+def run_in_a_process(folder: Path, *which: str, seconds: float = 280) -> None:
+    command = [sys.executable, "-m", "tests.harness.engine.several_nodes", str(folder), *which]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=seconds)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow
@@ -76,6 +97,52 @@ def test_a_node_that_does_not_see_the_cache_is_named(folder: Path) -> None:
     )
     assert "HARNESS_CACHE" in said
     assert not list(folder.rglob(".shared-*"))
+
+
+@pytest.mark.slow
+def test_a_head_without_cpus_gets_the_nodes_that_a_study_needs(tmp_path: Path) -> None:
+    """From none to as many as studies/cluster/cluster.yaml allows."""
+    run_in_a_process(tmp_path, "autoscaled")
+    head, worker = shipped_nodes()
+    assert (head["resources"], worker["min_workers"]) == ({"CPU": 0}, 0)
+    store = Store(tmp_path / "store")
+    events = store.events()
+    assert [event["slots"] for event in events if event["kind"] == "slots"] == [worker["max_workers"]]
+    joined = [event for event in events if event["kind"] == "node_joined"]
+    assert 1 <= len(joined) <= worker["max_workers"]
+    assert {(event["cpus"], event["gpus"]) for event in joined} == {(worker["resources"]["CPU"], worker["resources"]["GPU"])}
+    plan, prepared = stand_in_plan(autoscaled_study())
+    here = Store(tmp_path / "here")
+    inline.run_plan(plan, prepared, here, Console(quiet=True), tmp_path, train=stand_in_train)
+    assert [numbers(record) for record in store.records()] == [numbers(record) for record in here.records()]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_many_short_trials_among_nodes_that_come_and_go_are_those_of_an_undisturbed_run(tmp_path: Path) -> None:
+    run_in_a_process(tmp_path, "disturbed", seconds=1200)
+    store = Store(tmp_path / "store")
+    events = store.events()
+    kinds = [event["kind"] for event in events]
+    assert (kinds.count("node_joined"), kinds.count("node_lost")) == (2, 1)
+    retried = [event["error"] for event in events if event["kind"] == "trial_retried"]
+    assert any("low on memory" not in error for error in retried), retried  # that of the lost node
+    assert any("low on memory" in error for error in retried), retried
+    here = Store(tmp_path / "here")
+    plan, prepared = prepared_plan(many_trials(engine="inline"), tmp_path / "cache")
+    inline.run_plan(plan, prepared, here, Console(quiet=True), tmp_path / "cache")
+    assert len(store.keys()) == TRIALS
+    assert {record.status for record in store.records()} == {"ok"}
+    for ours, theirs in zip(store.records(), here.records(), strict=True):
+        assert numbers(ours) == numbers(theirs)
+        pd.testing.assert_frame_equal(store.predictions(ours.key), here.predictions(theirs.key))
+    pd.testing.assert_frame_equal(table(store, plan, prepared), table(here, plan, prepared))
+
+
+def table(store: Store, plan: Plan, prepared: Mapping[str, PreparedTask]) -> pd.DataFrame:
+    """Score of every cell, and which trial it is of: all tables and plots are made of it."""
+    store.write_manifest(make_manifest(plan, prepared, Path("study.yaml"), [], now()))
+    return pd.read_csv(StringIO(scores_text(make_leaderboard(store.path)))).drop(columns="train_seconds")
 
 
 def test_slots_of_trials_whose_workers_must_be_apart(cluster: None) -> None:

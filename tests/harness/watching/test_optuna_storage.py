@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -16,19 +18,21 @@ from harness.watching.optuna_storage import OptunaStorage
 from tests.harness.engine.stand_in import stand_in_plan, stand_in_study, stand_in_train
 
 
-def run(folder: Path, labels: list[str]) -> Store:
-    plan, prepared = stand_in_plan(stand_in_study(labels, search={"trials": 5}))
+def run(folder: Path, labels: list[str], **search: Any) -> Store:
+    plan, prepared = stand_in_plan(stand_in_study(labels, search={"trials": 5, **search}))
     store = Store(folder / "store")
     (folder / "cache").mkdir(exist_ok=True)
     inline.run_plan(plan, prepared, store, Console(quiet=True), folder / "cache", train=stand_in_train)
     return store
 
 
-def compare(store: Store) -> None:
+def compare(store: Store, labels: tuple[str, ...] = (), trials: int = 5) -> None:
     """All cells' trials are in the storage, with the store's numbers."""
     storage = f"sqlite:///{store.path}/optuna.db"
     by_cell: dict[str, list[TrialRecord]] = {}
     for record in store.records():
+        if (labels and record.spec.label not in labels) or record.spec.index >= trials:
+            continue
         by_cell.setdefault(record.spec.cell_id, []).append(record)
     assert sorted(optuna.get_all_study_names(storage)) == sorted(by_cell)
     for cell, records in by_cell.items():
@@ -43,6 +47,41 @@ def compare(store: Store) -> None:
 def test_the_storage_holds_what_the_searches_know(tmp_path: Path) -> None:
     compare(run(tmp_path, ["plain", "other", "nan", "raises"]))
     compare(run(tmp_path, ["plain", "other", "nan", "raises"]))  # from the store, and made anew: nothing is there twice
+
+
+def rows(store: Store) -> list[tuple[int, str]]:
+    """Their number in the file grows with each one that is written."""
+    with closing(sqlite3.connect(store.path / "optuna.db")) as file:
+        return list(
+            file.execute("SELECT trial_id, value_json FROM trials JOIN trial_user_attributes USING (trial_id) ORDER BY 1")
+        )
+
+
+def test_what_the_file_holds_is_not_written_again(tmp_path: Path) -> None:
+    before = rows(run(tmp_path, ["plain", "other", "nan"]))
+    assert rows(run(tmp_path, ["plain", "other", "nan"])) == before
+    store = run(tmp_path, ["plain", "other", "nan"], trials=6)
+    assert rows(store)[: len(before)] == before
+    assert len(rows(store)) == len(before) + 6  # a key and an index of each
+    compare(store, trials=6)
+    compare(run(tmp_path, ["plain", "nan"], trials=3), labels=("plain", "nan"), trials=3)
+
+
+def test_other_ranges_start_a_cell_anew(tmp_path: Path) -> None:
+    run(tmp_path, ["plain"])
+    wider = {"temperature": {"type": "float", "low": 1.0, "high": 9.0}}
+    store = run(tmp_path, ["plain"], space=wider)
+    (cell,) = optuna.get_all_study_summaries(f"sqlite:///{store.path}/optuna.db")
+    assert cell.n_trials == 5
+    study = optuna.load_study(study_name=cell.study_name, storage=f"sqlite:///{store.path}/optuna.db")
+    assert {one.distributions["training.temperature"].high for one in study.trials} == {9.0}
+
+
+@pytest.mark.parametrize("content", [b"no database", b""])
+def test_a_file_of_another_kind_is_replaced(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "optuna.db").write_bytes(content)
+    compare(run(tmp_path, ["plain"]))
 
 
 def test_it_can_be_read_while_the_study_runs(tmp_path: Path) -> None:
