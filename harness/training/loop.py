@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,14 +137,17 @@ class Training:
         log = WeightLog(self.fit.encoded.flipped)
         sums: dict[str, Tensor] = {}
         loss_sum = torch.zeros((), device=self.device)
+        steps: list[tuple[Tensor, dict[str, Tensor]]] = []
         for rows in self.batches.epoch(epoch):
             loss, terms = self._step(epoch, rows, log)
             loss_sum += loss * len(rows)
-            for name, values in terms.items():
-                sums[name] = sums.get(name, 0.0) + values.sum() / (values.shape[0] if values.dim() == 2 else 1)
+            totals = {name: values.sum() / (values.shape[0] if values.dim() == 2 else 1) for name, values in terms.items()}
+            sums = {name: sums.get(name, 0.0) + total for name, total in totals.items()}
+            steps.append((loss, totals))
             if on_step is not None:
                 on_step(progress.step, loss)
-        self._check_finite(epoch, loss_sum, sums)
+        if not all(math.isfinite(float(total)) for total in (loss_sum, *sums.values())):
+            raise DivergedError(self._what_is_not_finite(epoch, steps))
         self._add_cost(time.perf_counter() - started)
         mean_terms = {name: float(total) / len(self.fit) for name, total in sums.items()}
         self.strategy.end_epoch(epoch, mean_terms)
@@ -233,15 +236,18 @@ class Training:
         predicted = self.ranks.gather_rows(logits.argmax(-1).to(self.device)).cpu().numpy()
         return compute_metrics(self.metrics, self.select.labels, predicted, logits.shape[-1])
 
-    def _check_finite(self, epoch: int, loss_sum: Tensor, sums: dict[str, Tensor]) -> None:
-        for name, total in sums.items():
-            if not math.isfinite(float(total)):
-                raise DivergedError(f"the loss term {name!r} is not finite in epoch {epoch + 1}")
-        if not math.isfinite(float(loss_sum)):
-            raise DivergedError(
-                f"the weighted loss is not finite in epoch {epoch + 1}, but every term is: "
-                f"the weights of strategy {self.strategy.name!r} are not finite"
-            )
+    def _what_is_not_finite(self, epoch: int, steps: Iterable[tuple[Tensor, dict[str, Tensor]]]) -> str:
+        """Said of the first step in which something is not: from the next one on everything is, whatever it came from."""
+        for number, (loss, terms) in enumerate(steps, start=1):
+            for name, total in terms.items():
+                if not math.isfinite(float(total)):
+                    return f"the loss term {name!r} is not finite in epoch {epoch + 1}, step {number}"
+            if not math.isfinite(float(loss)):
+                return (
+                    f"the weighted loss is not finite in epoch {epoch + 1}, step {number}, but every term is: "
+                    f"the weights of strategy {self.strategy.name!r} are not finite"
+                )
+        return f"a sum over the steps of epoch {epoch + 1} is too large for a number"
 
     def _count(self, forward: int = 0, backward: int = 0) -> None:
         self._forward += forward

@@ -132,6 +132,36 @@ def test_a_student_that_diverges_says_so(tmp_path: Path) -> None:
         train_trial(spec, tmp_path)
 
 
+BLIND = '''
+"""Weights that are no numbers from the second step on, in which terms are no numbers either from the third one on."""
+
+from strategies import Normalisation, Settings, Strategy, register
+
+
+@register
+class Blind(Strategy[Settings]):
+    name = "blind"
+    family = "test"
+    summary = "weights that are no numbers"
+    paper = "none"
+    sample_wise = False
+    normalisation = Normalisation.FREE
+
+    def weights(self, context):
+        return {"ce": 1.0, "kd": 1.0 if context.step == 0 else float("nan")}
+'''
+
+
+def test_weights_that_are_no_numbers_are_the_strategy_s_fault(tmp_path: Path) -> None:
+    from harness.training.failures import DivergedError
+
+    plugin = tmp_path / "blind.py"
+    plugin.write_text(BLIND)
+    (spec,) = default_specs(tiny_study(strategies=["blind"], plugins=[str(plugin)]), tmp_path)
+    with pytest.raises(DivergedError, match=r"in epoch 1, step 2, .* the weights of strategy 'blind' are not finite"):
+        train_trial(spec, tmp_path)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_in_half_precision_batches_come_in_few_widths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
     """Kernels made for each shape, which are kept, would take about 100 MB more in every trial of a warm process."""
