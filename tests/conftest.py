@@ -25,7 +25,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 class _FilesTogether(LoadFileScheduling):
-    """Two processes run the tests. A file's stay together, for its fixtures, and the engine's, for their Ray cluster.
+    """Three processes run the tests: on two cores, as those of the engine mostly wait. A file's stay together, for its fixtures, and the engine's, for their Ray cluster.
 
     No marks: pytest-xdist 3.8 under pytest 9.2 takes no notice of `xdist_group` (pytest-dev/pytest-xdist, issue 1386).
     """

@@ -149,6 +149,7 @@ def test_every_strategy_trains_and_resumes_on_it(precision: str) -> None:
     assert "rw_kd" in said
 
 
+@pytest.mark.slow
 def test_look_aheads_repeat_the_step_s_dropout_masks_on_it() -> None:
     """Though they take attention apart, which the training step leaves whole elsewhere. `device_audit masks` tries all."""
     on_the_device("""

@@ -18,7 +18,8 @@ Run = Callable[..., StandInRun]
 @pytest.fixture(scope="module")
 def pairs(stand_in_run: Run) -> StandInRun:
     resources = {"workers": 2, "concurrent_trials": 1, "retries": 1}
-    return stand_in_run(["plain", "other", "killed_rank", "raises"], resources=resources, search={"trials": 1})()
+    labels = ["plain", "other", "killed_rank", "after", "raises"]  # `after` starts the ranks in which the killed one goes on
+    return stand_in_run(labels, resources=resources, search={"trials": 1})()
 
 
 def test_ranks_stay_for_the_next_trial(pairs: StandInRun) -> None:
@@ -31,7 +32,7 @@ def test_ranks_stay_for_the_next_trial(pairs: StandInRun) -> None:
 
 def test_one_rank_reports_and_a_mistake_ends_only_its_trial(pairs: StandInRun) -> None:
     ends = {record.spec.label: record.status for record in pairs.store.records()}
-    assert ends == {"plain": "ok", "other": "ok", "raises": "failed", "killed_rank": "ok"}
+    assert ends == {"plain": "ok", "other": "ok", "raises": "failed", "killed_rank": "ok", "after": "ok"}
     error = pairs.record("raises").error
     assert error is not None
     assert (error.kind, error.type) == ("bug", "KeyError")
