@@ -25,10 +25,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 class _FilesTogether(LoadFileScheduling):
-    """Three processes run the tests: on two cores, as the engine's mostly wait.
+    """Two processes run the tests. A file's stay together, for its fixtures, and the engine's, for their Ray cluster.
 
-    A file's stay together, for its fixtures, and the engine's, for their Ray cluster. No marks: pytest-xdist 3.8 under
-    pytest 9.2 takes no notice of `xdist_group` (pytest-dev/pytest-xdist, issue 1386).
+    No marks: pytest-xdist 3.8 under pytest 9.2 takes no notice of `xdist_group` (pytest-dev/pytest-xdist, issue 1386).
     """
 
     def _split_scope(self, nodeid: str) -> str:

@@ -183,12 +183,20 @@ def map_tasks(
     """
     import ray
 
-    def call(item: Item) -> Result:  # Ray takes no functools.partial
-        return function(item)
+    from harness.engine.ray_trial import release_memory
 
-    remote = ray.remote(max_calls=1)(call)  # a process each: what one leaves in memory is gone before trials start
+    def call(item: Item) -> Result:  # Ray takes no functools.partial
+        try:
+            return function(item)
+        finally:
+            release_memory()
+
+    again = ray.remote(call)
+    alone = ray.remote(max_calls=1)(call)  # what a process leaves on a GPU is gone before trials start
 
     def start(item: Item) -> Any:
+        # starting one and its imports take seconds, which trials are spared that find one of these
+        remote = alone if gpus(item) > 0 else again
         return remote.options(num_cpus=cpus(item), num_gpus=gpus(item), max_retries=0).remote(item)
 
     due = [(0.0, item, item, 1) for item in items]

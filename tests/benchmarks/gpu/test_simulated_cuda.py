@@ -130,6 +130,7 @@ with torch.autocast("cuda", dtype=torch.bfloat16):
 """)
 
 
+@pytest.mark.slow
 def test_strategies_train_and_resume_on_it(tmp_path: Path) -> None:
     chosen = ["strategies", "rw_kd", "--precisions", "auto", "--out", str(tmp_path)]
     said = _python("-m", "tests.benchmarks.gpu.device_audit", *chosen)

@@ -111,6 +111,7 @@ def test_flops_of_a_dense_encoder() -> None:
     assert 5 / 6 * whole < flops_a_sample(config, 64) < whole
 
 
+@pytest.mark.slow
 def test_build_packs_a_checkout_that_runs(tmp_path: Path) -> None:
     """What is committed, without wheels; unpacked elsewhere, its first stage runs there with this interpreter's packages."""
     bundle, programs, work = (tmp_path / name for name in ("bundle", "programs", "work"))

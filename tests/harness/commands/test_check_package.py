@@ -40,7 +40,8 @@ def harness(folder: Path, *arguments: str, strategy: str) -> subprocess.Complete
     )
 
 
-@pytest.mark.parametrize(("ce", "code"), [pytest.param(0.625, 0, marks=pytest.mark.slow), (0.7, 1)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("ce", "code"), [(0.625, 0), (0.7, 1)])
 def test_an_installed_package_is_checked_by_its_strategys_name(tmp_path: Path, ce: float, code: int) -> None:
     done = harness(tmp_path, "check", "somebodys", strategy=STRATEGY.format(name="somebodys", ce=ce))
     assert done.returncode == code, done.stdout + done.stderr

@@ -85,6 +85,7 @@ def test_the_chosen_students_are_kept_and_leave_without_another_training(study_f
     assert str(tmp_path) not in "".join(file.read_text() for file in folder.glob("*.*[nd]"))
 
 
+@pytest.mark.slow
 def test_a_student_that_was_not_kept_is_trained_again_with_its_whole_vocabulary(study_file, store, tmp_path, capsys):
     assert main(["run", str(study_file(models=models(model=MINILM, layers=[0]))), "--quiet"]) == 0
     assert not (store.path / "students").exists()

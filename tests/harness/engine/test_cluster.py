@@ -59,6 +59,7 @@ def test_a_task_that_loses_its_process_is_tried_again_and_not_for_ever(cluster: 
     assert (tmp_path / "often").read_text() == "xx"
 
 
+@pytest.mark.slow
 def test_others_end_while_one_waits_for_its_next_try(cluster: None, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("harness.engine.cluster.FIRST_WAIT", 600.0)
     lost, fine = (str(tmp_path / "lost"), 99), (str(tmp_path / "fine"), 0)

@@ -36,7 +36,8 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], 
     return found
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_ray_stops_the_same_trials(
     workers: int, stand_in_run: Callable[..., StandInRun], expected: dict[tuple[str, int], tuple[str, str, int | None, int]]
 ) -> None:

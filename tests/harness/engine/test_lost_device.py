@@ -20,7 +20,7 @@ from tests.harness.engine.conftest import StandInRun
 from tests.harness.engine.stand_in import CUDA_ERROR, stand_in_plan, stand_in_study, stand_in_train
 
 
-@pytest.fixture(scope="module", params=[0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[0, 2])
 def retries(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
@@ -32,6 +32,7 @@ def lost(stand_in_run: Callable[..., StandInRun], retries: int) -> StandInRun:
     return stand_in_run(labels, resources={"concurrent_trials": 1, "retries": retries}, search={"trials": 1})()
 
 
+@pytest.mark.slow
 def test_only_its_own_trial_fails(lost: StandInRun) -> None:
     ends = {r.spec.label: (r.status, r.error and r.error.kind) for r in lost.store.records()}
     fine = ("ok", None)
@@ -48,6 +49,7 @@ def test_only_its_own_trial_fails(lost: StandInRun) -> None:
     assert "in _behave" in error.traceback
 
 
+@pytest.mark.slow
 def test_it_has_one_more_try_in_another_process_from_its_checkpoint(lost: StandInRun) -> None:
     """Whatever `retries` says."""
     log = lost.log

@@ -113,6 +113,7 @@ def test_a_result_that_is_no_number_is_stored_as_none(faulty: StandInRun) -> Non
     assert faulty.record("nan").objective is None
 
 
+@pytest.mark.slow
 def test_ray_is_quiet(stand_in_run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     run = stand_in_run(["killed", "raises"], search={"trials": 1})()
     printed = capfd.readouterr()

@@ -88,6 +88,7 @@ def submit(dashboard: str, environment: dict[str, str], *study: str) -> subproce
         time.sleep(1)
 
 
+@pytest.mark.slow
 def test_a_tiny_study_runs_as_a_ray_job(dashboard: str, environment: dict[str, str], tmp_path: Path) -> None:
     resources = {"engine": "ray", "concurrent_trials": 1}
     study = tiny_study(results=str(tmp_path / "results"), resources=resources, training={"epochs": 1})
@@ -106,6 +107,7 @@ def test_a_study_of_two_workers_runs_as_a_ray_job(dashboard: str, environment: d
     changes = [
         f"results={results}",
         "tasks=[rte]",
+        "resources.workers=2",
         "strategies=[fixed_alpha, ce_only]",
         "search.trials=1",
         "search.repeats=1",

@@ -190,7 +190,7 @@ def test_what_no_row_told_apart_may_differ_by_what_so_many_rows_leave_unseen(row
     assert one.p == 1.0
 
 
-@pytest.mark.parametrize("rows", [100, 300, 500])
+@pytest.mark.parametrize("rows", [100, *(pytest.param(rows, marks=pytest.mark.slow) for rows in (300, 500))])
 def test_few_rows_that_agree_are_seldom_called_equivalent_where_the_truth_is_the_margin(rows: int) -> None:
     """Without the rule of three: in 61, 22 and 8 of 100 studies, those in which no row of the kind that differs was drawn."""
     margin, studies, found = 0.005, 200, 0

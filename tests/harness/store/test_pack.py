@@ -324,6 +324,7 @@ def test_killed_at_any_moment_it_leaves_a_store_that_says_the_same(tmp_path: Pat
     assert said(left.path) == before
 
 
+@pytest.mark.slow
 def test_the_report_of_a_packed_store_has_the_same_bytes(opened: Store) -> None:
     first = build_report(opened.path)
     before = {path: path.read_bytes() for path in first.files}

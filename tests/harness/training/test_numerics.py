@@ -88,9 +88,8 @@ def exact(cache: Path) -> np.ndarray:
     return rw_kd(cache, "exact")
 
 
-@pytest.mark.parametrize(
-    ("engine", "bound", "share"), [("fd", 0.05, 0.99), pytest.param("jvp", 0.001, 1.0, marks=pytest.mark.slow)]
-)  # 0.01 and 3e-5 measured
+@pytest.mark.slow
+@pytest.mark.parametrize(("engine", "bound", "share"), [("fd", 0.05, 0.99), ("jvp", 0.001, 1.0)])  # 0.01 and 3e-5 measured
 def test_look_ahead_engines_train_the_same_student(
     cache: Path, exact: np.ndarray, engine: str, bound: float, share: float
 ) -> None:

@@ -53,6 +53,7 @@ def test_teachers_of_different_seed_and_depth_are_different_teachers(tmp_path: P
     assert not np.allclose(outputs[0].all_logits, outputs[1].all_logits)
 
 
+@pytest.mark.slow
 def test_all_strategies_among_teachers_through_the_inline_engine(tmp_path: Path) -> None:
     wrapped = ["shuffled(rl_kd)", "batch_mean(ca_mkd)"]
     alone = {"name": "rl_kd", "label": "one teacher", "teachers": ["one"]}
