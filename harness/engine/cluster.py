@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -183,13 +184,11 @@ def map_tasks(
     """
     import ray
 
-    from harness.engine.ray_trial import release_memory
-
     def call(item: Item) -> Result:  # Ray takes no functools.partial
         try:
             return function(item)
         finally:
-            release_memory()
+            gc.collect()  # the process goes on to the next one
 
     again = ray.remote(call)
     alone = ray.remote(max_calls=1)(call)  # what a process leaves on a GPU is gone before trials start
