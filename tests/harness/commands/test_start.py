@@ -38,14 +38,23 @@ sys.exit(code)
         ["plan", "studies/quickstart.yaml", "--set", "serch.trials=3"],
     ],
 )
-def test_it_starts_at_once_and_imports_nothing_heavy(arguments):
+def test_it_starts_at_once_and_imports_nothing_heavy(arguments, of_pydantic):
     before = _processor_seconds()
     done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], cwd=PROJECT, capture_output=True, text=True)
     seconds = _processor_seconds() - before
     expected = 2 if "serch.trials=3" in arguments or arguments[0] == "status" else 0  # that store has no manifest
     assert done.returncode == expected, done.stderr
     assert done.stderr.splitlines()[-1] == "[]"
-    assert seconds < 1.0  # 0.2 to 0.4, and that is what one waits for on an idle machine
+    assert seconds < 8 * of_pydantic  # up to 5 times, on machines on which that is 0.06 s and on those on which it is 0.2 s
+
+
+@pytest.fixture(scope="module")
+def of_pydantic() -> float:
+    """What a Python process takes that imports only what every command needs, on this machine, now."""
+    before = _processor_seconds()
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", "import pydantic, yaml; from pydantic import BaseModel"], check=True)
+    return (_processor_seconds() - before) / 3
 
 
 def _processor_seconds() -> float:
