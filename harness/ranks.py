@@ -97,7 +97,7 @@ class ProcessGroup:
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     def gather_shards(self, shards: Sequence[Tensor], rows: int) -> list[Tensor]:
-        counts = [len(shard(np.arange(rows), rank, self.world)) for rank in range(self.world)]
+        counts = shares(rows, self.world)
         widths = [math.prod(each.shape[1:]) * each.element_size() for each in shards]
         packed = torch.cat([_bytes_of(each) for each in shards], dim=1)  # [rows, bytes]: numbers of all kinds in one tensor
         return [
@@ -146,12 +146,18 @@ def shard(rows: np.ndarray, rank: int, world: int) -> np.ndarray:
     return np.array_split(rows, world)[rank]
 
 
+def shares(rows: int, world: int) -> list[int]:
+    """How many of `rows` each rank's `shard` has."""
+    return [len(part) for part in np.array_split(np.arange(rows), world)]
+
+
 def own_rows(global_rows: int, ranks: Ranks) -> slice:
     """Where this rank's rows lie in a global batch."""
     if ranks.world == 1:
         return slice(None)
-    before = sum(len(shard(np.arange(global_rows), rank, ranks.world)) for rank in range(ranks.rank))
-    return slice(before, before + len(shard(np.arange(global_rows), ranks.rank, ranks.world)))
+    counts = shares(global_rows, ranks.world)
+    before = sum(counts[: ranks.rank])
+    return slice(before, before + counts[ranks.rank])
 
 
 def own_part(values: Tensor, global_rows: int, ranks: Ranks) -> Tensor:

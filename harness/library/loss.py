@@ -17,7 +17,7 @@ from harness.library.made import make_strategy
 from harness.models.build import Outputs, run_batch
 from harness.models.evaluate import autocast
 from harness.models.student_pass import in_micro_batches
-from harness.ranks import ProcessGroup, Ranks, Single, shard
+from harness.ranks import ProcessGroup, Ranks, Single, shares
 from harness.training.weighting import Moment, WeightedLoss, Weighting
 
 ACCUMULATION = (
@@ -218,7 +218,7 @@ class StrategyLoss:
             raise ValueError(f"row id {error.args[0]} is none of the training rows") from None
         counts = self.ranks.gather_rows(torch.tensor([len(ids)], device=ids.device)).tolist()
         total = sum(counts)
-        if counts != [len(shard(np.arange(total), rank, len(counts))) for rank in range(len(counts))]:
+        if counts != shares(total, len(counts)):
             raise ValueError(
                 f"the processes have {counts} rows of one batch; give all the same number (drop or fill up the last)"
             )

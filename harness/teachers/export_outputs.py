@@ -93,7 +93,8 @@ def _report_logits(cache: Path, digest: str) -> dict[str, np.ndarray]:
 
 def _predictions(split: str, rows: Rows, logits: np.ndarray) -> dict[str, Any]:
     """Columns, as those of a trial's predictions."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    probabilities = powers / powers.sum(1, keepdims=True)
+    from scipy.special import softmax
+
+    probabilities = softmax(logits.astype(np.float64), axis=1)
     columns = {"split": split, "id": rows.ids, "label": rows.labels, "predicted": logits.argmax(1)}
     return columns | {f"p{k}": probabilities[:, k] for k in range(logits.shape[1])}

@@ -199,7 +199,7 @@ class Training:
         progress.step += 1
         self.strategy.after_step(weighted.context)
         log.add(rows, weighted.weights, teacher_right(weighted.context))
-        loss = weighted.loss if self.ranks.world == 1 else weighted.of_all_ranks()
+        loss = weighted.loss if self.ranks.world == 1 else weighted.over_the_batch()
         return loss, weighted.terms
 
     def _gradients(self, epoch: int, rows: np.ndarray, batch: Batch) -> WeightedLoss:

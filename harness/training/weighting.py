@@ -46,7 +46,7 @@ class WeightedLoss:
     """Effective weights, in the terms' shapes."""
     context: Context
 
-    def of_all_ranks(self) -> Tensor:
+    def over_the_batch(self) -> Tensor:
         """The mean over the global batch, which every rank knows without asking."""
         totals = [(values * self.weights[name]).sum() for name, values in self.terms.items()]
         return torch.stack(totals).sum() / len(self.context.ids)
