@@ -37,7 +37,10 @@ def describe_power(
             f"A pilot of {pilot} repeats, {hours:,.1f} GPU-hours for students, then this again:\n"
             f"python -m harness run STUDY --set name={study.name}{PILOT} --set search.repeats={pilot}"
         )
-    known = {task: spread for task, spread in task_spreads(looked).items() if task in {one.name for one in plan.tasks}}
+    found = task_spreads(looked)
+    # a task that was never run, of rows with flipped labels, say: the spread of the task whose rows it has
+    source_of = {task.name: task.name if task.name in found else task.source_name for task in plan.tasks}
+    known = {task: found[source] for task, source in source_of.items() if source in found}
     if not known:
         raise UserError(
             f"--detect {points:g}: no earlier store tells how much differences vary on these tasks "
@@ -53,7 +56,7 @@ def describe_power(
             table.append([task.name, *["?"] * 6])
             continue
         planned = planned_rows(task, study.data_for(task.name))
-        rows = planned.report if planned is not None and planned.report else spread.rows
+        rows = planned.headline if planned is not None and planned.headline else spread.rows
         one = Spread(spread.examples / rows, spread.repeat, units=6)  # a task by itself is not tested by sign-flips
         hours = hours_of.get(task.name, float("nan"))
         table.append(
@@ -99,6 +102,8 @@ def describe_power(
             lines.append(
                 f"Dearest per bit of certainty: {name}, {max(costs) / sum(costs):.0%} of hours x variance of a repeat."
             )
+    if lent := [f"{task} by {source}" for task, source in source_of.items() if task in known and source != task]:
+        lines.append(f"Never run, their spread is taken from the task whose rows they have: {', '.join(lent)}.")
     if left_out := [task for task, spread in known.items() if not spread.in_mean]:
         lines.append(f"In no mean, as students were at the majority class: {', '.join(left_out)}.")
     return "\n".join(lines)

@@ -30,6 +30,9 @@ class RowCounts:
     meta: int
     select: int
     report: int
+    """Of all report splits together."""
+    headline: int
+    """Of the report split that scores in tables are of."""
     teacher: int = 0
     """That the teachers have for themselves."""
 
@@ -102,10 +105,11 @@ def planned_rows(task: TaskSpec, data: DataSpec, read: Mapping[str, int] | None 
     train -= left_out
     select = min(data.select_rows_at_most, round(train * data.select_fraction))
     meta = min(data.meta_rows_at_most, round(train * data.meta_fraction))
-    reported = sum(min(rows, data.report_rows or rows) for rows in report)
+    capped = [min(rows, data.report_rows or rows) for rows in report]
     taught = min(data.teacher_rows, left_out)
-    reported += min(data.report_from_train, left_out - taught)
-    return RowCounts(train - select - meta, meta, select, reported, taught)
+    surplus = min(data.report_from_train, left_out - taught)
+    headline = surplus or next(iter(capped), 0)  # sources name validation first
+    return RowCounts(train - select - meta, meta, select, sum(capped) + surplus, headline, taught)
 
 
 def cell_cost(plan: Plan, cell: Cell, read: Mapping[str, int] | None = None) -> CellCost | None:

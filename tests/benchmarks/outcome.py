@@ -95,17 +95,29 @@ def summary(out: Path) -> None:
         "# Benchmarks",
         "",
         "Written by `python -m tests.benchmarks` (one of them alone: its name behind it), from the JSON files here.",
-        *(
-            [""]
-            if not (out / "scale.md").exists()
-            else ["The harness around 10,000 simulated trials: [scale.md](scale.md).", ""]
-        ),
+        "",
         _targets(found),
         "",
     ]
     for one in found:
         parts += [*_markdown(one), ""]
+    if (out / "scale.json").exists():
+        parts += [scale_table(json.loads((out / "scale.json").read_text("utf-8")))]
     (out / "README.md").write_text("\n".join(parts), "utf-8")
+
+
+def scale_table(found: dict[str, Any]) -> str:
+    """Of the simulated studies and stores of `tests.benchmarks.scale`."""
+    simulated, read = (
+        tabulate(found[part], headers="keys", tablefmt="github", floatfmt=".4g") for part in ("simulated", "read")
+    )
+    commands = " and ".join(f"`{command}`" for command in found["commands"])
+    growth = f"Processor time per trial, largest over smallest study: {found['growth']:.2f}.\n\n" if found["growth"] else ""
+    return (
+        f"## scale: the harness around simulated trials\n\n{commands} on {found['cores']} cores, no Ray: the harness's own "
+        f"time for searches, store, event log and Optuna's copy.\n\n{simulated}\n\n{growth}"
+        f"Reading (`status`, `report` and `plan` as commands):\n\n{read}\n"
+    )
 
 
 def _targets(found: list[dict[str, Any]]) -> str:

@@ -3,7 +3,7 @@
 Training is replaced by trials that end after a drawn, simulated time on 64 simulated slots: searches, router, store, event log
 and Optuna's copy are the real ones, Ray is not there (64 worker processes do not fit on a small machine). What is measured is
 the harness's own time, on one core. `--store`: a store of so many synthesised records, for status and report alone.
-Writes results/benchmarks/scale.json and .md, where rows of other sizes stay: `--store 100000` adds its row to what is there.
+Writes results/benchmarks/scale.json, where rows of other sizes stay (`--store 100000` adds its row), and the README there.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from harness.study.schema import Study
 from harness.watching import watching
 from harness.watching.console import Console
 from harness.watching.event_log import EventLog
+from tests.benchmarks.outcome import scale_table, summary
 from tests.conftest import PROJECT
 
 SLOTS = 64
@@ -255,21 +256,6 @@ def merged(before: dict[str, Any], now: dict[str, Any], command: str) -> dict[st
     return found
 
 
-def table(found: dict[str, Any]) -> str:
-    from tabulate import tabulate
-
-    def shown(rows: list[dict[str, Any]]) -> str:
-        return tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".4g")
-
-    commands = " and ".join(f"`{command}`" for command in found["commands"])
-    growth = f"Processor time per trial, largest over smallest study: {found['growth']:.2f}.\n\n" if found["growth"] else ""
-    return (
-        f"# Scale, by simulation\n\n{commands} on {found['cores']} cores, {SLOTS} simulated slots, no Ray: the "
-        f"harness's own time for searches, store, event log and Optuna's copy.\n\n{shown(found['simulated'])}\n\n{growth}"
-        f"Reading (`status`, `report` and `plan` as commands):\n\n{shown(found['read'])}\n"
-    )
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, nargs="*", help="default: 1000 10000, or none with --store")
@@ -284,5 +270,5 @@ if __name__ == "__main__":
     known = json.loads(file.read_text()) if file.exists() else {}
     result = merged(known, measured, " ".join([COMMAND, *sys.argv[1:]]))
     file.write_text(json.dumps(result, indent=1) + "\n")
-    (given.out / "scale.md").write_text(table(result))
-    sys.stdout.write(table(result))
+    summary(given.out)
+    sys.stdout.write(scale_table(result))

@@ -12,8 +12,8 @@ from harness.store.run_state import run_state
 from harness.store.store import Store
 from tests.benchmarks import data_path, gpu, packed, start, teacher_outputs
 from tests.benchmarks.measure import in_turns, median_ratio
-from tests.benchmarks.outcome import Options, Outcome, Target, summary, write
-from tests.benchmarks.scale import SLOTS, merged, simulate, start_again, synthesise, table
+from tests.benchmarks.outcome import Options, Outcome, Target, scale_table, summary, write
+from tests.benchmarks.scale import SLOTS, merged, simulate, start_again, synthesise
 
 ABOUT = {
     "load_before": 0,
@@ -38,7 +38,8 @@ def test_alternatives_take_turns() -> None:
 def test_the_summary_says_what_was_missed(tmp_path: Path) -> None:
     targets = [Target("speed", 3.0, at_least=4.0), Target("cost", 1.0, at_most=1.5)]
     write(Outcome("one", [{"a": 1}, {"a": 2, "b": 3}], ["a note"], targets), "one", tmp_path, ABOUT)
-    (tmp_path / "scale.json").write_text(json.dumps({"simulated": []}))  # of another program
+    scale = {"simulated": [{"trials": 7}], "read": [], "commands": ["scale"], "cores": 2, "growth": None}
+    (tmp_path / "scale.json").write_text(json.dumps(scale))  # of another program
     summary(tmp_path)
     lines = (tmp_path / "README.md").read_text("utf-8").splitlines()
     (speed,) = [line for line in lines if "speed" in line]
@@ -47,6 +48,7 @@ def test_the_summary_says_what_was_missed(tmp_path: Path) -> None:
     assert "no" in speed.split("|")[-2]
     assert "yes" in cost.split("|")[-2]
     assert "- a note" in lines
+    assert lines.index("## one: one") < lines.index("## scale: the harness around simulated trials")
 
 
 def test_commands_that_look(tmp_path: Path) -> None:
@@ -106,5 +108,5 @@ def test_measurements_of_other_sizes_stay() -> None:
     assert [(row["records"], row["status_s"]) for row in found["read"]] == [(10, 1.5), (100, 2.0), (1000, 9.0)]
     assert found["growth"] == 1.25
     assert found["commands"] == ["first", "second"]
-    assert "`first` and `second` on 2 cores" in table(found)
+    assert "`first` and `second` on 2 cores" in scale_table(found)
     assert merged({}, now, "second")["growth"] is None

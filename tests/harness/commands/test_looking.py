@@ -126,6 +126,11 @@ def test_a_plan_says_what_it_takes_to_see_a_difference(capsys, tmp_path):
     one, two = (int(re.search(r"points need (\d+) repeats", text)[1]) for text in said.values())
     assert 1.5 < one / two < 6
     assert "Dearest per bit of certainty: " in said["1"]
+    more = ["--set", "tasks+={name: flipped, rows_of: sst2}", "--detect", "1", "--from", str(tmp_path / "earlier")]
+    flipped = shown(capsys, *study, *more)
+    rows = {line.split()[0]: line.split()[1:-1] for line in flipped.splitlines() if line.startswith(("sst2", "flipped"))}
+    assert rows["flipped"] == rows["sst2"]
+    assert "flipped by sst2" in flipped
     build_store(tmp_path / "other", Planted(("cola",), ("fixed_alpha", "wsl"), repeats=2, trials=1, rows=40))
     assert main([*study, "--detect", "1", "--from", str(tmp_path / "other")]) == 2
     assert "no earlier store tells" in capsys.readouterr().err

@@ -37,17 +37,22 @@ def test_the_estimate_is_what_a_real_trial_counts(tmp_path):
 
 
 def test_rows_are_capped_and_cut_as_the_study_says():
-    assert planned_rows(GLUE["rte"], DataSpec()) == RowCounts(fit=2490 - 249 - 249, meta=249, select=249, report=277)
+    assert planned_rows(GLUE["rte"], DataSpec()) == RowCounts(
+        fit=2490 - 249 - 249, meta=249, select=249, report=277, headline=277
+    )
     assert planned_rows(GLUE["mnli"], DataSpec(train_rows=1000, report_rows=100, select_rows_at_most=50)) == RowCounts(
-        fit=850, meta=100, select=50, report=200
+        fit=850, meta=100, select=50, report=200, headline=100
     )
     assert planned_rows(GLUE["rte"], DataSpec(train_rows=1000, teacher_rows=5000)) == RowCounts(
-        800, 100, 100, 277, teacher=1490
+        800, 100, 100, 277, 277, teacher=1490
+    )
+    assert planned_rows(GLUE["rte"], DataSpec(train_rows=1000, teacher_rows=1000, report_from_train=400)) == RowCounts(
+        800, 100, 100, report=677, headline=400, teacher=1000
     )
     own = TaskSpec(name="own", text=["a"], labels=["x", "y"], files={"train": "t.csv", "validation": "v.csv"})
     assert planned_rows(own, DataSpec()) is None
     read = {"train": 400, "validation": 90, "more": 10}
-    assert planned_rows(own, DataSpec(train_rows=100, report_rows=50), read) == RowCounts(80, 10, 10, report=60)
+    assert planned_rows(own, DataSpec(train_rows=100, report_rows=50), read) == RowCounts(80, 10, 10, report=60, headline=50)
 
 
 def test_a_plan_counts_the_rows_of_tasks_of_your_own():
@@ -88,9 +93,9 @@ def test_every_cost_class_has_its_passes():
 
 def test_a_teacher_is_trained_on_fit_and_asked_about_all_rows():
     teacher = TeacherSpec.model_validate({"config": TEACHER, "training": {"epochs": 2}})
-    passes = teacher_passes(teacher, RowCounts(fit=80, meta=10, select=10, report=30))
+    passes = teacher_passes(teacher, RowCounts(fit=80, meta=10, select=10, report=30, headline=30))
     assert (passes.forward, passes.backward) == (2 * 90 + 130, 160)
-    more = teacher_passes(teacher, RowCounts(fit=80, meta=10, select=10, report=30, teacher=20))
+    more = teacher_passes(teacher, RowCounts(fit=80, meta=10, select=10, report=30, headline=30, teacher=20))
     assert (more.forward, more.backward) == (2 * 110 + 130, 200)
     assert passes.hours(100) == pytest.approx((310 / 3 + 160 * 2 / 3) / 100 / 3600)
 
