@@ -205,8 +205,10 @@ def test_a_restarted_trial_is_not_reported_twice(tmp_path: Path) -> None:
 
 
 def test_a_decision_to_stop_stays_where_the_trial_is_lost_before_it_has_ended() -> None:
-    search, *_ = play(RULES[0], [5.0], grace=1)
-    search._trials = 2
+    search = CellSearch({"x": FloatRange(low=0.0, high=1.0)}, {"x": 0.5}, "random", 1, 2, RULES[0])
+    default, _ = search.ask() or (0, {})
+    assert not any(search.report(default, epoch, 5.0 * epoch, 1, EPOCHS) for epoch in range(1, EPOCHS + 1))
+    search.tell(default, 45.0)
     index, _ = search.ask() or (0, {})
     end = next(epoch for epoch in range(1, EPOCHS) if search.report(index, epoch, 0.1, 1, EPOCHS))
     for score in (0.1, 99.0):  # it repeats the epoch, or goes on from a checkpoint of it
