@@ -8,55 +8,56 @@ from typing import Any, Literal
 
 import ray
 
+ORDER = -1
+"""In the place of an epoch: before the first one."""
+
 
 @dataclass(frozen=True)
 class Order:
-    """A trial for all ranks of a group. `spec` None: no more trials are to come."""
+    """A trial for all ranks of a group."""
 
-    number: int
-    spec: str | None
-    """A TrialSpec as JSON."""
-    checkpoint: str = ""
-    """Where rank 0 keeps the state after each epoch."""
-    resume: bool = False
-    micro_batches: int = 1
+    config: dict[str, Any]
+    """As Tune has it (`ray_session.RouterSearcher`)."""
+    resume: bool
+    micro_batches: int
     """In so many parts a rank is to pass its batches (`harness.training.out_of_memory`)."""
-    student_folder: str | None = None
-    """Where rank 0 is to leave the student."""
 
 
 @dataclass(frozen=True)
 class News:
     """What happened in a group of ranks.
 
-    epoch: its metrics, from rank 0. finished: a rank is through; rank 0 sends the packed outcome. failed: why a rank gave up.
-    closed: the group is gone.
+    epoch: which one, and its record as JSON, from rank 0. finished: a rank is through; rank 0 sends the packed outcome. failed:
+    why a rank gave up. closed: the group is gone.
     """
 
     kind: Literal["epoch", "finished", "failed", "closed"]
     number: int = -1
+    """Of the trial, counted from 1."""
     content: Any = None
 
 
 class Mailbox:
-    """An actor: holds the current order, and the news that nobody has read yet."""
+    """An actor: holds what the ranks are told of the current trial, and the news that nobody has read yet."""
 
     def __init__(self) -> None:
-        self._order: Order | None = None
+        self._told: dict[tuple[int, int], Any] = {}
+        """(trial, epoch) -> whether to stop after it; with ORDER the trial's Order, or None: no more trials are to come."""
         self._changed = asyncio.Condition()
         self._news: asyncio.Queue[News] = asyncio.Queue()
 
-    async def give(self, order: Order) -> None:
+    async def tell(self, number: int, epoch: int, content: Any) -> None:
         async with self._changed:
-            self._order = order
+            if epoch == ORDER:  # all ranks are through with the one before
+                self._told.clear()
+            self._told[number, epoch] = content
             self._changed.notify_all()
 
-    async def order_after(self, number: int) -> Order:
-        """The current order, once its number is above `number`."""
+    async def told(self, number: int, epoch: int) -> Any:
+        """Once it is there."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._order is not None and self._order.number > number)
-            assert self._order is not None
-            return self._order
+            await self._changed.wait_for(lambda: (number, epoch) in self._told)
+            return self._told[number, epoch]
 
     async def post(self, news: News) -> None:
         await self._news.put(news)

@@ -22,7 +22,7 @@ from harness.engine.ray_nodes import NodeWatch
 from harness.engine.ray_orphans import OrphanSweep
 from harness.engine.ray_stalls import StallWatch
 from harness.engine.router import Router
-from harness.records import EpochRecord, ErrorRecord, TrialSpec
+from harness.records import ErrorRecord, TrialSpec
 from harness.store.store import Store
 from harness.training.sign_of_life import forget, last_sign, processes
 from harness.watching import Watcher
@@ -37,11 +37,10 @@ class RouterSession:
     Tune tries nothing again: a trial that was lost goes back to the router, which deals it out as a new trial of Tune's.
     """
 
-    def __init__(self, router: Router, store: Store, keep_checkpoints: bool, decisions: Any = None, retries: int = 0) -> None:
+    def __init__(self, router: Router, store: Store, keep_checkpoints: bool, retries: int = 0) -> None:
         self.router = router
         self.store = store
         self.keep_checkpoints = keep_checkpoints
-        self.decisions = decisions
         self.keys: dict[str, str] = {}
         """Tune's name of a running trial -> its key."""
         self.started: set[str] = set()
@@ -103,8 +102,6 @@ class RouterSession:
 
     def ended(self, key: str) -> None:
         """Nothing of a trial's state is needed any more."""
-        if self.decisions is not None:
-            self.decisions.forget.remote(key)
         forget(self.checkpoint(key))
         if not self.keep_checkpoints:
             shutil.rmtree(self.checkpoint(key), ignore_errors=True)
@@ -159,6 +156,7 @@ class RouterSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
                 "spec": spec.model_dump_json(),
                 "checkpoint": str(session.checkpoint(spec.key)),
                 "student_folder": None if student is None else str(student),
+                "may_stop": session.router.may_stop(spec),
                 **wanted_by(spec),
             }
 
@@ -198,16 +196,12 @@ class StoreCallback(TrialProgressCallback):  # type: ignore[misc]  # ray is unty
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         session = self._session
+        for name in ("epoch_record", "actor"):  # for the scheduler; popped: Tune keeps every trial's last result
+            result.pop(name, None)
         if trial.trial_id not in session.keys:
             return  # its outcome had come, and it is over
         with session.guard():
-            # popped: Tune keeps every trial's last result
             key = session.keys[trial.trial_id]
-            if (record := result.pop("epoch_record", None)) is not None:
-                epoch = EpochRecord.model_validate_json(record)
-                stop = session.router.epoch(key, epoch)
-                if session.decisions is not None:
-                    ray.get(session.decisions.decide.remote(key, epoch.epoch, stop))
             for kind in ("checkpoint_damaged", "out_of_memory", "trial_retried"):
                 if (said := result.pop(kind, None)) is not None:
                     session.router.happened(kind, key, said)

@@ -6,14 +6,17 @@ of this engine with new ranks for every trial, commit 985dacd). So the Tune acto
 it the next trial of the same shape. The group is given up when a trial fails in it, and the next trial gets a new one.
 
 Tune stops no trial here: it would have to interrupt ranks in the middle of a step (a TorchTrainer in a reused Tune actor that
-is stopped early hangs the whole sweep, as measured with Ray 2.60). With early stopping the ranks ask after each epoch.
+is stopped early hangs the whole sweep, as measured with Ray 2.60). With early stopping the ranks wait after each epoch for what
+the scheduler says of it (`ray_scheduler`).
 """
 
 from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,13 +26,13 @@ from ray import tune
 
 from harness.engine.cluster import ray_resources, set_environment
 from harness.engine.payload import Payload, pack
-from harness.engine.ray_decisions import go_on_or_stop
-from harness.engine.ray_mailbox import News, Order, start_mailbox
-from harness.engine.ray_trial import TrainFunction, default_train, epoch_metrics, release_memory
+from harness.engine.ray_mailbox import ORDER, News, Order, start_mailbox
+from harness.engine.ray_trial import TrainFunction, default_train, epoch_report, is_stopped, release_memory
 from harness.records import EpochRecord, ErrorRecord, TrialSpec
 from harness.study.resources import TaskResources
 from harness.training.checkpoint import FILE, CheckpointError, TrialCheckpoint, existing_checkpoint
 from harness.training.failures import classify, is_out_of_memory, is_retried
+from harness.training.hooks import StoppedEarly
 from harness.training.sign_of_life import SignOfLife
 
 _CLOSING_SECONDS = 20
@@ -51,23 +54,22 @@ class _Failure:
 class RankGroup:
     """A TorchTrainer whose workers wait for trials. Every rank trains every trial."""
 
-    def __init__(
-        self, resources: TaskResources, train: TrainFunction | None, cache: Path, storage: Path, decisions: Any = None
-    ) -> None:
+    def __init__(self, resources: TaskResources, train: TrainFunction | None, cache: Path, storage: Path) -> None:
         self._mailbox = start_mailbox()
         self._number = 0
-        self._thread = threading.Thread(target=self._fit, args=(resources, train, cache, storage, decisions), daemon=True)
+        self._thread = threading.Thread(target=self._fit, args=(resources, train, cache, storage), daemon=True)
         self._failures: dict[int, Exception] = {}
         """Rank -> exception, once the group is closed."""
         self.error: Exception | None = None
         self._thread.start()
 
-    def start(self, spec: TrialSpec, checkpoint: Path, micro_batches: int = 1, student_folder: str | None = None) -> None:
-        self._number += 1
-        resume = existing_checkpoint(checkpoint) is not None  # asked once, for all ranks
-        content = spec.model_dump_json()
-        order = Order(self._number, content, str(checkpoint), resume, micro_batches, student_folder)
-        ray.get(self._mailbox.give.remote(order))
+    def start(self, config: dict[str, Any], micro_batches: int) -> None:
+        resume = existing_checkpoint(Path(config["checkpoint"])) is not None  # asked once, for all ranks
+        self._next(Order(config, resume, micro_batches))
+
+    def answer(self, epoch: int, stop: bool) -> None:
+        """Whether the ranks, which wait for it, are to stop after an epoch."""
+        self._mailbox.tell.remote(self._number, epoch, stop)
 
     def read(self) -> News:
         """The next news of the current trial. Blocks."""
@@ -82,15 +84,19 @@ class RankGroup:
     def close(self) -> None:
         """Let the ranks end. Their resources are free afterwards."""
         if self._thread.is_alive():
-            ray.get(self._mailbox.give.remote(Order(self._number + 1, None)))
+            self._next(None)
             self._thread.join(_CLOSING_SECONDS)
         ray.kill(self._mailbox)
+
+    def _next(self, order: Order | None) -> None:
+        self._number += 1
+        ray.get(self._mailbox.tell.remote(self._number, ORDER, order))
 
     @property
     def lost_a_process(self) -> bool:
         return any(isinstance(error, ray.exceptions.RayActorError) for error in self._failures.values())
 
-    def _fit(self, resources: TaskResources, train: TrainFunction | None, cache: Path, storage: Path, decisions: Any) -> None:
+    def _fit(self, resources: TaskResources, train: TrainFunction | None, cache: Path, storage: Path) -> None:
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
 
         from harness.engine.ray_trainer import Trainer
@@ -98,7 +104,7 @@ class RankGroup:
         mailbox = self._mailbox
 
         def serve(config: dict[str, Any]) -> None:
-            serve_trials(mailbox, train, cache, decisions)
+            serve_trials(mailbox, train, cache)
 
         per_worker = ray_resources(resources)
         trainer = Trainer(
@@ -127,113 +133,110 @@ class RankGroup:
             ray.get(mailbox.post.remote(News("closed")))
 
 
-def serve_trials(mailbox: Any, train: TrainFunction | None, cache: Path, decisions: Any = None) -> None:
+def serve_trials(mailbox: Any, train: TrainFunction | None, cache: Path) -> None:
     """What every rank does: the mailbox's trials, until it says that no more will come."""
     import torch
-    import torch.distributed as dist
     from ray.train.torch import get_device
 
-    from harness.ranks import ProcessGroup, is_broken_connection
-
-    train = train or default_train()
     device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    number = 0
-    while True:
-        order: Order = ray.get(mailbox.order_after.remote(number))
-        if order.spec is None:
+    for number in count(1):
+        order: Order | None = ray.get(mailbox.told.remote(number, ORDER))
+        if order is None:
             return
-        number = order.number
-        spec = TrialSpec.model_validate_json(order.spec)
-        ranks = ProcessGroup()
-        state = TrialCheckpoint(Path(order.checkpoint), spec.resources.checkpoint_seconds)
-
-        def tell(kind: Any, content: Any, number: int = number) -> None:
-            ray.get(mailbox.post.remote(News(kind, number, content)))
-
-        def on_epoch(
-            record: EpochRecord,
-            write: Any,
-            spec: TrialSpec = spec,
-            state: TrialCheckpoint = state,
-            tell: Any = tell,
-        ) -> None:
-            if dist.get_rank() == 0:
-                state.after_epoch(write)
-                tell("epoch", epoch_metrics(spec, record) | {"epoch_record": record.model_dump_json()})
-            go_on_or_stop(decisions, spec.key, record.epoch)
-
-        alive = SignOfLife(Path(order.checkpoint), ray.get_runtime_context().get_node_id(), ranks.rank)
-        further: dict[str, Any] = {"on_step": alive}
-        if order.micro_batches > 1:
-            further["micro_batches"] = order.micro_batches
-        if order.student_folder is not None:
-            further["student_folder"] = Path(order.student_folder)
-        resume_from = Path(order.checkpoint) if order.resume else None
-        try:
-            outcome = train(spec, cache, ranks=ranks, on_epoch=on_epoch, resume_from=resume_from, **further)
-        except Exception as error:
-            tell("failed", _Failure(classify(error), is_broken_connection(error) and not is_out_of_memory(error)))
-            raise  # the other ranks may be waiting for this one: Train ends them
-        tell("finished", pack(outcome) if ranks.rank == 0 else None)
-        del outcome, ranks
+        _serve(order, number, mailbox, train or default_train(), cache)
         release_memory()
+
+
+def _serve(order: Order, number: int, mailbox: Any, train: TrainFunction, cache: Path) -> None:
+    from harness.ranks import ProcessGroup, is_broken_connection
+
+    config, ranks = order.config, ProcessGroup()
+    spec, checkpoint = TrialSpec.model_validate_json(config["spec"]), Path(config["checkpoint"])
+    state = TrialCheckpoint(checkpoint, spec.resources.checkpoint_seconds)
+
+    def tell(kind: Any, content: Any) -> None:
+        ray.get(mailbox.post.remote(News(kind, number, content)))
+
+    def on_epoch(record: EpochRecord, write: Callable[[Path], None]) -> None:
+        if ranks.rank == 0:
+            state.after_epoch(write)
+            tell("epoch", (record.epoch, record.model_dump_json()))
+        if config["may_stop"] and ray.get(mailbox.told.remote(number, record.epoch)):
+            raise StoppedEarly
+
+    further: dict[str, Any] = {"on_step": SignOfLife(checkpoint, ray.get_runtime_context().get_node_id(), ranks.rank)}
+    if order.micro_batches > 1:
+        further["micro_batches"] = order.micro_batches
+    if config["student_folder"] is not None:
+        further["student_folder"] = Path(config["student_folder"])
+    resume_from = checkpoint if order.resume else None
+    try:
+        outcome = train(spec, cache, ranks=ranks, on_epoch=on_epoch, resume_from=resume_from, **further)
+    except Exception as error:
+        tell("failed", _Failure(classify(error), is_broken_connection(error) and not is_out_of_memory(error)))
+        raise  # the other ranks may be waiting for this one: Train ends them
+    tell("finished", pack(outcome) if ranks.rank == 0 else None)
 
 
 class Supervisor:
     """Has one trial after another trained by a group of ranks."""
 
-    def __init__(self, train: TrainFunction | None, cache: Path, storage: Path, decisions: Any = None) -> None:
-        self._train, self._cache, self._storage, self._decisions = train, cache, storage, decisions
+    def __init__(self, train: TrainFunction | None, cache: Path, storage: Path) -> None:
+        self._train, self._cache, self._storage = train, cache, storage
         self._group: RankGroup | None = None
         self._shape: TaskResources | None = None
+        self._config: dict[str, Any]
         self._spec: TrialSpec
         self._micro_batches = 1
-        self._checkpoint = Path()
-        self._student_folder: str | None = None
         self._failure: _Failure | None = None
         self._outcome: Payload | None = None
+        self._asked: int | None = None
+        """Epoch after which the ranks wait for an answer."""
         self._unfinished = 0
         """Ranks that are still at the trial."""
         self._lost_device = ""
         """Key of the trial that met a CUDA error."""
 
-    def start(self, spec: TrialSpec, checkpoint: Path, micro_batches: int = 1, student_folder: str | None = None) -> None:
+    def start(self, config: dict[str, Any], micro_batches: int = 1) -> None:
+        """`config`: as Tune has it."""
+        self._config, self._micro_batches = config, micro_batches
+        self._spec = spec = TrialSpec.model_validate_json(config["spec"])
         if self._group is not None and spec.resources != self._shape:
             self.close()
         if self._group is None:
-            self._group = RankGroup(spec.resources, self._train, self._cache, self._storage, self._decisions)
+            self._group = RankGroup(spec.resources, self._train, self._cache, self._storage)
             self._shape = spec.resources
-        self._spec, self._checkpoint, self._micro_batches = spec, checkpoint, micro_batches
-        self._student_folder = student_folder
-        self._failure = None
-        self._outcome = None
+        self._failure = self._outcome = self._asked = None
         self._unfinished = spec.resources.workers
-        self._group.start(spec, checkpoint, micro_batches, student_folder)
+        self._group.start(config, micro_batches)
 
     def wait(self) -> dict[str, Any]:
         """An epoch's metrics, `checkpoint_damaged`, `out_of_memory`, `trial_retried`, or the trial's end: `outcome` or `error`,
-        and done.
-
-        Raises GroupLostError.
+        and done. After an epoch: called when the scheduler has decided on it. Raises GroupLostError.
         """
         while True:
             assert self._group is not None
+            if self._asked is not None:
+                self._group.answer(self._asked, is_stopped(self._spec.key))
+                self._asked = None
             news = self._group.read()
             if news.kind == "epoch":
-                return dict(news.content)
+                epoch, record = news.content
+                self._asked = epoch if self._config["may_stop"] else None
+                return epoch_report(self._config, record)
             if news.kind == "closed":
                 error = self._own_error()
                 if error.type == CheckpointError.__name__:
-                    (self._checkpoint / FILE).unlink(missing_ok=True)
-                    self.start(self._spec, self._checkpoint, self._micro_batches, self._student_folder)
+                    Path(self._config["checkpoint"], FILE).unlink(missing_ok=True)
+                    self.start(self._config, self._micro_batches)
                     return {"checkpoint_damaged": error.message}
                 if self._in_smaller_parts(error):
                     return {"out_of_memory": error.message}
                 if error.kind == "device" and self._lost_device != self._spec.key:  # new processes, once
                     self._lost_device = self._spec.key
-                    self.start(self._spec, self._checkpoint, self._micro_batches, self._student_folder)
+                    self.start(self._config, self._micro_batches)
                     return {"trial_retried": error.message}
                 return {"error": error.model_dump_json(), "done": True}
             if news.kind == "finished":
@@ -249,7 +252,7 @@ class Supervisor:
         rows = math.ceil(self._spec.training.batch_size / self._spec.resources.workers)
         if error.kind != "out_of_memory" or self._micro_batches >= rows:
             return False
-        self.start(self._spec, self._checkpoint, min(2 * self._micro_batches, rows), self._student_folder)
+        self.start(self._config, min(2 * self._micro_batches, rows))
         return True
 
     def close(self) -> None:
@@ -272,11 +275,9 @@ class Supervisor:
 class DistributedTrial(tune.Trainable):  # type: ignore[misc]  # ray is untyped
     """The Tune actor around a supervisor. `reuse_actors=True` keeps it, and with it the group of ranks."""
 
-    def setup(
-        self, config: dict[str, Any], train: TrainFunction | None, cache: Path, storage: Path, decisions: Any = None
-    ) -> None:
+    def setup(self, config: dict[str, Any], train: TrainFunction | None, cache: Path, storage: Path) -> None:
         set_environment()
-        self.supervisor = Supervisor(train, cache, storage, decisions)
+        self.supervisor = Supervisor(train, cache, storage)
         self.started = False
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -286,8 +287,7 @@ class DistributedTrial(tune.Trainable):  # type: ignore[misc]  # ray is untyped
 
     def step(self) -> dict[str, Any]:
         if not self.started:
-            spec, checkpoint = TrialSpec.model_validate_json(self.config["spec"]), Path(self.config["checkpoint"])
-            self.supervisor.start(spec, checkpoint, student_folder=self.config["student_folder"])
+            self.supervisor.start(self.config)
             self.started = True
         return self.supervisor.wait()
 

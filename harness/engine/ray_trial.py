@@ -14,16 +14,18 @@ from ray import tune
 
 from harness.engine.cluster import HEAD_NODE
 from harness.engine.payload import pack
-from harness.engine.ray_decisions import go_on_or_stop
 from harness.records import EpochRecord, TrialSpec
 from harness.training.checkpoint import CheckpointError, TrialCheckpoint, existing_checkpoint
 from harness.training.failures import classify, is_retried
+from harness.training.hooks import StoppedEarly
 from harness.training.sign_of_life import SignOfLife
 
 if TYPE_CHECKING:
     from harness.training.trial import TrialOutcome
 
 TrainFunction = Callable[..., "TrialOutcome"]
+_stopped: set[str] = set()
+"""Keys of the trials that are to end in this process. A process has one trial at a time."""
 
 
 def trial_resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -31,11 +33,11 @@ def trial_resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([bundle or HEAD_NODE])
 
 
-def run_trial(config: dict[str, Any], train: TrainFunction | None, cache: Path, decisions: Any = None) -> None:
-    """Train, and report each epoch (`epoch_record`) and then the outcome (`outcome`) or what stopped it (`error`) to Tune.
+def run_trial(config: dict[str, Any], train: TrainFunction | None, cache: Path) -> None:
+    """Train, and report each epoch (`epoch_report`) and then the outcome (`outcome`) or what stopped it (`error`) to Tune.
 
-    `decisions`: of a study with early stopping (`ray_decisions`). Raises only what a retry may mend, for Tune to give up this
-    process: the retry goes on from the checkpoint. A CUDA error is reported before (`device_error`).
+    Raises only what a retry may mend, for Tune to give up this process: the retry goes on from the checkpoint. A CUDA error is
+    reported before (`device_error`).
     """
     spec = TrialSpec.model_validate_json(config["spec"])
     checkpoint = Path(config["checkpoint"])
@@ -47,8 +49,9 @@ def run_trial(config: dict[str, Any], train: TrainFunction | None, cache: Path, 
 
     def on_epoch(record: EpochRecord, write: Callable[[Path], None]) -> None:
         state.after_epoch(write)
-        tune.report(epoch_metrics(spec, record) | {"epoch_record": record.model_dump_json()})
-        go_on_or_stop(decisions, spec.key, record.epoch)
+        tune.report(epoch_report(config, record.model_dump_json()))  # returns when Tune asks for more
+        if is_stopped(spec.key):
+            raise StoppedEarly
 
     lost = False
     try:
@@ -77,8 +80,21 @@ def default_train() -> TrainFunction:
     return train_trial
 
 
-def epoch_metrics(spec: TrialSpec, record: EpochRecord) -> dict[str, float]:
-    return {"epoch": record.epoch + 1, "objective": record.select[spec.task.headline_metric]}
+def epoch_report(config: dict[str, Any], record: str) -> dict[str, Any]:
+    """What Tune hears of an epoch: its record, and with early stopping the actor that `hear_stop` is to run in."""
+    return {"epoch_record": record} | ({"actor": ray.get_runtime_context().current_actor} if config["may_stop"] else {})
+
+
+def hear_stop(actor: Any, key: str) -> None:
+    """Runs in the trial's actor, between two results of it."""
+    _stopped.add(key)
+
+
+def is_stopped(key: str) -> bool:
+    """Whether the trial is to end after the epoch that was reported last. Asked once."""
+    stopped = key in _stopped
+    _stopped.discard(key)
+    return stopped
 
 
 def release_memory() -> None:

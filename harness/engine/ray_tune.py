@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from ray import tune
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler
 
 from harness.engine.cluster import HEAD_NODE, connect, ray_slots, require_slots
-from harness.engine.ray_decisions import start_decisions
+from harness.engine.ray_scheduler import RouterScheduler
 from harness.engine.ray_session import RouterSearcher, RouterSession, StoreCallback, interruptions
 from harness.engine.ray_stalls import StallWatch
 from harness.engine.ray_train import DistributedTrial
@@ -100,23 +98,26 @@ def _run_cells(
     storage = store.path.resolve() / ".ray"
     watcher.happened("slots", slots=slots, cells=len(cells))
     router = Router(plan, cells, prepared, store, console, in_flight, watcher)
-    decisions = start_decisions() if plan.study.search.early_stopping is not None else None
-    session = RouterSession(router, store, plan.study.keep_checkpoints, decisions, resources.retries)
+    session = RouterSession(router, store, plan.study.keep_checkpoints, resources.retries)
     stalls = StallWatch(resources.stall_minutes, watcher, console)
     if _is_distributed(plan, _shape(cells[0])):
         trainable = tune.with_resources(
-            tune.with_parameters(DistributedTrial, train=train, cache=cache, storage=storage, decisions=decisions),
+            tune.with_parameters(DistributedTrial, train=train, cache=cache, storage=storage),
             tune.PlacementGroupFactory([HEAD_NODE]),  # a supervisor does no work, and beside the head it outlives other nodes
         )
     else:
-        trainable = tune.with_resources(_one_worker_trainable(train, cache, decisions), trial_resources)
+
+        def one_worker_trial(config: dict[str, Any]) -> None:
+            run_trial(config, train, cache)
+
+        trainable = tune.with_resources(one_worker_trial, trial_resources)
 
     def fit() -> None:
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=RouterSearcher(session),
-                scheduler=NewestFirst(),
+                scheduler=RouterScheduler(session),
                 num_samples=-1,
                 max_concurrent_trials=slots,
                 reuse_actors=True,
@@ -135,39 +136,3 @@ def _run_cells(
 
     with interruptions(session):
         session.run(fit)
-
-
-class NewestFirst(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
-    """Which waiting trial gets the warm process that has become free: the newest, for which none is being started yet.
-
-    Tune's own gives it to the oldest, and ends the process that is being started for that one: while trials are shorter than
-    that takes, no further node of the cluster is ever used. It also looks through all trials that there were, and this one
-    through those that have not ended.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._trials: dict[str, Any] = {}
-        """Name -> trial, by age."""
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self._trials[trial.trial_id] = trial
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        self._trials.pop(trial.trial_id, None)
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        self._trials.pop(trial.trial_id, None)
-
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        self._trials.pop(trial.trial_id, None)
-
-    def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        return next((trial for trial in reversed(self._trials.values()) if trial.status == Trial.PENDING), None)
-
-
-def _one_worker_trainable(train: TrainFunction | None, cache: Path, decisions: Any) -> Callable[[dict[str, Any]], None]:
-    def one_worker_trial(config: dict[str, Any]) -> None:
-        run_trial(config, train, cache, decisions)
-
-    return one_worker_trial

@@ -172,6 +172,10 @@ class Router:
         self._heard.setdefault(key, set()).add(record.epoch)
         return self._runner[key].epoch(key, record)
 
+    def may_stop(self, spec: TrialSpec) -> bool:
+        """Whether `epoch` may stop it."""
+        return self._rule is not None and spec.purpose == "search"
+
     def happened(self, kind: str, key: str, error: str) -> None:
         """A running trial met with an event that does not end it."""
         self._watcher.happened(kind, cell=self.running(key).cell_id, key=key, error=error)

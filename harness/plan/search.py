@@ -57,6 +57,8 @@ class CellSearch:
         self._study = optuna.create_study(direction="maximize", sampler=made, pruner=pruner)
         self._reported: dict[int, int] = {}
         """Trial number -> its last epoch of which Optuna was told."""
+        self._stopping: dict[int, int] = {}
+        """Trial number -> epoch after which it is to stop."""
         self._running: dict[int, optuna.trial.Trial | None] = {}
         self._values: dict[int, dict[str, Value]] = {}
         self._scores: dict[int, float] = {}
@@ -95,15 +97,19 @@ class CellSearch:
         """A running trial's score after an epoch, counted from 1, of `epochs`; whether it is to stop here.
 
         Never trial 0, never in the first `grace` epochs, never after the last one, and never without early stopping. An epoch
-        that was reported before (a resumed trial repeats it) is no news.
+        that was reported before (a resumed trial repeats it) is no news. A decision to stop stays: a trial that is lost before
+        it has ended stops at the first epoch that it reports from there on.
         """
         trial = self._running[index]
-        if not self._stops or trial is None or epoch <= self._reported.get(index, 0) or not math.isfinite(score):
+        if not self._stops or trial is None or not math.isfinite(score):
             return False
-        self._reported[index] = epoch
-        trial.report(score, epoch)
-        behind = trial.should_prune()  # asked at every epoch: it also notes how far the trial has come
-        return behind and index > 0 and grace <= epoch < epochs
+        if epoch > self._reported.get(index, 0):
+            self._reported[index] = epoch
+            trial.report(score, epoch)
+            behind = trial.should_prune()  # asked at every epoch: it also notes how far the trial has come
+            if behind and index > 0 and grace <= epoch:
+                self._stopping.setdefault(index, epoch)
+        return self._stopping.get(index, epochs) <= epoch < epochs
 
     def tell(self, index: int, objective: float | None, stopped: bool = False) -> Any:
         """How a trial ended: its score, or None (or a value that is not finite) for a failure, or that it was `stopped` early.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -137,3 +138,33 @@ def test_a_plan_says_what_it_takes_to_see_a_difference(capsys, tmp_path):
     assert "search.repeats=3" in shown(capsys, *study, "--detect", "1", "--pilot", "3")
     assert main([*study, "--pilot", "3"]) == 2
     assert "go with --detect" in capsys.readouterr().err
+
+
+def test_a_plugin_that_lies_in_a_result_folder_is_not_run_by_verbs_that_read_it(capsys, tmp_path):
+    """`export` and `reproduce` train a row again, and need `--trust-plugin` for that: test_export.py."""
+    one, two, both = (str(tmp_path / name) for name in ("one", "two", "both"))
+    was_run = tmp_path / "was-run"
+    for folder in (one, two):
+        store = build_store(Path(folder), Planted(("sst2",), ("fixed_alpha", "of_a_store"), trials=1, rows=50))
+        plugin = store.path / "plugin.py"
+        plugin.write_text(f"open({str(was_run)!r}, 'w').close()\n")
+        manifest = store.manifest()
+        store.write_manifest({**manifest, "study": {**manifest["study"], "plugins": [str(plugin)]}})
+        for record in store.records():
+            spec = record.spec.model_copy(update={"plugins": [str(plugin)]})
+            store.write(record.model_copy(update={"spec": spec}), store.predictions(record.key))
+    reading = [
+        ["compare", "of_a_store", "fixed_alpha", "--results", one],
+        ["compare", one, two],
+        ["status", one],
+        ["report", one],
+        ["pack", one],
+        ["unpack", one],
+        ["merge", one, two, "--into", both],
+        ["gc", one],
+    ]
+    for arguments in reading:
+        shown(capsys, *arguments)
+        assert not was_run.exists(), arguments
+    of_a_study = {"run", "plan", "teacher-outputs", "prefetch", "check"}
+    assert set(VERBS) == {verb for verb, *_ in reading} | of_a_study | {"list", "doctor", "reproduce", "export"}

@@ -12,7 +12,7 @@ import pytest
 
 from harness.engine import inline, ray_train
 from harness.engine.ray_mailbox import News
-from harness.records import ErrorRecord, TrialRecord, TrialSpec
+from harness.records import ErrorRecord, TrialRecord
 from harness.store.store import Store
 from harness.study.schema import Study
 from harness.training.failures import classify
@@ -138,8 +138,8 @@ class Group:
         self.lost_a_process = False
         self.error = None
 
-    def start(self, spec: TrialSpec, checkpoint: Path, micro_batches: int, student_folder: str | None) -> None:
-        assert student_folder == "student"
+    def start(self, config: dict[str, Any], micro_batches: int) -> None:
+        assert config["student_folder"] == "student"
         self.started.append(micro_batches)
         fits = micro_batches >= self.needed
         lost = ray_train._Failure(ErrorRecord(kind="bug", type="RuntimeError", message="gloo/transport"), True)
@@ -162,33 +162,34 @@ def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ray_train.Sup
 
 
 @pytest.fixture
-def spec(tmp_path: Path) -> TrialSpec:
+def config(tmp_path: Path) -> dict[str, Any]:
     from harness.store.store import Store
 
     build_store(tmp_path / "store", Planted(("sst2",), ("fixed_alpha",), repeats=1, trials=1, rows=20))
     record: TrialRecord = Store(tmp_path / "store").records()[0]
     two = record.spec.resources.model_copy(update={"workers": 2})
     training = record.spec.training.model_copy(update={"batch_size": 12})
-    return record.spec.model_copy(update={"resources": two, "training": training})
+    spec = record.spec.model_copy(update={"resources": two, "training": training})
+    return {"spec": spec.model_dump_json(), "student_folder": "student"}
 
 
 def test_the_trial_goes_on_in_smaller_parts(
-    supervisor: ray_train.Supervisor, spec: TrialSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    supervisor: ray_train.Supervisor, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Group, "needed", 3)
-    supervisor.start(spec, tmp_path, student_folder="student")
+    supervisor.start(config)
     assert [supervisor.wait() for _ in range(2)] == [{"out_of_memory": "CUDA out of memory"}] * 2
     assert supervisor.wait() == {"outcome": "outcome", "done": True}
     assert Group.started == [1, 2, 4]
-    supervisor.start(spec, tmp_path, student_folder="student")  # the next trial may be another one
+    supervisor.start(config)  # the next trial may be another one
     assert Group.started[-1] == 1
 
 
 def test_single_samples_that_do_not_fit_are_a_failure(
-    supervisor: ray_train.Supervisor, spec: TrialSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    supervisor: ray_train.Supervisor, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Group, "needed", 100)
-    supervisor.start(spec, tmp_path, student_folder="student")
+    supervisor.start(config)
     *said, last = [supervisor.wait() for _ in range(4)]
     assert all("out_of_memory" in news for news in said)
     error = ErrorRecord.model_validate_json(last["error"])

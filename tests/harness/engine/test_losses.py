@@ -13,6 +13,7 @@ from ray.air.execution._internal.actor_manager import RayActorManager
 
 from harness.engine.payload import pack
 from harness.engine.ray_losses import LONGEST_WAIT, NODE_LOSSES, Losses
+from harness.engine.ray_scheduler import RouterScheduler
 from harness.engine.ray_session import RouterSearcher, RouterSession, StoreCallback
 from harness.engine.ray_stalls import StallWatch
 from harness.engine.router import Router
@@ -157,7 +158,9 @@ def test_a_trial_that_has_ended_says_no_more(tmp_path: Path) -> None:
     callback.on_trial_result(0, [], trial, {"outcome": outcome})
     assert session.keys == {}
     epoch = EpochRecord(epoch=9, train_loss=0.0, terms={}, select={"accuracy": 1.0}, weights={}, seconds=0.0)
-    callback.on_trial_result(0, [], trial, {"epoch_record": epoch.model_dump_json()})
+    late = {"epoch_record": epoch.model_dump_json()}
+    assert RouterScheduler(session).on_trial_result(None, trial, late) == "CONTINUE"
+    callback.on_trial_result(0, [], trial, late)
     callback.on_trial_result(0, [], trial, {"outcome": outcome})
     callback.on_trial_error(0, [], trial)
     assert [record.status for record in store.records()] == ["ok"]

@@ -11,7 +11,7 @@ import pytest
 from harness.engine import inline, ray_train
 from harness.engine.ray_mailbox import News
 from harness.ranks import is_broken_connection
-from harness.records import ErrorRecord, TrialSpec
+from harness.records import ErrorRecord
 from harness.store.store import Store
 from harness.training.failures import classify, is_out_of_memory
 from harness.watching.console import Console
@@ -94,7 +94,7 @@ class Ranks:
         self.lost_a_process = False
         self.error = None
 
-    def start(self, spec: TrialSpec, checkpoint: Path, micro_batches: int = 1, student_folder: str | None = None) -> None:
+    def start(self, config: dict[str, Any], micro_batches: int) -> None:
         lost = ray_train._Failure(ErrorRecord(kind="bug", type="RuntimeError", message="gloo/transport"), True)
         broken = ray_train._Failure(classify(RuntimeError(CUDA_ERROR)), False)
         fails = self.groups <= self.errors
@@ -118,7 +118,7 @@ def test_ranks_are_given_up_and_the_trial_has_one_more_try(
     run = StandInRun(tmp_path, ["plain"], resources={"workers": 2})
     (spec,) = run.specs()
     supervisor = ray_train.Supervisor(None, tmp_path, tmp_path)
-    supervisor.start(spec, tmp_path)
+    supervisor.start({"spec": spec.model_dump_json(), "may_stop": False})
     assert supervisor.wait() == {"trial_retried": CUDA_ERROR}
     last = supervisor.wait()
     assert last["done"]

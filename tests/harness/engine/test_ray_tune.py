@@ -11,7 +11,9 @@ import pytest
 
 from harness.engine import inline
 from harness.engine.cluster import ClusterError
-from harness.engine.ray_tune import NewestFirst
+from harness.engine.ray_scheduler import RouterScheduler
+from harness.engine.ray_session import RouterSession
+from harness.engine.router import Router
 from harness.errors import StoreError
 from harness.report.selection import select
 from harness.store.store import Store
@@ -178,9 +180,12 @@ def test_the_students_that_are_left_are_the_chosen_ones(search: dict[str, Any], 
     assert max(there) <= 3  # one a repeat, and the one that has just been trained
 
 
-def test_a_free_process_goes_to_the_newest_of_those_that_wait() -> None:
+def test_a_free_process_goes_to_the_newest_of_those_that_wait(tmp_path: Path) -> None:
     """For the older ones processes are being started, which would be ended."""
-    schedule, controller = NewestFirst(), None
+    plan, prepared = stand_in_plan(stand_in_study(["plain"]))
+    store = Store(tmp_path)
+    session = RouterSession(Router(plan, plan.cells, prepared, store, Console(quiet=True)), store, False)
+    schedule, controller = RouterScheduler(session), None
     trials = [SimpleNamespace(trial_id=str(number), status="PENDING") for number in range(4)]
     for trial in trials:
         schedule.on_trial_add(controller, trial)

@@ -202,3 +202,17 @@ def test_a_restarted_trial_is_not_reported_twice(tmp_path: Path) -> None:
     for epoch in (1, 2, 2, 3):
         assert not search.report(index, epoch, 0.5, 1, 3)
     assert search.tell(index, 0.5).intermediate_values == {1: 0.5, 2: 0.5, 3: 0.5}
+
+
+def test_a_decision_to_stop_stays_where_the_trial_is_lost_before_it_has_ended() -> None:
+    search = CellSearch({"x": FloatRange(low=0.0, high=1.0)}, {"x": 0.5}, "random", 1, 2, RULES[0])
+    default, _ = search.ask() or (0, {})
+    assert not any(search.report(default, epoch, 5.0 * epoch, 1, EPOCHS) for epoch in range(1, EPOCHS + 1))
+    search.tell(default, 45.0)
+    index, _ = search.ask() or (0, {})
+    end = next(epoch for epoch in range(1, EPOCHS) if search.report(index, epoch, 0.1, 1, EPOCHS))
+    for score in (0.1, 99.0):  # it repeats the epoch, or goes on from a checkpoint of it
+        assert search.report(index, end, score, 1, EPOCHS)
+        assert search.report(index, end + 1, score, 1, EPOCHS)
+    assert not search.report(index, EPOCHS, 99.0, 1, EPOCHS)
+    assert max(search.tell(index, None, stopped=True).intermediate_values) == EPOCHS
