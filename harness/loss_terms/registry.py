@@ -85,10 +85,13 @@ def term_options(name: str, given: Mapping[str, Any]) -> TermOptions:
 def needs_of_terms(needs: Needs) -> TermNeeds:
     """All that a strategy and its loss terms need of rows, passes and caches, together. Raises TermError."""
     check_names(needs.terms)
-    found = [TermNeeds(student_features=needs.student_features, teacher_outputs=(FEATURES,) * needs.teacher_features)]
-    for name in needs.terms:
-        if name in registered_terms():
-            found.append(registered_terms()[name].needs(term_options(name, needs.term_options.get(name, {}))))
+    classes = registered_terms()
+    of = {
+        name: classes[name].needs(term_options(name, needs.term_options.get(name, {}))) if name in classes else TermNeeds()
+        for name in needs.terms
+    }
+    own = TermNeeds(student_features=needs.student_features, teacher_outputs=(FEATURES,) * needs.teacher_features)
+    found = [own, *of.values()]
     drops = {one.word_drop for one in found if one.word_drop}
     if len(drops) > 1:
         raise TermError(f"two loss terms want different shares of words dropped from the student's inputs: {sorted(drops)}")
@@ -101,6 +104,7 @@ def needs_of_terms(needs: Needs) -> TermNeeds:
         whole_batch=any(one.whole_batch for one in found),
         stops_gradient=any(one.stops_gradient for one in found),
         logit_level=not _OF_THE_LEVEL.isdisjoint(needs.terms) or any(one.logit_level for one in found),
+        bypasses_head=bool(of) and all(one.bypasses_head for one in of.values()),
         same_architecture=any(one.same_architecture for one in found),
     )
 

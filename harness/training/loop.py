@@ -23,7 +23,7 @@ from harness.data.labelled_rows import LabelledRows
 from harness.loss_terms.bound import LossTerms
 from harness.models.build import Outputs
 from harness.models.evaluate import EVALUATION_BATCH, WIDTH_STEPS, autocast, predict, resolve_precision
-from harness.models.student_pass import passes_forward
+from harness.models.student_pass import logits_reach_all, passes_forward
 from harness.models.used_tokens import embed_all_tokens, embed_used_tokens
 from harness.ranks import Ranks, shard
 from harness.records import EpochRecord, Seeds
@@ -104,7 +104,8 @@ class Training:
             clip_norm=recipe.clip_norm,
             terms=self.terms,
         )
-        self._wrapped = ranks.wrap(self.weighting.student)
+        whole = ranks.world == 1 or (not self.terms.needs.bypasses_head and logits_reach_all(model, select))
+        self._wrapped = ranks.wrap(self.weighting.student, find_unused=not whole)
         self.micro_batching = MicroBatching(self.weighting.students, strategy, self.terms, self.generator, self.device)
         self.micro_batching.count = micro_batches
 
@@ -213,6 +214,7 @@ class Training:
         weighted = self.weighting.loss(moment, rows, batch, outputs, self.generator)
         # DDP averages gradients over ranks; the loss is a sum over the global batch
         torch.autograd.backward(weighted.loss * self.ranks.world)
+        self.ranks.check_gradients(self.model)
         self._count(forward=passes_forward(batch, self.micro_batching.count), backward=batch.samples)
         return replace(weighted, loss=weighted.loss.detach())
 

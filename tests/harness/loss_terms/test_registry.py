@@ -32,6 +32,8 @@ def test_needs_of_several_terms_add_up():
     assert (needs.student_layers, needs.student_features, needs.whole_batch, needs.parts) == (True, True, True, False)
     assert needs.teacher_outputs == ("features", "layers")
     assert needs_of_terms(Needs()) == needs_of_terms(Needs(terms=("ce",)))
+    assert needs_of_terms(Needs(terms=("layer_kd", "relational_kd"))).bypasses_head
+    assert not needs.bypasses_head
 
 
 @pytest.mark.parametrize(
