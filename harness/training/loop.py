@@ -115,7 +115,7 @@ class Training:
         """Train to the end, from the checkpoint in `resume_from` where there is one.
 
         Raises DivergedError for a loss, weight or score that is not finite, and CheckpointError for a checkpoint that cannot be
-        read, or was written in another precision: `auto` means another one on another device.
+        read, or was written in another precision or with another look-ahead engine: `auto` means others on another device.
         """
         if resume_from is not None:
             self._load(resume_from)
@@ -269,17 +269,19 @@ class Training:
         cost = self.progress.cost
         cost.device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
         cost.precision = self.precision
+        cost.look_ahead_engine = self.weighting.look_ahead_engine
 
     def _save(self, directory: Path) -> None:
         save_checkpoint(directory, self.model, self.optimizer, self.strategy, self.terms, self.generator, self.progress)
 
     def _load(self, directory: Path) -> None:
         self.progress = load_checkpoint(directory, self.model, self.optimizer, self.strategy, self.terms, self.generator)
-        before = self.progress.cost.precision or self.precision
-        if before != self.precision:
-            raise CheckpointError(
-                f"the checkpoint in {directory} was trained in {before}, and here it would go on in {self.precision}"
-            )
+        cost, engine = self.progress.cost, self.weighting.look_ahead_engine
+        for before, here in ((cost.precision, self.precision), (cost.look_ahead_engine, engine)):
+            if before not in ("", here):
+                raise CheckpointError(
+                    f"the checkpoint in {directory} was trained in {before}, and here it would go on in {here}"
+                )
         known = self.progress.records[-1].micro_batches if self.progress.records else 1
         self.micro_batching.count = max(known, self.micro_batching.count)
 
