@@ -12,6 +12,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
+class UnusedParametersError(ValueError):
+    """The loss leaves parameters without a gradient, and nothing declared it."""
+
+
 class Ranks(Protocol):
     """All ranks must make the same calls in the same order."""
 
@@ -21,8 +25,17 @@ class Ranks(Protocol):
     @property
     def world(self) -> int: ...
 
-    def wrap(self, model: nn.Module) -> Any:
-        """The model as it is to be called in training: its gradients come out averaged over ranks."""
+    def wrap(self, model: nn.Module, find_unused: bool) -> Any:
+        """The model as it is to be called in training: its gradients come out averaged over ranks.
+
+        `find_unused`: the loss may leave parameters without a gradient. They are searched for then in every step.
+        """
+        ...
+
+    def check_gradients(self, model: nn.Module) -> None:
+        """After a backward pass. Raises UnusedParametersError, on all ranks, where a parameter of a model that was wrapped
+        without `find_unused` has no gradient: those of others were not averaged then.
+        """
         ...
 
     def gather_rows(self, rows: Tensor, dim: int = 0) -> Tensor:
@@ -48,8 +61,11 @@ class Single:
     rank = 0
     world = 1
 
-    def wrap(self, model: nn.Module) -> Any:
+    def wrap(self, model: nn.Module, find_unused: bool) -> Any:
         return model
+
+    def check_gradients(self, model: nn.Module) -> None:
+        pass
 
     def gather_rows(self, rows: Tensor, dim: int = 0) -> Tensor:
         return rows
@@ -70,13 +86,25 @@ class ProcessGroup:
     def __init__(self) -> None:
         self.rank = dist.get_rank()
         self.world = dist.get_world_size()
+        self._find_unused = False
 
-    def wrap(self, model: nn.Module) -> Any:
+    def wrap(self, model: nn.Module, find_unused: bool) -> Any:
         device = next(model.parameters()).device
-        # a pooler or a head that this task does not reach has no gradient
+        self._find_unused = find_unused
         return nn.parallel.DistributedDataParallel(
-            model, device_ids=[device] if device.type == "cuda" else None, find_unused_parameters=True
+            model, device_ids=[device] if device.type == "cuda" else None, find_unused_parameters=find_unused
         )
+
+    def check_gradients(self, model: nn.Module) -> None:
+        if self._find_unused:
+            return
+        unused = [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
+        if unused:
+            raise UnusedParametersError(
+                f"the loss gives {len(unused)} parameters of the student no gradient ({', '.join(unused[:3])}"
+                f"{', and more' if len(unused) > 3 else ''}), which {self.world} workers must know before: a loss term that "
+                "does not go through the student's logits declares `TermNeeds(bypasses_head=True)`"
+            )
 
     def gather_rows(self, rows: Tensor, dim: int = 0) -> Tensor:
         rows = rows.transpose(0, dim)

@@ -145,6 +145,8 @@ class CostRecord(BaseModel):
     """On a GPU the allocator's peak; on a CPU the process's peak resident set."""
     device: str = ""
     precision: str = ""
+    look_ahead_engine: str = ""
+    """Which one `auto` meant, or was asked for; empty without a look-ahead, and of trials made before this was recorded."""
 
 
 class ErrorRecord(BaseModel):

@@ -51,7 +51,7 @@ class Normalisation(StrEnum):
 LookAheadEngine = Literal["fd", "jvp", "exact"]
 """A finite difference, forward-mode differentiation, or the literal double backward."""
 LookAheadChoice = Literal["auto", LookAheadEngine]
-"""auto: the fastest for the training's precision, which is fd in full and jvp in half precision."""
+"""auto: the fastest for the device and the precision, from a table (`harness.loss_terms.registry.FASTEST`)."""
 
 
 LookAheadStep = Literal["sgd", "adamw_point", "adamw"]

@@ -15,6 +15,7 @@ from harness.plan.cost import (
     Passes,
     RowCounts,
     cell_cost,
+    planned_engine,
     planned_rows,
     read_sizes,
     teacher_passes,
@@ -68,9 +69,7 @@ def describe(
         cell: Cell = own[0][0]
         known = [cost for _, cost in own if cost is not None]
         searched = ", ".join(name.removeprefix("training.") for name in cell.space) or "nothing"
-        strategies.append(
-            [entry.shown, cell.strategy.strategy.cost.value, cell.trials, cell.final_repeats, f"{hours(known):,.2f}", searched]
-        )
+        strategies.append([entry.shown, _extra_cost(cell), cell.trials, cell.final_repeats, f"{hours(known):,.2f}", searched])
 
     students = hours([cost for _, cost in costs if cost is not None])
     known_sizes = [(task, rows) for task in plan.tasks if (rows := sizes[task.name]) is not None]
@@ -147,6 +146,12 @@ def _packing(plan: Plan) -> list[str]:
         f"Trials of {len(measured)} cells are packed by the memory that a probe of a few steps finds them to need, once for "
         f"each student, batch size and kind of strategy. In this machine's cache: {so_far} (`python -m harness doctor`)."
     ]
+
+
+def _extra_cost(cell: Cell) -> str:
+    """The declared class, and the engine of a look-ahead."""
+    declared = cell.strategy.strategy.cost.value
+    return f"{declared} ({found})" if (found := planned_engine(cell)) else declared
 
 
 def _short(passes: int) -> str:

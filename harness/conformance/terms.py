@@ -28,7 +28,7 @@ CHECKS = {
     "runs": "it is computed on a batch with default options",
     "shape": "one value a sample, not reduced",
     "finite": "every value is finite",
-    "gradient": "the student has a gradient of it",
+    "gradient": "the student has a gradient of it, in every parameter, unless the term declares bypasses_head",
     "samples apart": "a sample's value is its own, unless the term declares whole_batch",
     "determinism": "the same batch gives the same values, and torch's global generator is left alone",
     "look-ahead": "a difference of values agrees with the gradient, unless the term declares stops_gradient",
@@ -142,6 +142,12 @@ def _behaviour_faults(name: str) -> Iterator[tuple[str, str]]:
             "the student has no gradient of it. Compute it from inputs.student_..., without detach() and no_grad()",
         )
         return
+    if not terms.needs.bypasses_head and any(g is None for g in gradient):
+        yield (
+            "gradient",
+            "it leaves parameters of the student without a gradient, as it does not come through inputs.student_logits. Where "
+            "that is meant, declare TermNeeds(bypasses_head=True): several workers need to know",
+        )
     with torch.no_grad():
         alone = torch.cat([values(rows[i : i + 2]) for i in range(0, BATCH, 2)], -1)
         apart = torch.allclose(alone, found, rtol=TOLERANCE, atol=TOLERANCE)

@@ -166,7 +166,7 @@ def make_look_ahead(
     look_ahead = LookAhead(
         model,
         terms,
-        look_ahead_engine(term_needs, needs.look_ahead, ranks.world, precision),
+        look_ahead_engine(term_needs, needs.look_ahead, ranks.world, precision, next(model.parameters()).device.type),
         meta_precision=precision if meta_precision == "training" else meta_precision,
         jvp_precision=precision,
         features=term_needs.student_features,

@@ -47,6 +47,9 @@ class TermNeeds:
     """A part of the value that depends on the student is held still for the gradient. Differences of values do not see that."""
     logit_level: bool = False
     """A value changes where one number is added to all logits of a teacher on a row. Probabilities do not say that number."""
+    bypasses_head: bool = False
+    """The gradient does not come through the student's logits, so that a loss of such terms alone reaches neither the
+    classification head nor, perhaps, the last layers."""
     same_architecture: bool = False
     """Every teacher must be of the student's own architecture."""
 

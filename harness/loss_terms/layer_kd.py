@@ -65,7 +65,12 @@ class LayerKd(LossTerm[LayerKdOptions]):
 
     @classmethod
     def needs(cls, options: LayerKdOptions) -> TermNeeds:
-        return TermNeeds(student_layers=True, teacher_outputs=(LAYERS,), stops_gradient=not options.attention_gradient)
+        return TermNeeds(
+            student_layers=True,
+            teacher_outputs=(LAYERS,),
+            stops_gradient=not options.attention_gradient,
+            bypasses_head=True,
+        )
 
     def __call__(self, inputs: TermInputs) -> torch.Tensor:
         from harness.loss_terms.losses import kd

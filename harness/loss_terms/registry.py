@@ -22,8 +22,20 @@ PLAIN = ("ce", "kd", "kd_each", "mse_logits", "tckd", "nckd", "standardised_kd")
 """The terms that are functions of logits and labels (`harness.loss_terms.logit_terms`)."""
 _OF_THE_LEVEL = {"mse_logits"}
 """Plain terms with `TermNeeds.logit_level`."""
-_FASTEST: tuple[LookAheadEngine, LookAheadEngine] = ("fd", "jvp")
-"""Look-ahead engines that `auto` chooses from, as it prefers them in full precision; in half precision the other way round."""
+FASTEST: dict[tuple[str, str], tuple[LookAheadEngine, ...]] = {
+    ("cpu", "fp32"): ("fd", "jvp", "exact"),
+    ("cpu", "bf16"): ("jvp", "fd", "exact"),
+    ("gpu", "fp32"): ("fd", "jvp", "exact"),
+    ("gpu", "bf16"): ("jvp", "fd", "exact"),
+}
+"""Look-ahead engines by kind of device and precision, the fastest first: what `auto` chooses from.
+
+A table and not a few steps that each trial measures, because engines round differently: a choice by the clock would make a
+trial's numbers hang on what else its machine did, and differ between two runs of one study, before and after a break, and
+between the ranks of one trial. The benchmark `step` measures it, and a test holds the lines that it measured against its
+figures (results/benchmarks/step.json); the others, for want of such a device, go by counts of passes: in half precision a
+difference takes passes of its own in full precision. Sizes of students are measured and are no key: none changes the order.
+"""
 _NOT_TERMS = {"base", "registry", "bound", "losses", "logit_terms", "gramian", "parts"}
 _terms: dict[str, type[LossTerm[Any]]] = {}
 
@@ -85,10 +97,13 @@ def term_options(name: str, given: Mapping[str, Any]) -> TermOptions:
 def needs_of_terms(needs: Needs) -> TermNeeds:
     """All that a strategy and its loss terms need of rows, passes and caches, together. Raises TermError."""
     check_names(needs.terms)
-    found = [TermNeeds(student_features=needs.student_features, teacher_outputs=(FEATURES,) * needs.teacher_features)]
-    for name in needs.terms:
-        if name in registered_terms():
-            found.append(registered_terms()[name].needs(term_options(name, needs.term_options.get(name, {}))))
+    classes = registered_terms()
+    of = {
+        name: classes[name].needs(term_options(name, needs.term_options.get(name, {}))) if name in classes else TermNeeds()
+        for name in needs.terms
+    }
+    own = TermNeeds(student_features=needs.student_features, teacher_outputs=(FEATURES,) * needs.teacher_features)
+    found = [own, *of.values()]
     drops = {one.word_drop for one in found if one.word_drop}
     if len(drops) > 1:
         raise TermError(f"two loss terms want different shares of words dropped from the student's inputs: {sorted(drops)}")
@@ -101,6 +116,7 @@ def needs_of_terms(needs: Needs) -> TermNeeds:
         whole_batch=any(one.whole_batch for one in found),
         stops_gradient=any(one.stops_gradient for one in found),
         logit_level=not _OF_THE_LEVEL.isdisjoint(needs.terms) or any(one.logit_level for one in found),
+        bypasses_head=bool(of) and all(one.bypasses_head for one in of.values()),
         same_architecture=any(one.same_architecture for one in found),
     )
 
@@ -108,7 +124,7 @@ def needs_of_terms(needs: Needs) -> TermNeeds:
 def look_ahead_refusal(needs: TermNeeds, engine: str | None, workers: int) -> str | None:
     """Why the look-ahead cannot differentiate such terms on so many ranks; None where it can."""
     if engine == "auto":
-        refusals = [look_ahead_refusal(needs, one, workers) for one in _FASTEST]
+        refusals = [look_ahead_refusal(needs, one, workers) for one in get_args(LookAheadEngine)]
         return refusals[0] if all(refusals) else None
     if needs.stops_gradient and engine == "fd":
         return (
@@ -139,14 +155,18 @@ def step_refusal(options: Mapping[str, Any]) -> str | None:
     return None
 
 
-def look_ahead_engine(needs: TermNeeds, engine: LookAheadChoice, workers: int, precision: str) -> LookAheadEngine:
-    """What `engine` means for such terms on so many ranks. `auto`: jvp in half precision, in which fd would need passes of its
-    own in full precision; else fd; the other one where the terms allow no more.
+def look_ahead_engine(needs: TermNeeds, engine: LookAheadChoice, workers: int, precision: str, device: str) -> LookAheadEngine:
+    """What `engine` means for such terms on so many ranks. `auto`: the first of `FASTEST` that the terms allow.
+
+    `device` is cpu, or a type of GPUs. Raises ValueError where `auto` finds none.
     """
     if engine != "auto":
         return engine
-    first, second = _FASTEST if precision == "fp32" else reversed(_FASTEST)
-    return second if look_ahead_refusal(needs, first, workers) else first
+    reason = look_ahead_refusal(needs, engine, workers)
+    if reason is not None:
+        raise ValueError(reason)
+    engines = FASTEST["cpu" if device == "cpu" else "gpu", precision]
+    return next(one for one in engines if look_ahead_refusal(needs, one, workers) is None)
 
 
 def check_names(names: Sequence[str]) -> None:

@@ -37,7 +37,7 @@ class RelationalKd(LossTerm[RelationalKdOptions]):
 
     @classmethod
     def needs(cls, options: RelationalKdOptions) -> TermNeeds:
-        return TermNeeds(student_features=True, teacher_outputs=(FEATURES,), whole_batch=True)
+        return TermNeeds(student_features=True, teacher_outputs=(FEATURES,), whole_batch=True, bypasses_head=True)
 
     def __call__(self, inputs: TermInputs) -> torch.Tensor:
         assert inputs.student_features is not None

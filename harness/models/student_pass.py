@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from harness.data.batch import Batch
-from harness.models.build import Outputs, run_batch
+from harness.data.encode import Encoded
+from harness.models.build import Outputs, run_batch, run_model
+from harness.models.evaluate import as_in_evaluation
 
 
 class StudentPass(nn.Module):
@@ -49,6 +52,17 @@ def in_micro_batches(run: Callable[[Batch], Outputs], batch: Batch, micro_batche
 def passes_forward(batch: Batch, micro_batches: int) -> int:
     """Samples that a way back through the batch passes forward once more."""
     return batch.samples if min(micro_batches, len(batch.ids)) > 1 else 0
+
+
+def logits_reach_all(model: nn.Module, rows: Encoded) -> bool:
+    """Whether the logits' gradient reaches every parameter that is trained. XLNet's vector of masked words has none, nor has
+    the pooler of a classifier that does not read it (BigBird). Tried with a row; gradients and generators stay as they were.
+    """
+    inputs = {name: tensor.to(next(model.parameters()).device) for name, tensor in rows.inputs(np.arange(1)).items()}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with as_in_evaluation(model):
+        found = torch.autograd.grad(run_model(model, inputs).logits.sum(), trained, allow_unused=True)
+    return all(gradient is not None for gradient in found)
 
 
 def _joined(tensors: list[Tensor | None], dim: int) -> Tensor | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from harness.data.output_names import NUMBER_OF_PARTS, teacher_passes_per_row
 from harness.errors import DataError
 from harness.loss_terms import needs_of_terms
+from harness.loss_terms.registry import look_ahead_engine
 from harness.plan.plan import Cell, Plan
 from harness.study.data import DataSpec
 from harness.study.schema import TeacherSpec, TrainingSpec
@@ -131,6 +132,18 @@ def cell_cost(plan: Plan, cell: Cell, read: Mapping[str, int] | None = None) -> 
         ),
         live_teacher=Passes(forward=visits * fit * len(cell.teachers) if live else 0),
     )
+
+
+def planned_engine(cell: Cell) -> str:
+    """The look-ahead's engine in trial 0; empty without a look-ahead. A GPU's precision `auto` is taken for bf16, which all but
+    old ones have.
+    """
+    if cell.needs.look_ahead is None:
+        return ""
+    device = "gpu" if cell.resources.gpus_per_worker else "cpu"
+    automatic = "bf16" if device == "gpu" else "fp32"
+    precision = automatic if cell.training.precision == "auto" else cell.training.precision
+    return look_ahead_engine(needs_of_terms(cell.needs), cell.needs.look_ahead, cell.resources.workers, precision, device)
 
 
 def extra_passes(cell: Cell) -> tuple[float, float]:

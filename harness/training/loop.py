@@ -23,7 +23,7 @@ from harness.data.labelled_rows import LabelledRows
 from harness.loss_terms.bound import LossTerms
 from harness.models.build import Outputs
 from harness.models.evaluate import EVALUATION_BATCH, WIDTH_STEPS, autocast, predict, resolve_precision
-from harness.models.student_pass import passes_forward
+from harness.models.student_pass import logits_reach_all, passes_forward
 from harness.models.used_tokens import embed_all_tokens, embed_used_tokens
 from harness.ranks import Ranks, shard
 from harness.records import EpochRecord, Seeds
@@ -104,7 +104,8 @@ class Training:
             clip_norm=recipe.clip_norm,
             terms=self.terms,
         )
-        self._wrapped = ranks.wrap(self.weighting.student)
+        whole = ranks.world == 1 or (not self.terms.needs.bypasses_head and logits_reach_all(model, select))
+        self._wrapped = ranks.wrap(self.weighting.student, find_unused=not whole)
         self.micro_batching = MicroBatching(self.weighting.students, strategy, self.terms, self.generator, self.device)
         self.micro_batching.count = micro_batches
 
@@ -114,7 +115,7 @@ class Training:
         """Train to the end, from the checkpoint in `resume_from` where there is one.
 
         Raises DivergedError for a loss, weight or score that is not finite, and CheckpointError for a checkpoint that cannot be
-        read, or was written in another precision: `auto` means another one on another device.
+        read, or was written in another precision or with another look-ahead engine: `auto` means others on another device.
         """
         if resume_from is not None:
             self._load(resume_from)
@@ -213,6 +214,7 @@ class Training:
         weighted = self.weighting.loss(moment, rows, batch, outputs, self.generator)
         # DDP averages gradients over ranks; the loss is a sum over the global batch
         torch.autograd.backward(weighted.loss * self.ranks.world)
+        self.ranks.check_gradients(self.model)
         self._count(forward=passes_forward(batch, self.micro_batching.count), backward=batch.samples)
         return replace(weighted, loss=weighted.loss.detach())
 
@@ -267,17 +269,19 @@ class Training:
         cost = self.progress.cost
         cost.device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
         cost.precision = self.precision
+        cost.look_ahead_engine = self.weighting.look_ahead_engine
 
     def _save(self, directory: Path) -> None:
         save_checkpoint(directory, self.model, self.optimizer, self.strategy, self.terms, self.generator, self.progress)
 
     def _load(self, directory: Path) -> None:
         self.progress = load_checkpoint(directory, self.model, self.optimizer, self.strategy, self.terms, self.generator)
-        before = self.progress.cost.precision or self.precision
-        if before != self.precision:
-            raise CheckpointError(
-                f"the checkpoint in {directory} was trained in {before}, and here it would go on in {self.precision}"
-            )
+        cost, engine = self.progress.cost, self.weighting.look_ahead_engine
+        for before, here in ((cost.precision, self.precision), (cost.look_ahead_engine, engine)):
+            if before not in ("", here):
+                raise CheckpointError(
+                    f"the checkpoint in {directory} was trained in {before}, and here it would go on in {here}"
+                )
         known = self.progress.records[-1].micro_batches if self.progress.records else 1
         self.micro_batching.count = max(known, self.micro_batching.count)
 

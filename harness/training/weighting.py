@@ -193,6 +193,11 @@ class Weighting:
         return gramian
 
     @property
+    def look_ahead_engine(self) -> str:
+        """Empty without a look-ahead."""
+        return "" if self._look_ahead is None else self._look_ahead.look_ahead.engine
+
+    @property
     def students(self) -> list[InMicroBatches]:
         """All that passes batches through the student."""
         return [self.student] if self._look_ahead is None else [self.student, self._look_ahead.look_ahead]

@@ -10,7 +10,8 @@ from strategies.base import LookAheadChoice, LookAheadStep, Settings
 class LookAheadSettings(Settings):
     engine: LookAheadChoice = "auto"
     """How the look-ahead is computed, the same numbers up to rounding. fd: finite difference; jvp: forward-mode
-    differentiation; exact: literal double backward; auto: fd, or jvp where the training is in half precision."""
+    differentiation; exact: literal double backward; auto: the one that is fastest on such a device in such a precision, from a
+    table, so that it is the same in every run. `plan` and a trial's record say which."""
     look_ahead: LookAheadStep = "sgd"
     """The student's step that is looked ahead of. sgd: a plain gradient step. adamw: the step that its AdamW takes, with
     moments, decay and clipping, and the influences led back through it. adamw_point: the same step, and the influences of where

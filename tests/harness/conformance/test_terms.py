@@ -103,10 +103,19 @@ def test_a_mistake_is_found_and_explained(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("needs", "body"),
-    [("whole_batch=True", "return value / value.sum()"), ("stops_gradient=True", "return value * value.detach()")],
+    [
+        ("whole_batch=True", "return value / value.sum()"),
+        ("stops_gradient=True", "return value * value.detach()"),
+        ("student_features=True, bypasses_head=True", "return inputs.student_features.square().mean(-1)"),
+    ],
 )
 def test_what_is_declared_is_no_mistake(needs: str, body: str, tmp_path: Path) -> None:
     assert not failures(plugin(tmp_path, body=body, needs=needs))
+
+
+def test_what_bypasses_the_head_says_so(tmp_path: Path) -> None:
+    body = "return inputs.student_features.square().mean(-1)"
+    assert "bypasses_head=True" in failures(plugin(tmp_path, body=body, needs="student_features=True"))["gradient"]
 
 
 def test_a_plain_function_is_a_term_too(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ def test_needs_of_several_terms_add_up():
     assert (needs.student_layers, needs.student_features, needs.whole_batch, needs.parts) == (True, True, True, False)
     assert needs.teacher_outputs == ("features", "layers")
     assert needs_of_terms(Needs()) == needs_of_terms(Needs(terms=("ce",)))
+    assert needs_of_terms(Needs(terms=("layer_kd", "relational_kd"))).bypasses_head
+    assert not needs.bypasses_head
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,7 @@ def test_auto_is_the_fastest_engine_that_the_terms_allow():
     def chosen(terms, workers=1, precision="fp32", **options):
         needs = needs_of_terms(Needs(terms=terms, term_options=options))
         assert look_ahead_refusal(needs, "auto", workers) is None
-        return look_ahead_engine(needs, "auto", workers, precision)
+        return look_ahead_engine(needs, "auto", workers, precision, "cpu")
 
     assert [chosen(("ce", "kd"), precision=precision) for precision in ("fp32", "bf16")] == ["fd", "jvp"]
     assert chosen(("relational_kd",), 2, "bf16") == "fd"
@@ -92,7 +94,7 @@ def test_auto_is_the_fastest_engine_that_the_terms_allow():
         Needs(terms=("layer_kd", "relational_kd"), term_options={"layer_kd": {"attention_gradient": False}})
     )
     assert "'fd'" in (look_ahead_refusal(neither, "auto", 2) or "")
-    assert look_ahead_engine(needs_of_terms(Needs()), "exact", 2, "bf16") == "exact"
+    assert look_ahead_engine(needs_of_terms(Needs()), "exact", 2, "bf16", "cuda") == "exact"
 
 
 def test_declarations_do_not_import_torch():

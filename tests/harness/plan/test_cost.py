@@ -130,6 +130,19 @@ def _total(text: str) -> float:
     return float(line.split()[0].replace(",", ""))
 
 
+def test_a_plan_names_the_engine_that_auto_means() -> None:
+    def said(gpus: int, precision: str, strategy: object = "rw_kd") -> str:
+        training = {**tiny_study().training.model_dump(exclude_unset=True), "precision": precision}
+        resources = {"engine": "inline", "gpus_per_worker": gpus}
+        plan = make_plan(tiny_study(strategies=["fixed_alpha", strategy], training=training, resources=resources), Path.cwd())
+        return describe(plan)
+
+    assert "look-ahead (fd)" in said(0, "auto")
+    assert "look-ahead (jvp)" in said(1, "auto")
+    assert "look-ahead (fd)" in said(1, "fp32")
+    assert "look-ahead (exact)" in said(0, "auto", {"name": "rw_kd", "settings": {"engine": "exact"}})
+
+
 def test_a_study_that_can_show_nothing_is_told_so_before_it_runs():
     few, enough = (
         describe(make_plan(tiny_study(tasks=["sst2", "rte"], search={"trials": 1, "repeats": repeats}), Path.cwd()))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from harness.engine import inline
+from harness.loss_terms.registry import FASTEST
 from harness.plan.plan import make_plan
 from harness.store.store import Store
 from harness.training.checkpoint import CheckpointError, TrialCheckpoint
@@ -67,6 +68,20 @@ def test_a_checkpoint_of_another_precision_is_not_gone_on_from(tmp_path: Path) -
     other = spec.model_copy(update={"training": spec.training.model_copy(update={"precision": "fp32"})})
     with pytest.raises(CheckpointError, match="was trained in bf16, and here it would go on in fp32"):
         train_trial(other, tmp_path, resume_from=tmp_path / "checkpoint")
+
+
+def test_a_checkpoint_keeps_the_look_ahead_s_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` may mean another one on another device, or of another table: the trial is not half of each."""
+    training = {"epochs": 2, "batch_size": 32, "meta_batch_size": 8, "precision": "fp32"}
+    (spec,) = default_specs(tiny_study(strategies=["rw_kd"], training=training), tmp_path)
+    record = train_trial(spec, tmp_path, on_epoch=lambda record, write: write(tmp_path / "checkpoint")).record
+    assert record.cost.look_ahead_engine == FASTEST["cpu" if record.cost.device == "cpu" else "gpu", "fp32"][0] == "fd"
+    resumed = train_trial(spec, tmp_path, resume_from=tmp_path / "checkpoint").record
+    assert resumed.cost.look_ahead_engine == "fd"
+    for key in FASTEST:
+        monkeypatch.setitem(FASTEST, key, ("jvp", "fd"))
+    with pytest.raises(CheckpointError, match="was trained in fd, and here it would go on in jvp"):
+        train_trial(spec, tmp_path, resume_from=tmp_path / "checkpoint")
 
 
 ON_CPU = {"engine": "inline", "gpus_per_worker": 0}
