@@ -149,7 +149,7 @@ STUDY = """
 name: hub
 tasks: [rte]
 strategies: [fixed_alpha]
-data: {source: hub, max_length: 16}
+data: {source: hub, max_length: 16, train_rows: 60, report_rows: 20}
 models:
   student: {model: acme/small, tokenizer: words, dropout: 0.0}
   teachers: [{model: acme/small, tokenizer: words, training: {epochs: 1}}]

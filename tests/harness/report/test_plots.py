@@ -85,7 +85,7 @@ def overlaps(figure: Figure) -> list[str]:
 
 
 @pytest.mark.parametrize("draw", DRAW, ids=lambda draw: draw.__name__)
-@pytest.mark.parametrize("size", ["two", "board", "thirty"])
+@pytest.mark.parametrize("size", ["two", pytest.param("board", marks=pytest.mark.slow), "thirty"])
 def test_no_text_covers_another_or_is_cut(draw: object, size: str, request: pytest.FixtureRequest) -> None:
     assert callable(draw)
     with plot_style():
