@@ -13,7 +13,7 @@ from tabulate import tabulate
 from harness.errors import UserError
 from harness.report.admission import admitted
 from harness.report.caption import count
-from harness.report.cells import p_value
+from harness.report.cells import difference, p_value
 from harness.report.predictions import TaskPredictions, load_predictions, same_students
 from harness.report.references import find_strategy
 from harness.report.sampled import Sampled, data_sets
@@ -99,7 +99,7 @@ def compare_labels(a: Side, b: Side, task: str | None = None, draws: int | None 
             name,
             f"{points[0, t]:.1f}",
             f"{points[1, t]:.1f}",
-            f"{points[0, t] - points[1, t]:+.1f} [{100 * low[t]:+.1f}, {100 * high[t]:+.1f}]",
+            difference((points[0, t] - points[1, t]) / 100, low[t], high[t]),
             p_value(float(adjusted[t])),
             *([f"{p_value(found.p_mcnemar[t])}"] if repeats == 1 else []),
             f"{100 * detectable[t]:.1f}",
@@ -121,12 +121,13 @@ def compare_labels(a: Side, b: Side, task: str | None = None, draws: int | None 
     inside = int(found.sampled.in_mean.sum())
     over = f"over {count(inside, 'task')} (mean)" if len(found.tasks) > 1 else f"on {found.tasks[0]}"
     word = one.words + (f" than {names[1]}" if one.verdict in (BETTER, WORSE) else "")
-    size = f"{100 * one.value:+.1f} points [{100 * one.low:+.1f}, {100 * one.high:+.1f}], p {p_value(one.p)}"
+    size = f"{difference(one.value, one.low, one.high)} points, p {p_value(one.p)}"
     drawn = "bootstrap over examples, t over repeats" if repeats > 1 else "bootstrap over examples"
     said = [
         f"Verdict: {names[0]} {over}: {word}. {size}, by this comparison alone.",
-        f"The smallest difference that could have been seen is {100 * one.detectable:.1f} points (80 % power at 5 %).",
-        f"p: {drawn}, {found.sampled.draws:,} draws; at least that of sign-flips of {_units(found)}. Seen: on a task.",
+        f"The smallest difference that could have been seen is {100 * one.detectable:.1f} points (80 % power, level 5 %).",
+        f"p: {drawn}, {found.sampled.draws:,} draws; at least that of sign-flips of {_units(found)}.",
+        "Seen: the smallest on that task.",
     ]
     if found.sampled.one_student(0, 1):
         said.append("Both said the same probabilities of every example in every repeat: one student, trained twice.")
@@ -135,7 +136,7 @@ def compare_labels(a: Side, b: Side, task: str | None = None, draws: int | None 
     if repeats == 1:
         said.append("One run each: what training itself varies is not in the intervals.")
     table = tabulate(rows, header, tablefmt="simple", disable_numparse=True)
-    return "\n".join([title, "", table, "", *(fill(sentence, 80) for sentence in (*said, *left_out))])
+    return "\n".join([title, "", table, "", *(fill(sentence, 80, break_on_hyphens=False) for sentence in (*said, *left_out))])
 
 
 def compare_sides(a: Side, b: Side, task: str | None = None, draws: int | None = None) -> tuple[Compared | None, list[str]]:
@@ -224,7 +225,7 @@ def _pair(a: Side, b: Side, task: str) -> _Pair | str:
 
 
 def _units(found: Compared) -> str:
-    sets = len(np.unique(found.sampled.data_sets))
+    sets = found.sampled.sets
     return f"{sets} x {found.sampled.repeats} runs" if sets > 1 else f"{found.sampled.repeats} runs"
 
 

@@ -19,6 +19,7 @@ from harness.stats.bootstrap import Runs, example_counts, interval
 from harness.stats.paired import Seeds, sample_task, scored_sample
 from harness.stats.ranks import rank_ranges
 
+pytestmark = pytest.mark.timeout(3600)  # of the slow ones
 EASE, CHANCE = 0.9, 0.35
 """Mean margin of an example, whose difficulty has a standard deviation of 1; and that of what a run errs on it by chance."""
 

@@ -190,6 +190,7 @@ def test_the_detectable_effect_of_normal_draws_has_the_stated_power(error: float
     assert normal_power(effect, 1, 0.05, sigma=error) == pytest.approx(0.8, abs=1e-3)
 
 
+pytestmark = pytest.mark.timeout(1800)  # of the slow ones
 STUDIES = 200
 ALLOWED = 0.05 + 2 * (0.05 * 0.95 / STUDIES) ** 0.5
 
