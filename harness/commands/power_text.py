@@ -13,6 +13,7 @@ from harness.errors import UserError
 from harness.plan.cost import cell_cost, planned_rows
 from harness.plan.plan import Plan
 from harness.report.spreads import task_spreads
+from harness.stats.bootstrap import freedom_of_sum
 from harness.stats.level import LEVEL
 from harness.stats.power import POWER, Spread
 from harness.study.comparisons import families
@@ -112,7 +113,9 @@ def describe_power(
 def _mean(each: list[Spread], sets: int) -> Spread:
     """Of the mean over tasks; rows that tasks share are taken as rows of their own, as stores of one task know no better."""
     count = len(each)
-    return Spread(sum(s.examples for s in each) / count**2, sum(s.repeat for s in each) / count**2, count, sets)
+    repeats = np.array([s.repeat for s in each])
+    freedom = min(float(freedom_of_sum(repeats, 1)), count)  # of one more repeat
+    return Spread(sum(s.examples for s in each) / count**2, float(repeats.sum()) / count**2, freedom, sets)
 
 
 def _hours(plan: Plan, student_per_second: float, teacher_per_second: float) -> dict[str, float]:

@@ -73,12 +73,12 @@ def _comparisons(board: Leaderboard) -> list[str]:
     drawn = "bootstrap over examples, t over repeats" if repeats > 1 else "bootstrap over examples"
     said = [
         f"Primary family, declared: {count(len(board.primary), 'strategy', 'strategies')} against {plain}, over tasks. p: "
-        f"the larger of step-down max-T over sign-flips of the runs ({board.units} data sets x repeats, none sharing a seed: "
-        f"no p below {smallest_p(board.units):.2g}) and of the interval ({drawn}, {board.test_draws:,} draws); Holm's is in "
+        f"the larger of step-down max-T over sign-flips of {count(board.units, 'unit')}, each one repeat on one data set (no p "
+        f"below {smallest_p(board.units):.2g}) and of the interval ({drawn}, {board.test_draws:,} draws); Holm's is in "
         "the CSV. References and controls carry no mark.",
-        f"Verdict at 5 %: better, worse, equivalent within {board.margin:g} (two one-sided tests, Holm), else undecided; so "
-        f"many repeats would show a difference of {board.margin:g} points in four of five studies. Rests on a task: without it "
-        "the verdict would not stand.",
+        f"Verdict at 5 %: better, worse, equivalent within {board.margin:g} (two one-sided tests, Holm), else undecided, "
+        f"with the repeats that would show a difference of {board.margin:g} points in four of five studies. Rests on a task: "
+        "without it the verdict would not stand.",
     ]
     if board.primary and smallest_p(board.units) >= LEVEL:
         said.append(

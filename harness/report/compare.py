@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import fill
 
@@ -13,8 +13,8 @@ from tabulate import tabulate
 from harness.errors import UserError
 from harness.report.admission import admitted
 from harness.report.caption import count
-from harness.report.cells import p_value
-from harness.report.predictions import TaskPredictions, load_predictions
+from harness.report.cells import difference, p_value
+from harness.report.predictions import TaskPredictions, load_predictions, same_students
 from harness.report.references import find_strategy
 from harness.report.sampled import Sampled, data_sets
 from harness.report.selection import Selection, select
@@ -91,11 +91,6 @@ def compare_labels(a: Side, b: Side, task: str | None = None, draws: int | None 
     if found is None:
         return f"{title}\n{' '.join(left_out)}\nNothing can be compared."
     repeats = found.sampled.repeats
-    if not any(map(any, found.only)):
-        where = ", ".join(found.tasks)
-        return "\n".join(
-            [title, f"Verdict: both are right on exactly the same examples of {where}, in every repeat.", *left_out]
-        )
     points = 100 * found.sampled.scores.mean(-1)
     low, high, p, detectable, _ = found.sampled.on_tasks(0, 1, LEVEL)
     adjusted = holm(p)
@@ -104,7 +99,7 @@ def compare_labels(a: Side, b: Side, task: str | None = None, draws: int | None 
             name,
             f"{points[0, t]:.1f}",
             f"{points[1, t]:.1f}",
-            f"{points[0, t] - points[1, t]:+.1f} [{100 * low[t]:+.1f}, {100 * high[t]:+.1f}]",
+            difference((points[0, t] - points[1, t]) / 100, low[t], high[t]),
             p_value(float(adjusted[t])),
             *([f"{p_value(found.p_mcnemar[t])}"] if repeats == 1 else []),
             f"{100 * detectable[t]:.1f}",
@@ -126,17 +121,22 @@ def compare_labels(a: Side, b: Side, task: str | None = None, draws: int | None 
     inside = int(found.sampled.in_mean.sum())
     over = f"over {count(inside, 'task')} (mean)" if len(found.tasks) > 1 else f"on {found.tasks[0]}"
     word = one.words + (f" than {names[1]}" if one.verdict in (BETTER, WORSE) else "")
-    size = f"{100 * one.value:+.1f} points [{100 * one.low:+.1f}, {100 * one.high:+.1f}], p {p_value(one.p)}"
+    size = f"{difference(one.value, one.low, one.high)} points, p {p_value(one.p)}"
     drawn = "bootstrap over examples, t over repeats" if repeats > 1 else "bootstrap over examples"
     said = [
         f"Verdict: {names[0]} {over}: {word}. {size}, by this comparison alone.",
-        f"The smallest difference that could have been seen is {100 * one.detectable:.1f} points (80 % power at 5 %).",
-        f"p: {drawn}, {found.sampled.draws:,} draws; at least that of sign-flips of {_units(found)}. Seen: on a task.",
+        f"The smallest difference that could have been seen is {100 * one.detectable:.1f} points (80 % power, level 5 %).",
+        f"p: {drawn}, {found.sampled.draws:,} draws; at least that of sign-flips of {_units(found)}.",
+        "Seen: the smallest on that task.",
     ]
+    if found.sampled.one_student(0, 1):
+        said.append("Both said the same probabilities of every example in every repeat: one student, trained twice.")
+    elif not any(map(any, found.only)):
+        said.append("Both are right on exactly the same examples, in every repeat.")
     if repeats == 1:
         said.append("One run each: what training itself varies is not in the intervals.")
     table = tabulate(rows, header, tablefmt="simple", disable_numparse=True)
-    return "\n".join([title, "", table, "", *(fill(sentence, 80) for sentence in (*said, *left_out))])
+    return "\n".join([title, "", table, "", *(fill(sentence, 80, break_on_hyphens=False) for sentence in (*said, *left_out))])
 
 
 def compare_sides(a: Side, b: Side, task: str | None = None, draws: int | None = None) -> tuple[Compared | None, list[str]]:
@@ -161,7 +161,10 @@ def compare_sides(a: Side, b: Side, task: str | None = None, draws: int | None =
     both = {name: pair.predicted[:, repeats] for name, pair in pairs.items()}
     present = np.ones((2, len(repeats)), np.bool_)
     samples = tuple(
-        sample_task(pair.metric, pair.labels, both[name], present, pair.classes, number, pair.seeds, len(pairs))
+        replace(
+            sample_task(pair.metric, pair.labels, both[name], present, pair.classes, number, pair.seeds),
+            students=pair.students[:, repeats],
+        )
         for name, pair in pairs.items()
     )
     scores = np.stack([sample.scores for sample in samples], axis=1)
@@ -194,10 +197,12 @@ class _Pair:
     metric: str
     classes: int
     seeds: Seeds
+    students: NDArray[np.int64]
+    """[2, repeats] of `same_students`."""
 
 
 def _pair(a: Side, b: Side, task: str) -> _Pair | str:
-    left, right = (load_predictions(side.selection, task, (side.label,)) for side in (a, b))
+    left, right = (load_predictions(side.selection, task, (side.label,), probabilities=True) for side in (a, b))
     if left is None or right is None:
         return "no predictions"
     rows = _shared_rows(left, right)
@@ -207,12 +212,20 @@ def _pair(a: Side, b: Side, task: str) -> _Pair | str:
     both = np.flatnonzero(left.present[0, :runs] & right.present[0, :runs])
     if not len(both):
         return "no repeat that both have"
-    predicted = np.stack([left.predicted[0, :runs, rows[0]].T, right.predicted[0, :runs, rows[1]].T])
-    return _Pair(left.labels[rows[0]], predicted, frozenset(both.tolist()), left.metric, left.classes, left.seeds)
+    predicted = np.stack([side.predicted[0, :runs, own].T for side, own in zip((left, right), rows, strict=True)])
+    said = np.stack(
+        [
+            side.probabilities[0, :runs][:, own]
+            for side, own in zip((left, right), rows, strict=True)
+            if side.probabilities is not None
+        ]
+    )
+    known = frozenset(both.tolist())
+    return _Pair(left.labels[rows[0]], predicted, known, left.metric, left.classes, left.seeds, same_students(said))
 
 
 def _units(found: Compared) -> str:
-    sets = len(np.unique(found.sampled.data_sets))
+    sets = found.sampled.sets
     return f"{sets} x {found.sampled.repeats} runs" if sets > 1 else f"{found.sampled.repeats} runs"
 
 
@@ -220,7 +233,8 @@ def _shared_rows(left: TaskPredictions, right: TaskPredictions) -> tuple[NDArray
     """Positions of the shared examples in both; None where there are none or where their labels differ."""
     _, in_left, in_right = np.intersect1d(left.ids, right.ids, return_indices=True)
     same = len(in_left) > 0 and np.array_equal(left.labels[in_left], right.labels[in_right])
-    return (in_left.astype(np.int64), in_right.astype(np.int64)) if same and left.metric == right.metric else None
+    same = same and (left.metric, left.classes) == (right.metric, right.classes)
+    return (in_left.astype(np.int64), in_right.astype(np.int64)) if same else None
 
 
 def _label(selection: Selection, name: str) -> str:

@@ -43,6 +43,10 @@ def answer(board: Leaderboard) -> str:
     if not found:
         return "Cells are missing: all averages are withheld."
     plain = f"plain KD (`{board.baseline_label}`) over {_tasks(board)}"
+    if len(found) == 1:
+        (one,) = found
+        word = one.words if one.verdict == UNDECIDED else one.word
+        return f"{_named(board, one, with_p=one.verdict in (BETTER, WORSE))} compared with {plain}: {word}."
     groups = {verdict: [one for one in found if one.verdict == verdict] for verdict in (BETTER, WORSE, EQUIVALENT, UNDECIDED)}
     for verdict, members in groups.items():
         members.sort(key=lambda one: -abs(one.value) if verdict in (BETTER, WORSE) else -one.value)
@@ -53,8 +57,8 @@ def answer(board: Leaderboard) -> str:
     if groups[UNDECIDED]:
         members = groups[UNDECIDED]
         are = f"{len(members)} {'is' if len(members) == 1 else 'are'} {UNDECIDED}"
-        said.append(f"{are}, the highest {_named(board, members[0])}" if len(found) > 1 else _group(board, members, UNDECIDED))
-    return f"Of {count(len(found), 'strategy', 'strategies')} compared with {plain}, {'; '.join(said)}."
+        said.append(f"{are}, the highest {_named(board, members[0])}")
+    return f"Of {len(found)} strategies compared with {plain}, {'; '.join(said)}."
 
 
 def _group(board: Leaderboard, members: Sequence[Comparison], word: str) -> str:
@@ -87,8 +91,8 @@ def _against_controls(board: Leaderboard) -> str:
             continue
         named = []
         for one in members[: NAMED if verdict != UNDECIDED or len(found) == 1 else 0]:
-            against = _listed([f"{difference(c.value, c.low, c.high)} of `{labels[c.second]}`" for c in one.comparisons])
-            named.append(f"`{one.label}` (at {against})")
+            against = _listed([f"{difference(c.value, c.low, c.high)} over `{labels[c.second]}`" for c in one.comparisons])
+            named.append(f"`{one.label}` ({against})")
         word = members[0].comparisons[0].word if verdict == EQUIVALENT else verdict
         said.append(f"{len(members)} {'is' if len(members) == 1 else 'are'} {word}" + (f": {_listed(named)}" if named else ""))
     return (
@@ -118,7 +122,7 @@ def _scale(board: Leaderboard) -> str:
     one = None if alone is None else board.comparisons[alone]
     if one is not None and np.isfinite(one.value):
         gain = estimate(board.gain, one.first, 100, sign=True)
-        said.append(f"labels alone (`{labels[one.first]}`) are at {gain} of plain KD")
+        said.append(f"labels alone (`{labels[one.first]}`) are at {gain} against plain KD")
     inside = board.admission.in_mean
     if (
         board.baseline is not None
@@ -129,7 +133,8 @@ def _scale(board: Leaderboard) -> str:
         said.append(f"the best teacher is {number(abs(above))} {'above' if above >= 0 else 'below'} it")
     if board.primary and detectable_gain(board) != "none / none":
         by_itself, corrected = detectable_gain(board).split(" / ")
-        said.append(f"four of five such studies would find a gain of {by_itself} by itself, {corrected} after correction")
+        sizes = by_itself if by_itself == corrected else f"{by_itself} by itself, {corrected} after correction"
+        said.append(f"four of five such studies would find a gain of {sizes}")
     return f"For scale: {_listed(said)}." if said else ""
 
 

@@ -171,7 +171,7 @@ def make_leaderboard(path: Path | str, draws: int | None = None) -> Leaderboard:
         blocks = sampled.data_sets
         by_set = np.stack([scores[:, blocks == block].mean((1, 2)) for block in np.unique(blocks)], axis=1)
         ranking = rank_strategies(by_set) if by_set.shape[0] >= 3 and by_set.shape[1] >= 2 else None
-        ranges = rank_ranges(scores[:, inside].mean((1, 2)), *sampled.covariances, int(inside.sum()) * (selection.repeats - 1))
+        ranges = rank_ranges(scores[:, inside].mean((1, 2)), *sampled.variances)
     on_tasks = _OnTasks(sampled, labels, baseline, declared)
     missing = np.full((2, len(labels)), np.nan)
     intervals = np.stack([missing if sample is None else sample.intervals for sample in sampled.samples], axis=-1)

@@ -44,12 +44,11 @@ def measure(
 
     `predictions`: task -> with probabilities.
     """
-    averaged = max(int(in_mean.sum()), 1)
     sampled = [
         None
         if found is None or found.probabilities is None
         else sample_measures(
-            found.labels, np.nan_to_num(found.probabilities), _said(found), draws, found.seeds, averaged,
+            found.labels, np.nan_to_num(found.probabilities), _said(found), draws, found.seeds,
             load_teacher(selection, task, found.ids),
         )
         for task, found in ((task, predictions[task]) for task in selection.tasks)

@@ -139,11 +139,11 @@ class Notes:
     def _sampled(self) -> Sampled | None:
         """None where something that is named lacks a run: then each pair is compared on what it has."""
         selection = self._board.selection
-        predictions = {task: load_predictions(selection, task, self._named) for task in selection.tasks}
+        predictions = {task: load_predictions(selection, task, self._named, probabilities=True) for task in selection.tasks}
         if any(found is None or not found.present.all() for found in predictions.values()):
             return None
         draws = draws_for(len(selection.tasks))
-        samples = sample_predictions(predictions, draws, len(selection.tasks))
+        samples = sample_predictions(predictions, draws)
         scores = selection.scores[[selection.labels.index(label) for label in self._named]]
         inside = self._board.admission.in_mean
         return Sampled(samples, scores, selection.tasks, data_sets(selection), inside, draws)

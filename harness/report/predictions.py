@@ -35,18 +35,22 @@ class TaskPredictions:
 
     @property
     def students(self) -> NDArray[np.int64] | None:
-        """[labels, repeats]: the same number for runs that said the same probabilities of every row, and not the same of all
-        rows: one student, trained twice. None where probabilities were not asked for.
-        """
+        """`same_students`; None where probabilities were not asked for."""
         if self.probabilities is None:
             return None
-        runs = self.probabilities.reshape(-1, *self.probabilities.shape[2:])
-        first: dict[bytes, int] = {}
-        numbers = [
-            first.setdefault(hashlib.sha256(run.tobytes()).digest(), place) if (np.ptp(run, axis=0) > 0).any() else place
-            for place, run in enumerate(runs)
-        ]
-        return np.array(numbers, np.int64).reshape(self.present.shape)
+        return same_students(self.probabilities)
+
+
+def same_students(probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Of [labels, repeats, rows, classes], [labels, repeats]: the same number for runs that said the same probabilities of
+    every row, and not the same of all rows: one student, trained twice.
+    """
+    first: dict[bytes, int] = {}
+    numbers = [
+        first.setdefault(hashlib.sha256(run.tobytes()).digest(), place) if (np.ptp(run, axis=0) > 0).any() else place
+        for place, run in enumerate(probabilities.reshape(-1, *probabilities.shape[2:]))
+    ]
+    return np.array(numbers, np.int64).reshape(probabilities.shape[:2])
 
 
 def load_predictions(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.report.predictions import TaskPredictions
 from harness.report.selection import Selection
-from harness.stats.bootstrap import Runs, interval, resampled_scores, two_sided_p
+from harness.stats.bootstrap import Runs, freedom_of_sum, interval, resampled_scores, two_sided_p
 from harness.stats.metrics import Array
-from harness.stats.paired import TaskSample, mcnemar, scored_sample, variance_of
+from harness.stats.paired import TaskSample, difference_variances, drawn_sum, mcnemar, scored_sample, variance_of
 from harness.stats.power import Spread, minimum_detectable_effect
 
 
@@ -77,11 +78,11 @@ class Sampled:
     def over_tasks(self, first: int, second: int | None = None, weights: Array | None = None) -> Array:
         """[draws] of the mean over the tasks that enter it; `weights` [tasks] add up to 1 (default: equal)."""
         weights = self.equal_weights if weights is None else weights
-        total = np.zeros(self.draws)
-        for weight, sample in zip(weights, self.samples, strict=True):
-            if weight:
-                total += weight * sample.contrast(first, second).pooled if sample is not None else np.nan
-        return total if weights.any() else total + np.nan
+        used = np.flatnonzero(weights)
+        samples = [sample for t in used if (sample := self.samples[t]) is not None]
+        if not samples or len(samples) < len(used):
+            return np.full(self.draws, np.nan)
+        return drawn_sum([sample.contrast(first, second) for sample in samples], weights[used])
 
     @property
     def equal_weights(self) -> Array:
@@ -114,14 +115,14 @@ class Sampled:
 
     def spread(self, first: int, second: int) -> Spread:
         """Of the mean over tasks of first minus second."""
-        examples, repeats = self.covariances
+        examples, repeats, freedom = (matrix[first, second] for matrix in self.variances)
         tasks = max(int(self.in_mean.sum()), 1)
         alike = [one for one in self._averaged if one is not None and one.alike(first, second)]
         unseen = sum((one.contrast(first, second).over_examples for one in alike), np.zeros(self.draws))
         return Spread(
-            examples=max(variance_of(examples, first, second), 0.0) + float(np.var(unseen)) / tasks**2,
-            repeat=variance_of(repeats, first, second) * self.repeats,
-            tasks=tasks,
+            examples=float(examples + np.var(unseen) / tasks**2),
+            repeat=float(repeats * self.repeats),
+            tasks=float(freedom / (self.repeats - 1)) if repeats > 0 else tasks,
             units=self.sets,
         )
 
@@ -137,20 +138,21 @@ class Sampled:
     def _averaged(self) -> list[TaskSample | None]:
         return [self.samples[t] for t in np.flatnonzero(self.in_mean)]
 
-    @property
-    def covariances(self) -> tuple[Array, Array]:
-        """[labels, labels] of the means over tasks: as examples differ, and as repeats differ."""
+    @cached_property
+    def variances(self) -> tuple[Array, Array, Array]:
+        """[labels, labels] of differences of the means over tasks: as examples differ, as repeats differ, and with how many
+        degrees of freedom the latter are estimated.
+        """
         used = self._averaged
         empty = np.full((len(self.scores),) * 2, np.nan)
-        if not used or any(sample is None for sample in used):
-            return empty, empty
         samples = [sample for sample in used if sample is not None]
+        if not samples or len(samples) < len(used):
+            return empty, empty, empty
         drawn = np.mean([sample.over_examples for sample in samples], axis=0)
-        chance, repeats = (
-            sum(matrix) / len(samples) ** 2
-            for matrix in ([s.chance_covariance for s in samples], [s.repeats_covariance for s in samples])
-        )
-        return np.asarray(np.atleast_2d(np.cov(drawn.T)) - chance), np.asarray(repeats)
+        chance = sum(sample.chance_covariance for sample in samples) / len(samples) ** 2
+        repeats = np.stack([difference_variances(sample.repeats_covariance) for sample in samples]) / len(samples) ** 2
+        examples = difference_variances(np.atleast_2d(np.cov(drawn.T)) - chance)
+        return examples, repeats.sum(0), freedom_of_sum(repeats, self.repeats - 1)
 
 
 def sample_tasks(
@@ -161,7 +163,7 @@ def sample_tasks(
     draws: int,
 ) -> tuple[Sampled, Array]:
     """All strategies and tasks of a study; and McNemar's p [labels, tasks] to the baseline, of one repeat: NaN with more."""
-    samples = sample_predictions(predictions, draws, max(int(in_mean.sum()), 1))
+    samples = sample_predictions(predictions, draws)
     p_mcnemar = np.full(selection.scores.shape[:2], np.nan)
     for t, found in enumerate(predictions.values()):
         if found is None or baseline is None or selection.repeats > 1 or not found.present[baseline].all():
@@ -173,10 +175,8 @@ def sample_tasks(
     return Sampled(samples, selection.scores, selection.tasks, data_sets(selection), in_mean, draws), p_mcnemar
 
 
-def sample_predictions(
-    predictions: Mapping[str, TaskPredictions | None], draws: int, tasks: int
-) -> tuple[TaskSample | None, ...]:
-    """Of each task; `tasks` as for `sample_task`. Tasks of the same rows are resampled together, in the time of one."""
+def sample_predictions(predictions: Mapping[str, TaskPredictions | None], draws: int) -> tuple[TaskSample | None, ...]:
+    """Of each task. Tasks of the same rows are resampled together, in the time of one."""
     together: dict[tuple[int, int], list[str]] = {}
     for task, found in predictions.items():
         if found is not None:
@@ -186,7 +186,7 @@ def sample_predictions(
         group = [found for name in names if (found := predictions[name]) is not None]
         runs = [Runs(one.metric, one.labels, one.predicted.reshape(-1, len(one.labels)), one.classes) for one in group]
         for name, one, own, drawn in zip(names, group, runs, resampled_scores(runs, draws, seed), strict=True):
-            made[name] = replace(scored_sample(own, drawn, one.present, one.seeds, tasks), students=one.students)
+            made[name] = replace(scored_sample(own, drawn, one.present, one.seeds), students=one.students)
     return tuple(made.get(task) for task in predictions)
 
 

@@ -121,13 +121,12 @@ def sample_measures(
     present: NDArray[np.bool_],
     draws: int,
     seeds: Seeds,
-    tasks: int = 1,
     teacher: Array | None = None,
 ) -> dict[str, TaskSample]:
     """Of every measure, the bootstrap of one task. All share the draws of rows and of repeats.
 
-    `labels` [rows], `probabilities` [strategies, repeats, rows, classes], `present` [strategies, repeats] (False: no such run),
-    `tasks` as for `harness.stats.paired.sample_task`. `teacher`: its probabilities [rows, classes]; without them there is no
+    `labels` [rows], `probabilities` [strategies, repeats, rows, classes], `present` [strategies, repeats] (False: no such run).
+    `teacher`: its probabilities [rows, classes]; without them there is no
     measure of agreement with it.
     """
     against: dict[str, NDArray[Any]] = {name: labels for name, measure in MEASURES.items() if not measure.of_teacher}
@@ -143,7 +142,7 @@ def sample_measures(
         drawn = np.where(present, drawn.reshape(draws, strategies, repeats), np.nan)
         whole = np.where(present, whole.reshape(strategies, repeats), np.nan)
         # what is no mean of rows is off in a resample (a calibration error above all, too high): spread counts, not place
-        samples[name] = task_sample(drawn + (whole - drawn.mean(0)), whole, seeds, tasks)
+        samples[name] = task_sample(drawn + (whole - drawn.mean(0)), whole, seeds)
     return samples
 
 

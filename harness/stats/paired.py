@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.stats.bootstrap import Runs, interval, repeat_directions, resampled_scores
+from harness.stats.bootstrap import Runs, interval, repeat_directions, resampled_scores, with_tails
 from harness.stats.metrics import METRICS, Array, class_indicators
 
 
@@ -26,17 +27,21 @@ class Contrast:
 
     over_examples: Array  # [draws]
     whole: Array  # [repeats]
-    directions: tuple[Array, Array]
+    directions: Array  # [draws, repeats] of `repeat_directions`
 
     @property
     def draws(self) -> Array:
-        """[draws]: other examples, and other repeats by Student's t with repeats - 1 degrees of freedom."""
-        return np.asarray(self.over_examples + self.directions[0] @ self.whole)
+        """[draws]: other examples and other repeats."""
+        return drawn_sum([self], np.ones(1))
 
-    @property
-    def pooled(self) -> Array:
-        """The same for averages over tasks, where the spread of repeats is known from those of all tasks."""
-        return np.asarray(self.over_examples + self.directions[1] @ self.whole)
+
+def drawn_sum(contrasts: Sequence[Contrast], weights: Array) -> Array:
+    """[draws] of the weighted sum of a contrast on several tasks, at least one, whose repeats are independent."""
+    by_examples = sum(weight * one.over_examples for weight, one in zip(weights, contrasts, strict=True))
+    by_repeats = sum(weight * (one.directions @ one.whole) for weight, one in zip(weights, contrasts, strict=True))
+    repeats = len(contrasts[0].whole)
+    own = [one.whole.var(ddof=1) / repeats if repeats > 1 else 0.0 for one in contrasts]
+    return with_tails(np.asarray(by_examples), np.asarray(by_repeats), weights**2 * own, repeats - 1)
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,8 @@ class TaskSample:
     scores: Array  # [strategies, repeats]
     over_examples: Array
     """[draws, strategies]: mean over repeats on the drawn examples; NaN: a repeat is missing."""
-    directions: tuple[Array, Array]
-    """[draws, repeats] of `repeat_directions`, with the degrees of freedom of this task and of all tasks."""
+    directions: Array
+    """[draws, repeats] of `repeat_directions`."""
     examples_covariance: Array
     """[strategies, strategies] of `over_examples`."""
     chance_covariance: Array
@@ -64,8 +69,8 @@ class TaskSample:
 
     @property
     def intervals(self) -> Array:
-        """Of the scores, [2, strategies], 95 %: to look at, so with the tails of the pooled draws."""
-        return interval(np.stack([self.contrast(i).pooled for i in range(len(self.scores))], axis=1))
+        """Of the scores, [2, strategies], 95 %."""
+        return interval(np.stack([self.contrast(i).draws for i in range(len(self.scores))], axis=1))
 
     def contrast(self, first: int, second: int | None = None) -> Contrast:
         """First minus second; the score of the first where there is no second."""
@@ -109,6 +114,12 @@ def variance_of(covariance: Array, first: int, second: int | None) -> float:
     return float(covariance[first, first] + covariance[second, second] - 2 * covariance[first, second])
 
 
+def difference_variances(covariance: Array) -> Array:
+    """Of all pairs, [strategies, strategies]."""
+    own = np.diag(covariance)
+    return np.asarray(np.maximum(np.add.outer(own, own) - 2 * covariance, 0.0))
+
+
 def sample_task(
     metric: str,
     labels: NDArray[np.int64],
@@ -117,26 +128,25 @@ def sample_task(
     classes: int,
     draws: int,
     seeds: Seeds,
-    tasks: int = 1,
 ) -> TaskSample:
     """`labels` [rows], `predicted` [strategies, repeats, rows], `present` [strategies, repeats] (False: no such run).
 
-    With one repeat, the examples alone are drawn. `tasks`: how many tasks the pooled draws are averaged over.
+    With one repeat, the examples alone are drawn.
     """  # fmt: skip
     runs = Runs(metric, labels, predicted.reshape(-1, len(labels)), classes)
     (drawn,) = resampled_scores([runs], draws, seeds.examples)
-    return scored_sample(runs, drawn, present, seeds, tasks)
+    return scored_sample(runs, drawn, present, seeds)
 
 
-def scored_sample(runs: Runs, drawn: Array, present: NDArray[np.bool_], seeds: Seeds, tasks: int) -> TaskSample:
+def scored_sample(runs: Runs, drawn: Array, present: NDArray[np.bool_], seeds: Seeds) -> TaskSample:
     """Of what `resampled_scores` says of the runs, [draws, runs]; `present` [strategies, repeats]."""
     shape = present.shape
     whole = point_scores(runs.metric, runs.labels, runs.predicted.reshape(*shape, -1), runs.classes)
     drawn = np.where(present, drawn.reshape(len(drawn), *shape), np.nan)
-    return task_sample(drawn, np.where(present, whole, np.nan), seeds, tasks, len(runs.labels))
+    return task_sample(drawn, np.where(present, whole, np.nan), seeds, len(runs.labels))
 
 
-def task_sample(drawn: Array, whole: Array, seeds: Seeds, tasks: int, rows: int = 0) -> TaskSample:
+def task_sample(drawn: Array, whole: Array, seeds: Seeds, rows: int = 0) -> TaskSample:
     """Of scores `whole` [strategies, repeats], and of the same on drawn examples, `drawn` [draws, strategies, repeats]. `rows`
     as `TaskSample` has it.
     """
@@ -149,9 +159,8 @@ def task_sample(drawn: Array, whole: Array, seeds: Seeds, tasks: int, rows: int 
         each = np.mean([_covariance(drawn[:, :, r].T) for r in range(repeats)], axis=0)
         chance = (each - covariance) / (repeats - 1)
         of_repeats = _covariance(whole) / repeats
-    freedoms = (repeats - 1, tasks * (repeats - 1))
-    own, pooled = (repeat_directions(repeats, draws, seeds.repeats, freedom) for freedom in freedoms)
-    return TaskSample(whole, over_examples, (own, pooled), covariance, chance, of_repeats, rows, seeds.examples)
+    directions = repeat_directions(repeats, draws, seeds.repeats)
+    return TaskSample(whole, over_examples, directions, covariance, chance, of_repeats, rows, seeds.examples)
 
 
 def _covariance(values: Array) -> Array:

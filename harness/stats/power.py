@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.stats.bootstrap import widened
 from harness.stats.level import LEVEL, smallest_p
 from harness.stats.metrics import Array
 
@@ -32,21 +33,21 @@ class Spread:
     """Of the rows that were reported on; further repeats do not lessen it."""
     repeat: float
     """Of one repeat; of N repeats it is an N-th."""
-    tasks: int = 1
-    """Whose repeats tell `repeat`: tasks x (repeats - 1) degrees of freedom."""
+    tasks: float = 1
+    """That tell `repeat`, fewer where they differ in it: tasks x (repeats - 1) degrees of freedom."""
     units: int = 1
     """Of one repeat, for sign-flips."""
 
     def detectable(self, repeats: int, level: float, power: float = POWER) -> float:
         """The difference that a t test of this level finds with this power; infinite where flips allow no p below 5 %."""
-        from scipy.stats import norm, t
+        from scipy.special import ndtri
 
         freedom = self.tasks * (repeats - 1)
-        if smallest_p(self.units * repeats) >= LEVEL or (freedom < 1 and self.repeat > 0):
+        if smallest_p(self.units * repeats) >= LEVEL or (repeats < 2 and self.repeat > 0):
             return float("inf")
         error = (self.examples + self.repeat / repeats) ** 0.5
-        quantile = (norm if freedom < 1 else t(freedom)).ppf
-        return float((quantile(1 - level / 2) + quantile(power)) * error)
+        z = ndtri([1 - level / 2, power])
+        return float(widened(z, self.examples, self.repeat / repeats, max(freedom, 1)).sum() * error)
 
     def repeats_for(self, effect: float, level: float, power: float = POWER) -> int | None:
         """So many repeats show `effect`; None where MOST_REPEATS do not, for want of rows."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.stats.bootstrap import widened
 from harness.stats.metrics import Array
 
 
@@ -60,19 +61,17 @@ class RankRange:
     """All but those that it is shown to be better than."""
 
 
-def rank_ranges(means: Array, examples: Array, repeats: Array, freedom: int, alpha: float = 0.05) -> list[RankRange]:
-    """Of means [strategies]; `examples` and `repeats` [strategies, strategies] are their covariances by what they come from.
+def rank_ranges(means: Array, examples: Array, repeats: Array, freedom: Array, alpha: float = 0.05) -> list[RankRange]:
+    """Of means [strategies]; `examples` and `repeats` [strategies, strategies] are the variances of their differences by what
+    they come from, the latter estimated with `freedom` degrees.
 
-    One-sided t tests of all pairs with `freedom` degrees (normal for 0: then `repeats` is 0), not corrected: who is not told
-    apart shares ranks.
+    One-sided tests of all pairs, not corrected: who is not told apart shares ranks.
     """
-    from scipy.stats import norm, t
+    from scipy.special import ndtri
 
-    variance = sum(np.add.outer(np.diag(v), np.diag(v)) - 2 * v for v in (examples, repeats))
-    error = np.sqrt(np.maximum(variance, 0.0))
     ahead = means[:, None] - means[None, :]
-    critical = (norm if freedom < 1 else t(freedom)).ppf(1 - alpha)
-    better = (ahead > critical * error) & (ahead > 1e-9)
+    critical = widened(-ndtri(alpha), examples, repeats, freedom) * np.sqrt(examples + repeats)
+    better = (ahead > critical) & (ahead > 1e-9)
     count = len(means)
     return [RankRange(1 + int(better[:, i].sum()), count - int(better[i].sum())) for i in range(count)]
 

@@ -41,6 +41,7 @@ def garbage_of_store(store: Store) -> Iterator[Garbage]:
     for file in sorted(store.path.glob("predictions/??/*.parquet")):
         if file.stem not in own:
             yield Garbage(file, "predictions without a record")
+    yield from _unnamed_teachers(store)
     for path in sorted(store.path.rglob(".unfinished-*")):
         if not path.parent.name.startswith(".unfinished-"):  # it goes with its folder
             yield Garbage(path, "a write that was cut off")
@@ -48,6 +49,15 @@ def garbage_of_store(store: Store) -> Iterator[Garbage]:
         yield Garbage(store.path / BEFORE, "a pack that a newer one replaced")
     if (store.path / ".ray").exists():
         yield Garbage(store.path / ".ray", "Ray's state of a run that was killed")
+
+
+def _unnamed_teachers(store: Store) -> Iterator[Garbage]:
+    """Of a teacher that was trained again elsewhere before a trial had learned from it. A run that needs it writes it again."""
+    files = sorted(store.teacher_files.folder.glob("*.parquet"))
+    named = {name for record in (store.records() if files else ()) for name in record.teacher_names}
+    for file in files if not store.damaged else ():  # what cannot be read may name it
+        if file.stem.rpartition("-")[0] not in named:
+            yield Garbage(file, "what a teacher of no trial said")
 
 
 def garbage_of_cache(cache: Path, stores: Iterable[Store]) -> Iterator[Garbage]:

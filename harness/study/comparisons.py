@@ -18,7 +18,7 @@ CONTROLS = ("shuffled", "batch_mean")
 """Wrappers that take the sample-wise information from a learned strategy's weights."""
 EQUAL_ROWS = "fit_only"
 """Wrapper that keeps from a strategy the labels that others give up for a meta set."""
-STATISTICS_VERSION = "2"
+STATISTICS_VERSION = "3"
 """Of the rules by which tables are made; a trial's own protocol, by which it was trained, stays what it was."""
 
 Kind = Literal["plain KD", "reference", "control", "strategy"]

@@ -10,6 +10,7 @@ import pytest
 from harness.__main__ import main
 from harness.cache import cache_folder, cache_in_use
 from harness.report.build import Report
+from harness.store.prediction_table import to_frame
 from harness.store.store import Store
 from harness.training.checkpoint import FILE
 
@@ -43,6 +44,8 @@ def test_leftovers_are_listed_and_removed_and_results_stay(study_file, store, ca
     (store.path / "predictions" / "aa" / ("a" * 24 + ".parquet")).write_bytes(b"of no record")
     (store.path / ".ray" / "trials").mkdir(parents=True)
     (store.path / "students" / ("b" * 24)).mkdir(parents=True)
+    (kept,) = store.teachers()
+    store.teacher_files.write("of-no-trial", to_frame(store.teacher_table(kept)))
     capsys.readouterr()
 
     assert main(["gc", str(store.path)]) == 0
@@ -54,13 +57,14 @@ def test_leftovers_are_listed_and_removed_and_results_stay(study_file, store, ca
         "cut off",
         "killed",
         "a student without",
+        "what a teacher of no trial said",
     ):
         assert part in listed
-    assert "5 things, 1.0 MiB, would be removed by --delete" in listed
+    assert "6 things, 1.0 MiB, would be removed by --delete" in listed
     assert ended.exists()
 
     assert main(["gc", str(store.path), "--delete"]) == 0
-    assert "5 things, 1.0 MiB, removed" in capsys.readouterr().out
+    assert "6 things, 1.0 MiB, removed" in capsys.readouterr().out
     assert not ended.exists()
     assert (unfinished / FILE).exists()  # the trial goes on from it
     shutil.rmtree(store.path / "running")

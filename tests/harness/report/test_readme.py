@@ -61,8 +61,12 @@ def test_a_label_is_compared_with_the_controls_of_its_own() -> None:
             {"wsl": (0.02, "better"), "rw_kd": (0.0, "undecided")},
             "1 is better: `wsl` (+2.0 [+1.0, +3.0], p 0.010); none is worse; 1 is undecided",
         ),
-        ({"wsl": (-0.02, "worse")}, "none is better; 1 is worse: `wsl` (-2.0 [-3.0, -1.0], p 0.010)."),
-        ({"wsl": (0.0, "equivalent")}, "none is better; none is worse; 1 is equivalent within 0.5: `wsl`"),
+        ({"wsl": (-0.02, "worse")}, "`wsl` (-2.0 [-3.0, -1.0], p 0.010) compared with plain KD (`fixed_alpha`) over"),
+        ({"wsl": (-0.02, "worse")}, " tasks: worse."),
+        (
+            {"wsl": (0.0, "equivalent"), "rw_kd": (0.0, "equivalent")},
+            "none is better; none is worse; 2 are equivalent within 0.5: `wsl`",
+        ),
         (
             {"wsl": (0.01, "better"), "kd_only": (-0.01, "worse")},
             "1 is better: `wsl` (+1.0 [+0.0, +2.0], p 0.010); 1 is worse: `kd_only`",
@@ -72,7 +76,7 @@ def test_a_label_is_compared_with_the_controls_of_its_own() -> None:
 def test_it_says_the_verdicts_and_nothing_else(board: Leaderboard, verdicts: dict[str, tuple[float, str]], said: str) -> None:
     first = finding(with_verdicts(board, verdicts))[0]
     assert said in first
-    assert first.startswith(f"Of {len(verdicts)} strateg")
+    assert first.startswith(f"Of {len(verdicts)} strategies" if len(verdicts) > 1 else "`wsl` (")
 
 
 def test_it_names_a_few_of_many(board: Leaderboard) -> None:

@@ -28,7 +28,7 @@ def test_markdown_holds_every_strategy_and_says_where_it_comes_from(board: Leade
     shown = markdown(board)
     for label in board.selection.labels:
         assert f"| **{label}**" in shown if label == "fixed_alpha" else f"| {label} " in shown
-    for said in ("2,000 training", "200 validation rows", "package:mini/model, layers 0, 2, 4", "protocol 1.0, table by 2",
+    for said in ("2,000 training", "200 validation rows", "package:mini/model, layers 0, 2, 4", "protocol 1.0, table by 3",
                  "2 independent searches of 2 trials", "equal_labels", "2025-03-02", "0123456789ab",
                  "20% of training labels"):  # fmt: skip
         assert said in shown, said

@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from harness.stats.aggregate import win_rates
+from harness.stats.paired import difference_variances
 from harness.stats.ranks import RankRange, critical_difference, mean_ranks, rank_ranges, rank_strategies
 
 
@@ -91,14 +92,15 @@ def test_ranks_are_shared_with_all_that_are_not_told_apart() -> None:
     """Two level ones above two level ones: nobody is first alone."""
     means, nothing = np.array([0.80, 0.60, 0.801, 0.602]), np.zeros((4, 4))
     high, low = RankRange(1, 2), RankRange(3, 4)
-    assert rank_ranges(means, np.eye(4) * 1e-4, nothing, 0) == [high, low, high, low]
-    assert rank_ranges(means, nothing, nothing, 0) == [RankRange(2, 2), RankRange(4, 4), RankRange(1, 1), RankRange(3, 3)]
-    assert rank_ranges(means, np.eye(4), nothing, 0) == [RankRange(1, 4)] * 4
+    apart = difference_variances(np.eye(4))
+    assert rank_ranges(means, apart * 1e-4, nothing, nothing) == [high, low, high, low]
+    assert rank_ranges(means, nothing, nothing, nothing) == [RankRange(2, 2), RankRange(4, 4), RankRange(1, 1), RankRange(3, 3)]
+    assert rank_ranges(means, apart, nothing, nothing) == [RankRange(1, 4)] * 4
 
 
 def test_they_are_those_of_one_sided_paired_t_tests() -> None:
     runs = np.random.default_rng(0).normal([[0.8], [0.79], [0.76]], 0.012, (3, 6))
-    found = rank_ranges(runs.mean(1), np.zeros((3, 3)), np.cov(runs) / 6, 5)
+    found = rank_ranges(runs.mean(1), np.zeros((3, 3)), difference_variances(np.cov(runs) / 6), np.full((3, 3), 5.0))
     runs = list(runs)  # type: ignore[assignment]
     better = [[a is not b and stats.ttest_rel(a, b, alternative="greater").pvalue < 0.05 for b in runs] for a in runs]
     for i, one in enumerate(found):
