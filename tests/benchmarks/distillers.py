@@ -29,6 +29,7 @@ from harness.training.weight_log import WeightLog
 from tests.benchmarks.measure import median_ratio
 from tests.benchmarks.outcome import Options, Outcome, Target
 from tests.benchmarks.setting import MINILM, STUDENT, TASKS, TEMPERATURE, Rows, glue_rows, make_training
+from tests.harness.small_models import as_transformers_has_it
 
 ROWS = {"mrpc": 480, "sst2": 960, "cola": 960}
 """Of the task's training split; the four fifths that are neither meta nor selection rows make the epoch."""
@@ -248,9 +249,9 @@ class Padded(Dataset[dict[str, torch.Tensor]]):
 
 
 def whole_layers(*models: torch.nn.Module) -> None:
-    """The models as `transformers` makes them: all tokens in the last layer too."""
+    """The models as `transformers` makes them: its layers and dropout, and all tokens in the last layer too."""
     for model in models:
-        for module in model.modules():
+        for module in as_transformers_has_it(model).modules():
             module._forward_pre_hooks.clear()
 
 

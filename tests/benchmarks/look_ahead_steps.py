@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import statistics
-from typing import Any
+import time
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from harness.look_ahead.adam import AdamWStep, adam_direction
 from harness.look_ahead.look_ahead import LookAhead
 from harness.models.build import run_model
 from harness.training.loop import Training
+from strategies.base import LookAheadEngine
 from tests.benchmarks.measure import in_turns, median_ratio
 from tests.benchmarks.outcome import Options, Outcome, Target
 from tests.benchmarks.setting import Rows, glue_rows, make_training, step_of
@@ -36,6 +38,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "adamw": {"look_ahead": "adamw"},
 }
 """Settings of rw_kd."""
+ENGINES = {f"sgd, {engine}": {"engine": engine} for engine in get_args(LookAheadEngine)}
+"""What `harness.loss_terms.registry.FASTEST` orders."""
 PLAIN = "plain KD step"
 
 
@@ -53,14 +57,15 @@ def run(options: Options) -> Outcome:
         step(done)
     cost = costs(rows, 1 if options.small else 12)
     found.append({"after steps": "median", **{key: statistics.median(r[key] for r in found) for key in list(found[0])[3:]}})
-    found.append({"after steps": "step, of plain", **{name: round(cost[name], 2) for name in WAYS}})
+    found.append({"after steps": "step, of plain", **{name: round(cost[name], 2) for name in (*WAYS, *ENGINES)}})
     notes = [
         f"CoLA, {ROWS} rows, MiniLM with three layers, 4 epochs at 2e-4, dropout off in what is compared; {SAMPLES[0]} samples "
         f"of a batch of 32, both terms, weights of one half that change by {CHANGE}.",
         f"Cosines to the true influences on the next step's meta loss; `later`: on that {LATER} steps of training further "
         f"({SAMPLES[1]} samples).",
         "`adamw, fd`: by the finite difference, as `engine: auto` takes it in full precision; the others exactly.",
-        "`step, of plain`: seconds of a whole training step with a look-ahead in every step, batch and meta batch of 32.",
+        "`step, of plain`: CPU seconds of a whole training step with a look-ahead in every step, batch and meta batch of 32; "
+        "`sgd, ENGINE`: by each engine.",
     ]
     middle = found[-2]
     targets = [
@@ -72,10 +77,10 @@ def run(options: Options) -> Outcome:
 
 
 def costs(rows: Rows, rounds: int) -> dict[str, float]:
-    """Seconds of a step of rw_kd, of those of a plain step."""
+    """The process's seconds of a step of rw_kd, of those of a plain step."""
     steps = {PLAIN: step_of(make_training(rows, "fixed_alpha"))}
-    steps |= {name: step_of(make_training(rows, "rw_kd", settings)) for name, settings in WAYS.items()}
-    seconds = in_turns(steps, rounds)
+    steps |= {name: step_of(make_training(rows, "rw_kd", settings)) for name, settings in {**WAYS, **ENGINES}.items()}
+    seconds = in_turns(steps, rounds, clock=time.process_time)
     return {name: median_ratio(times, seconds[PLAIN]) for name, times in seconds.items()}
 
 
