@@ -102,8 +102,11 @@ def _corrected(sampled: Sampled, pairs: Sequence[tuple[int, int]], margin: float
         whole = bool(np.isfinite(draws[i]).all() and np.isfinite(units[i]).all() and len(units[i]))
         value = float(units[i].mean()) if whole else float("nan")
         low, high = (float(end) for end in interval(draws[i]))
-        corrected = float(minimum_detectable_effect(draws[i], level)) if np.isfinite(runs.pointwise) else float("inf")
-        needed = sampled.spread(first, second).repeats_for(margin, level) if whole else None
+        spread = sampled.spread(first, second)
+        needed = spread.repeats_for(margin, level) if whole else None
+        # flips find what a t test on the runs of all tasks finds: the wider tails of the interval count at 5 % alone
+        pooled = replace(spread, tasks=int(sampled.in_mean.sum())).detectable(sampled.repeats, level)
+        corrected = pooled if np.isfinite(runs.pointwise) else float("inf")
         found.append(
             Comparison(
                 first=first, second=second, value=value, low=low, high=high, alone=float(alone[i]), p=float(p[i]),
