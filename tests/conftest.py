@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
+from harness.report.plots import PLOTS
 from strategies.registry import load_builtin_strategies
 
 # first calls import libraries, which takes longer than any deadline; a run must fail the same way every time
@@ -59,6 +60,13 @@ def _all_strategies() -> None:
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def _one_plot(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports hold the forest plot alone, outside of the tests of reports: drawing all takes longer than most studies here."""
+    if "/report/" not in request.node.nodeid:
+        monkeypatch.setattr("harness.report.plots.PLOTS", PLOTS[:1])
 
 
 @pytest.fixture

@@ -51,6 +51,7 @@ def test_the_summary_says_what_was_missed(tmp_path: Path) -> None:
     assert lines.index("## one: one") < lines.index("## scale: the harness around simulated trials")
 
 
+@pytest.mark.slow  # tests/harness/commands/test_start.py is the fast one
 def test_commands_that_look(tmp_path: Path) -> None:
     assert len(start.run(Options(None, tmp_path, tmp_path, small=True)).targets) == len(start.COMMANDS)
 

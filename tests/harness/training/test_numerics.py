@@ -74,6 +74,7 @@ def rw_kd(cache: Path, engine: str) -> np.ndarray:
     return probabilities(cache, {"name": "rw_kd", "settings": {"engine": engine}}, repeats=2)
 
 
+@pytest.mark.slow
 def test_the_fused_optimiser_changes_rounding_alone(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fused = probabilities(cache)
     assert fused.std() > 0.2  # the student has learned to tell rows apart
