@@ -96,6 +96,7 @@ def test_glue_full_is_the_same_study_with_small_models(tasks: str, small_roberta
         assert record.report["validation"].rows == 20
 
 
+@pytest.mark.slow
 def test_multi_teacher_full_is_the_same_study_with_small_models(small_roberta: str, tmp_path: Path) -> None:
     """One task of it, at a point of each strategy's search space."""
     overrides = [

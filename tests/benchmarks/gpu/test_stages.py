@@ -87,6 +87,7 @@ def test_the_study_is_valid(tmp_path: Path, bench: Bench) -> None:
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setitem(LIMITS, "environment", 0.001)

@@ -49,6 +49,7 @@ def interrupt(process: subprocess.Popen[str], number: int) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_after_ctrl_c_and_after_kill_9(cluster: None, tmp_path: Path) -> None:
     import ray
 

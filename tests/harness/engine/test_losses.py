@@ -80,6 +80,7 @@ def killed_for_memory(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     monkeypatch.setattr(RayActorManager, "_actor_start_resolved", resolved)
 
 
+@pytest.mark.slow
 def test_an_actor_killed_for_memory_is_a_retry_of_its_trial(stand_in_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     killed_for_memory(monkeypatch, 1)
     run = stand_in_run(["plain", "other"], resources={"concurrent_trials": 1, "retries": 1}, search={"trials": 1})()

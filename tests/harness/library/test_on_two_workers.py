@@ -13,6 +13,8 @@ STEPS = 4
 TRAIN = """
 from pathlib import Path
 from torch.nn.parallel import DistributedDataParallel
+import pytest
+
 from harness.records import TrialSpec
 from tests.harness.library.beside import Beside, step_of
 
@@ -46,6 +48,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_unequal_shares_are_refused(tmp_path: Path) -> None:
     spec = spec_of("rw_kd", tmp_path, dropout=0.0)
     (tmp_path / "spec.json").write_text(spec.model_dump_json())

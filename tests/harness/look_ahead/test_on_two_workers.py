@@ -51,6 +51,7 @@ if ranks.rank == 0:
 """
 
 
+@pytest.mark.slow
 def test_a_step_that_one_worker_s_own_weights_do_not_ask_for(tmp_path: Path) -> None:
     plugin = tmp_path / "lopsided.py"
     plugin.write_text(LOPSIDED)
