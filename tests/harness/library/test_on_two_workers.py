@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.harness.library.beside import Beside, Step, assert_same, spec_of
@@ -13,8 +14,6 @@ STEPS = 4
 TRAIN = """
 from pathlib import Path
 from torch.nn.parallel import DistributedDataParallel
-import pytest
-
 from harness.records import TrialSpec
 from tests.harness.library.beside import Beside, step_of
 
