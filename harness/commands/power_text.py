@@ -114,8 +114,8 @@ def _mean(each: list[Spread], sets: int) -> Spread:
     """Of the mean over tasks; rows that tasks share are taken as rows of their own, as stores of one task know no better."""
     count = len(each)
     repeats = np.array([s.repeat for s in each])
-    freedom = min(float(freedom_of_sum(repeats, 1)), count)  # of one more repeat
-    return Spread(sum(s.examples for s in each) / count**2, float(repeats.sum()) / count**2, freedom, sets)
+    alike = min(float(freedom_of_sum(repeats, 1)), count)  # of one more repeat
+    return Spread(sum(s.examples for s in each) / count**2, float(repeats.sum()) / count**2, count, alike, sets)
 
 
 def _hours(plan: Plan, student_per_second: float, teacher_per_second: float) -> dict[str, float]:

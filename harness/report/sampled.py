@@ -122,7 +122,8 @@ class Sampled:
         return Spread(
             examples=float(examples + np.var(unseen) / tasks**2),
             repeat=float(repeats * self.repeats),
-            tasks=float(freedom / (self.repeats - 1)) if repeats > 0 else tasks,
+            tasks=tasks,
+            tasks_of_interval=float(freedom / (self.repeats - 1)) if repeats > 0 else None,
             units=self.sets,
         )
 

@@ -104,14 +104,14 @@ def _corrected(sampled: Sampled, pairs: Sequence[tuple[int, int]], margin: float
         low, high = (float(end) for end in interval(draws[i]))
         spread = sampled.spread(first, second)
         needed = spread.repeats_for(margin, level) if whole else None
-        # flips find what a t test on the runs of all tasks finds: the wider tails of the interval count at 5 % alone
-        pooled = replace(spread, tasks=int(sampled.in_mean.sum())).detectable(sampled.repeats, level)
-        corrected = pooled if np.isfinite(runs.pointwise) else float("inf")
+        by_itself = float(minimum_detectable_effect(draws[i]))
+        stated = max(spread.detectable(sampled.repeats, level), by_itself)  # which the draws say to a few per cent
+        corrected = stated if np.isfinite(runs.pointwise) else float("inf")
         found.append(
             Comparison(
                 first=first, second=second, value=value, low=low, high=high, alone=float(alone[i]), p=float(p[i]),
                 p_holm=float(p_holm[i]), p_equivalent=float(equivalent[i]),
-                detectable=float(minimum_detectable_effect(draws[i])), detectable_corrected=corrected,
+                detectable=by_itself, detectable_corrected=corrected,
                 repeats_needed=None if needed is None else max(needed, sampled.repeats + 1),
                 verdict=_verdict(value, float(p[i]), float(equivalent[i])) if whole else "", margin=margin,
             )

@@ -33,21 +33,30 @@ class Spread:
     """Of the rows that were reported on; further repeats do not lessen it."""
     repeat: float
     """Of one repeat; of N repeats it is an N-th."""
-    tasks: float = 1
-    """That tell `repeat`, fewer where they differ in it: tasks x (repeats - 1) degrees of freedom."""
+    tasks: int = 1
+    """That tell `repeat`: flips count all of them alike, tasks x (repeats - 1) degrees of freedom."""
+    tasks_of_interval: float | None = None
+    """The same to the interval, fewer where tasks differ in `repeat` (Welch, Satterthwaite). Not given: all."""
     units: int = 1
     """Of one repeat, for sign-flips."""
 
     def detectable(self, repeats: int, level: float, power: float = POWER) -> float:
-        """The difference that a t test of this level finds with this power; infinite where flips allow no p below 5 %."""
+        """The difference that has a mark with this power; infinite where flips allow no p below 5 %.
+
+        A mark needs both: flips, which find what a t test of `level` on the runs of all tasks finds, and an interval of 5 %
+        that leaves 0 out.
+        """
         from scipy.special import ndtri
 
-        freedom = self.tasks * (repeats - 1)
         if smallest_p(self.units * repeats) >= LEVEL or (repeats < 2 and self.repeat > 0):
             return float("inf")
         error = (self.examples + self.repeat / repeats) ** 0.5
-        z = ndtri([1 - level / 2, power])
-        return float(widened(z, self.examples, self.repeat / repeats, max(freedom, 1)).sum() * error)
+
+        def found_at(level: float, tasks: float) -> float:
+            z = ndtri([1 - level / 2, power])
+            return float(widened(z, self.examples, self.repeat / repeats, max(tasks * (repeats - 1), 1)).sum() * error)
+
+        return max(found_at(level, self.tasks), found_at(LEVEL, self.tasks_of_interval or self.tasks))
 
     def repeats_for(self, effect: float, level: float, power: float = POWER) -> int | None:
         """So many repeats show `effect`; None where MOST_REPEATS do not, for want of rows."""

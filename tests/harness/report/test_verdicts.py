@@ -164,6 +164,7 @@ def test_the_stated_size_is_found_in_four_of_five_studies(spread: float) -> None
     stated = np.array([[one.detectable, one.detectable_corrected] for family in families for one in family])
     by_itself, corrected = np.median(stated, axis=0)
     assert by_itself < corrected
+    assert (stated[:, 0] <= stated[:, 1]).all()
 
     def found(gain: float) -> list[Comparison]:  # beside equals: what others find lowers the bar
         return [family[0] for family in judged(replace(null, gains=(gain, 0.0, 0.0)), studies=2 * STUDIES)]

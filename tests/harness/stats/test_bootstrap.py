@@ -200,7 +200,9 @@ def test_what_is_known_of_rows_and_estimated_from_repeats_holds_the_truth(repeat
         found = true * rng.chisquare(repeats - 1, true.shape) / (repeats - 1)
         freedom = freedom_of_sum(found, repeats - 1)
         half = widened(stats.norm.ppf(0.975), of_rows, found.sum(0), freedom) * (of_rows + found.sum(0)) ** 0.5
-        assert 0.93 <= (np.abs(off) <= half).mean() <= 0.97 + 2 * 0.0012  # and the simulation's own error
+        assert (
+            0.93 <= (np.abs(off) <= half).mean() <= 0.97 + (2 * 0.0012 if tasks == 1 else 0)
+        )  # of one: and the simulation's error
 
 
 def test_degrees_of_freedom_are_welchs() -> None:
