@@ -9,7 +9,9 @@ import difflib
 import hashlib
 import importlib.metadata
 import importlib.resources
+import importlib.util
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from typing import Any
 from harness.digest import digest
 from harness.errors import ModelError
 from harness.hub import HubError, snapshot
+from harness.models.families import FIRST_TOKEN_CLASSIFIERS
 from harness.study.schema import ModelSpec
+from harness.study.schema_errors import nearest
 
 PACKAGE_PREFIX = "package:"
 # What a snapshot of a hub repository needs; everything but pickled weights and code
@@ -103,6 +107,35 @@ def known_configuration(spec: ModelSpec) -> dict[str, Any]:
     except (ModelError, OSError, ValueError):
         return {}  # said when the model is wanted
     return content if isinstance(content, dict) else {}
+
+
+@lru_cache
+def text_classifiers() -> frozenset[str]:
+    """The model types of which the installed `transformers` has sequence classifiers; none where it does not list them.
+
+    Read from its source, in milliseconds: importing it takes seconds.
+    """
+    found = importlib.util.find_spec("transformers")
+    if found is None or found.origin is None:
+        return frozenset()
+    file = Path(found.origin).parent / "models" / "auto" / "modeling_auto.py"
+    listed = re.search(
+        r"^MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES = OrderedDict\((.*?)^\)",
+        file.read_text("utf-8") if file.is_file() else "",
+        re.DOTALL | re.MULTILINE,
+    )
+    return frozenset(re.findall(r'\("([^"]+)", *"', listed[1])) if listed is not None else frozenset()
+
+
+def family_refusal(config: dict[str, Any]) -> str | None:
+    """Why no model with this configuration classifies text; None where one may."""
+    kind, known = config.get("model_type"), text_classifiers()
+    if not isinstance(kind, str) or not known or kind in known:
+        return None
+    return (
+        f"the installed transformers has no sequence classifier of the model_type {kind!r}.{nearest(kind, known)} "
+        f"It has them of {len(known)} types, such as {', '.join(FIRST_TOKEN_CLASSIFIERS)}."
+    )
 
 
 def files_refusal(spec: ModelSpec) -> str | None:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from harness.errors import DataError, StudyError
 from harness.models.families import known_layers, layers_refusal, positions_refusal
-from harness.models.sources import files_refusal, known_configuration
+from harness.models.sources import family_refusal, files_refusal, known_configuration
 from harness.plan.teacher_checks import sizes_in_the_study, teacher_refusal
 from harness.plan.term_checks import check_range, check_terms
 from harness.study.comparisons import BASELINE, CONTROLS, EQUAL_ROWS, families, kind_of_strategy
@@ -182,8 +182,8 @@ def check_comparisons(study: Study, strategies: Sequence[ResolvedStrategy]) -> N
 
 
 def check_data(study: Study) -> None:
-    """Raises StudyError for a task's data that are not valid, and, as far as its files are at hand, for a model without usable
-    weights, without the layers that are asked for, or without positions for the longest sequence.
+    """Raises StudyError for a task's data that are not valid, and, as far as its files are at hand, for a model of a family
+    without text classifiers, without usable weights, the layers that are asked for, or positions for the longest sequence.
     """
     for task, changed in study.data_per_task.items():
         _validated(DataSpec, study.data.model_dump(), changed, ("data_per_task", task))
@@ -192,11 +192,14 @@ def check_data(study: Study) -> None:
         if reason := files_refusal(model):
             raise StudyError(reason, where)
         known = known_configuration(model)
+        inside = model.config is not None
+        if not study.plugins and (reason := family_refusal(known)):  # a plugin may bring families of its own
+            raise StudyError(reason, (*where, "model_type") if inside else where)
         there = known_layers(known)
         if there is not None and model.layers is not None and (reason := layers_refusal(there, model.layers)):
             raise StudyError(f"the model {reason}", (*where[:-1], "layers"))
         if reason := positions_refusal(known, longest):
-            raise StudyError(reason, (*where, "max_position_embeddings") if model.config is not None else where)
+            raise StudyError(reason, (*where, "max_position_embeddings") if inside else where)
 
 
 def _models(study: Study) -> Iterator[tuple[KeyPath, ModelSpec]]:

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from harness.errors import ModelError
 from harness.models.build import build_model
-from harness.models.sources import model_digest
+from harness.models.sources import model_digest, text_classifiers
 from harness.study.schema import ModelSpec
 from tests.harness.small_models import CONFIGS, VOCABULARY, save_small
 
@@ -64,3 +64,9 @@ def test_a_digest_of_a_config():
     first = model_digest(ModelSpec(config=CONFIGS["bert"]))
     assert first == model_digest(ModelSpec(config=dict(reversed(CONFIGS["bert"].items()))))
     assert first != model_digest(ModelSpec(config={**CONFIGS["bert"], "num_hidden_layers": 2}))
+
+
+def test_the_families_that_classify_text_are_those_of_transformers():
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+    assert text_classifiers() == set(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)

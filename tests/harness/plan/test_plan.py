@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -305,3 +306,20 @@ def test_a_model_without_the_layers_or_the_weights_that_are_wanted_is_found_in_t
         planned(models={"student": {"config": TEACHER}, "teachers": [{"model": str(tmp_path)}]})
     assert caught.value.where == ("models", "teachers", 0, "model")
     planned(models={"student": {"config": TEACHER}, "teachers": [{"model": str(tmp_path / "elsewhere")}]})
+
+
+@pytest.mark.parametrize(("kind", "near"), [("vit", ""), ("distilbret", "Did you mean 'distilbert'?")])
+def test_a_model_that_classifies_no_text_is_found_in_the_plan(kind: str, near: str, tmp_path: Path) -> None:
+    said = rf"no sequence classifier of the model_type '{kind}'\..*{re.escape(near)}"
+    other = {"config": TEACHER}
+    models = {"student": {"config": {**TEACHER, "model_type": kind}}, "teachers": [other]}
+    with pytest.raises(StudyError, match=said) as caught:
+        planned(models=models)
+    assert caught.value.where == ("models", "student", "config", "model_type")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(StudyError, match=said) as caught:
+        planned(models={"student": other, "teachers": [{"model": str(tmp_path)}]})
+    assert caught.value.where == ("models", "teachers", 0, "model")
+    (tmp_path / "plugin.py").write_text("")
+    planned(models=models, plugins=[str(tmp_path / "plugin.py")])  # which may bring the family
