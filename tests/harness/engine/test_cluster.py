@@ -17,6 +17,8 @@ from harness.engine import engine_for
 from harness.engine.cluster import ClusterError, _knock, _link, connect, map_tasks, ray_slots, require_slots
 from harness.plan.plan import make_plan
 from harness.study.resources import NodeShape, TaskResources
+from harness.teachers.fine_tuning import make_teacher
+from harness.teachers.prepare import _teacher_jobs
 from tests.conftest import PROJECT
 from tests.harness.tiny import tiny_study
 
@@ -83,6 +85,18 @@ def test_what_was_killed_for_memory_is_tried_smaller_and_not_for_ever(cluster: N
     assert item == 1
     assert isinstance(error, ray.exceptions.OutOfMemoryError)
     assert tried == [1, 1 / 2, 1 / 4, 1 / 8]
+
+
+def test_a_teacher_is_tried_in_smaller_parts(cluster: None, tmp_path: Path, monkeypatch) -> None:
+    def after_one_kill(function: Any, items: Any, cpus: Any, gpus: Any, after_out_of_memory: Any) -> Any:
+        return [(after_out_of_memory(item), None) for item in items]
+
+    monkeypatch.setattr("harness.engine.cluster.map_tasks", after_one_kill)
+    plan = make_plan(tiny_study(resources={"engine": "ray"}), Path.cwd())
+    (job,) = _teacher_jobs(plan, plan.tasks[0], "data", tmp_path)
+    with engine_for(plan, tmp_path) as engine:
+        ((smaller, _),) = engine.map_tasks(make_teacher, [job])
+    assert (job.micro_batches, smaller.micro_batches) == (1, 2)
 
 
 def test_a_connection_is_reused(cluster: None, tmp_path: Path) -> None:

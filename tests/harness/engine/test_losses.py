@@ -65,6 +65,24 @@ def test_a_cuda_error_has_one_more_try_whatever_the_retries() -> None:
         assert len(list(waits(Losses(retries), lost("CUDA error", "device")))) == 1
 
 
+def test_a_lost_trial_is_dealt_out_again_after_its_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("harness.engine.router.time", SimpleNamespace(monotonic=lambda: now[0]))
+    plan, prepared = stand_in_plan(stand_in_study(["plain"], search={"trials": 1}))
+    store = Store(tmp_path)
+    session = RouterSession(Router(plan, plan.cells, prepared, store, Console(quiet=True)), store, False, retries=2)
+    searcher = RouterSearcher(session)
+    for seconds in (1, 2):
+        assert isinstance(searcher.suggest("one"), dict)
+        session.lost(session.keys.pop("one"), lost().traceback)
+        now[0] += seconds - 0.5
+        assert searcher.suggest("early") is None
+        now[0] += 0.5
+    assert isinstance(searcher.suggest("one"), dict)
+    session.lost(session.keys.pop("one"), lost().traceback)
+    assert [record.status for record in store.records()] == ["failed"]
+
+
 def killed_for_memory(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     """Ray Tune's own process meets what Ray raises for an actor that was killed for memory as it started."""
     original = RayActorManager._actor_start_resolved

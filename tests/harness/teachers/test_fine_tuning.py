@@ -25,7 +25,7 @@ from harness.store.store import Store
 from harness.study.data import GeneratedSpec
 from harness.teachers import progress
 from harness.teachers.export_outputs import keep_predictions
-from harness.teachers.fine_tuning import REPORT, make_teacher
+from harness.teachers.fine_tuning import REPORT, in_smaller_parts, make_teacher
 from harness.teachers.prepare import _teacher_jobs, prepare, serial_map
 from harness.training.trial import make_training
 from harness.watching import console as console_module
@@ -193,6 +193,21 @@ def test_eager_attention_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
     printed = "".join(capsys.readouterr())
     assert printed.count("the student: attention is eager: transformers has no SDPA for mpnet") == 1
     assert printed.count("attention is eager") == 1
+
+
+def test_what_was_killed_for_memory_is_the_same_teacher_in_smaller_parts(tmp_path: Path) -> None:
+    recipe = {"config": TEACHER, "dropout": 0.0, "training": {"epochs": 1, "batch_size": 6, "learning_rate": 1e-3}}
+    models = {"student": {"config": STUDENT, "dropout": 0.0}, "teachers": [recipe]}
+    plan, prepared = prepared_plan(tiny_study(models=models), tmp_path)
+    (job,) = _teacher_jobs(plan, plan.tasks[0], prepared["sst2"].data_digest, tmp_path)
+    whole = np.array(TeacherOutputs.load(tmp_path, job.digest).all_logits)
+    shutil.rmtree(folder := teacher_folder(tmp_path, job.digest))
+    smaller = in_smaller_parts(in_smaller_parts(job))
+    assert smaller.micro_batches == 4
+    assert in_smaller_parts(in_smaller_parts(smaller)).micro_batches == 6  # single rows
+    assert make_teacher(smaller, tmp_path) == job.digest
+    assert [epoch["micro_batches"] for epoch in json.loads((folder / "teacher.json").read_text())["epochs"]] == [4]
+    np.testing.assert_allclose(TeacherOutputs.load(tmp_path, job.digest).all_logits, whole, atol=1e-4)
 
 
 def test_recipe_and_rows_are_part_of_a_teachers_identity(tmp_path: Path) -> None:
