@@ -26,7 +26,8 @@ def in_turns(
     clock: Callable[[], float] = time.perf_counter,
     limit: float = math.inf,
 ) -> dict[str, list[float]]:
-    """Seconds of each alternative in each round. Round k calls each with k; whatever disturbs a round disturbs all of them.
+    """Seconds of each alternative in each round. Round k calls each with k; whatever disturbs a round disturbs all of them. Every
+    other round goes from the last to the first, so that none always comes after the same one.
 
     warm_up  rounds before, which do not count; they begin at 0, too
     clock    `time.process_time` counts the seconds of this process alone, on a machine that does other work. A function that
@@ -39,7 +40,7 @@ def in_turns(
             began = time.perf_counter()
         if k >= LEAST_ROUNDS and time.perf_counter() - began > limit:
             break
-        for name, function in work.items():
+        for name, function in list(work.items())[:: 1 if k % 2 == 0 else -1]:
             started = clock()
             own = function(k if k >= 0 else k + warm_up)
             taken = own if isinstance(own, float) else clock() - started

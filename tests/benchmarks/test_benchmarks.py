@@ -31,7 +31,7 @@ ABOUT = {
 def test_alternatives_take_turns() -> None:
     calls: list[tuple[str, int]] = []
     seconds = in_turns({name: lambda k, name=name: calls.append((name, k)) for name in "ab"}, rounds=2)
-    assert calls == [("a", 0), ("b", 0), ("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    assert calls == [("b", 0), ("a", 0), ("a", 0), ("b", 0), ("b", 1), ("a", 1)]
     assert {name: len(taken) for name, taken in seconds.items()} == {"a": 2, "b": 2}
     assert median_ratio([2.0, 8.0, 3.0], [1.0, 1.0, 1.0]) == 3.0
 

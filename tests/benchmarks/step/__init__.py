@@ -25,7 +25,7 @@ from tests.benchmarks.step import peers, processes, rw_kd
 from tests.harness.small_models import as_transformers_has_it
 
 ROWS = 2500
-ROUNDS, SECONDS = {"cola": 40, "mrpc": 16}, 25
+ROUNDS, SECONDS = {"cola": 40, "mrpc": 16}, 20
 OLD, MASKS = "transformers' layers, PyTorch's dropout", "transformers' layers, dropout of 16 bits"
 LEAN = "lean layers, dropout of 16 bits"
 WIDTHS = {f"{LEAN}, widths in steps of {width}": width for width in (4, 2, 1)}

@@ -22,7 +22,7 @@ from tests.benchmarks.outcome import Options, Outcome, Target
 from tests.benchmarks.setting import MINILM, STUDENT, TEMPERATURE, Rows, glue_rows, make_training, precisions, step_of
 
 ROWS = 2500
-ROUNDS, SECONDS = {"cola": 20, "mrpc": 8}, 30
+ROUNDS, SECONDS = {"cola": 20, "mrpc": 8}, 25
 INTERVALS, INTERVAL_SECONDS = (1, 2, 4), 15
 PLAIN, LAST, META_IN_BF16 = "plain KD step", "rw_kd, last layer of three", "rw_kd, meta gradient in bf16"
 FUNC, FUNC_CUT = "double backward, torch.func", "double backward, torch.func, on the harness's student"
