@@ -26,8 +26,10 @@ def in_turns(
     clock: Callable[[], float] = time.perf_counter,
     limit: float = math.inf,
 ) -> dict[str, list[float]]:
-    """Seconds of each alternative in each round. Round k calls each with k; whatever disturbs a round disturbs all of them. Every
-    other round goes from the last to the first, so that none always comes after the same one.
+    """Seconds of each alternative in each round. Round k calls each with k; whatever disturbs a round disturbs all of them.
+
+    Every other round goes from the last to the first, so that none always comes after the same one.
+
 
     warm_up  rounds before, which do not count; they begin at 0, too
     clock    `time.process_time` counts the seconds of this process alone, on a machine that does other work. A function that
