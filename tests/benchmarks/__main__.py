@@ -12,19 +12,17 @@ import time
 from pathlib import Path
 
 from tests.benchmarks.measure import load
-from tests.benchmarks.outcome import Options, machine, summary, write
+from tests.benchmarks.outcome import Options, Outcome, machine, summary, write
 
 BENCHMARKS = {
     "start": "commands that only look",
     "data_path": "making batches against having them in memory",
     "teacher_outputs": "reading cached teacher outputs against computing them in the step",
-    "step": "a plain KD step, with and without what makes it cheaper on a CPU",
-    "rw_kd_step": "a step of rw_kd against a plain step, double backward with torch.func, and higher",
+    "step": "a step on a CPU: what makes it cheaper, rw_kd's against a plain one, TextBrewer and torchdistill",
     "look_ahead_steps": "influences by each look-ahead against real AdamW steps along a run, and their cost",
     "packed": "several students on one core: processes, and stacked in one program",
     "study": "60 trials under Ray against the same trainings back to back",
     "several_workers": "what a trial of two workers takes beyond its training",
-    "distillers": "an epoch of distillation against TextBrewer and torchdistill",
     "growth": "step, study and report against their sizes; with plots",
     "gpu": "what only a GPU can say, where there is one (tests/benchmarks/gpu/README.md)",
 }
@@ -53,15 +51,17 @@ def main() -> int:
 
 
 def one(name: str, baselines: Path | None, out: Path, small: bool) -> None:
-    """Run a benchmark in this process; write NAME.json and the summary of all that are there."""
+    """Run a benchmark in this process; write NAME.json and the summary of all that are there, after every part of it."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["MPLBACKEND"] = "Agg"
     with tempfile.TemporaryDirectory() as cache:
         before, started = load(), time.perf_counter()
-        outcome = importlib.import_module(f"tests.benchmarks.{name}").run(Options(baselines, out, Path(cache), small))
-        about = {"load_before": before, "load_after": load(), "seconds": round(time.perf_counter() - started), **machine()}
-    print(write(outcome, name, out, about | {"small": small}), end="\n\n", flush=True)  # noqa: T201
-    summary(out)
+        found = importlib.import_module(f"tests.benchmarks.{name}").run(Options(baselines, out, Path(cache), small))
+        for outcome in [found] if isinstance(found, Outcome) else found:
+            about = {"load_before": before, "load_after": load(), "seconds": round(time.perf_counter() - started), **machine()}
+            shown = write(outcome, name, out, about | {"small": small})
+            summary(out)
+    print(shown, end="\n\n", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -20,12 +20,15 @@ class Target:
     """A figure that has a bound."""
 
     what: str
-    found: float
+    found: float | None
+    """None where this machine, or what is installed on it, cannot say."""
     at_least: float | None = None
     at_most: float | None = None
 
     @property
-    def reached(self) -> bool:
+    def reached(self) -> bool | None:
+        if self.found is None:
+            return None
         return (self.at_least is None or self.found >= self.at_least) and (self.at_most is None or self.found <= self.at_most)
 
 
@@ -125,9 +128,9 @@ def _targets(found: list[dict[str, Any]]) -> str:
         {
             "benchmark": one["name"],
             "figure": target["what"],
-            "found": f"{target['found']:.4g}",
+            "found": "not measured" if target["found"] is None else f"{target['found']:.4g}",
             "to reach": f">= {target['at_least']:.4g}" if target["at_least"] is not None else f"<= {target['at_most']:.4g}",
-            "reached": "yes" if target["reached"] else "no",
+            "reached": {True: "yes", False: "no", None: ""}[target["reached"]],
         }
         for one in found
         for target in one["targets"]

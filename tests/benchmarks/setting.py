@@ -20,6 +20,7 @@ from harness.records import Seeds
 from harness.study.data import DataSpec
 from harness.study.schema import ModelSpec, Recipe
 from harness.study.tasks import GLUE
+from harness.training.device import processor_has_bf16
 from harness.training.loop import Training, steps_per_epoch
 from harness.training.weight_log import WeightLog
 from strategies import resolve
@@ -32,6 +33,11 @@ GLUE_FOLDER = find_glue() or Path("glue")
 """`$GLUE`, or `glue` in a folder beside the checkout."""
 TASKS = ("mrpc", "sst2", "cola")
 TEMPERATURE = 2.0
+
+
+def precisions() -> tuple[str, ...]:
+    """That are worth measuring here: without instructions for bf16 a step takes many times as long as in fp32."""
+    return ("fp32",) if processor_has_bf16() is False else ("fp32", "bf16")
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import torch
 
 from harness.store.run_state import run_state
 from harness.store.store import Store
-from tests.benchmarks import data_path, gpu, packed, start, teacher_outputs
-from tests.benchmarks.measure import in_turns, median_ratio
+from tests.benchmarks import data_path, gpu, packed, start, step, teacher_outputs
+from tests.benchmarks.__main__ import one
+from tests.benchmarks.measure import compared, in_turns, median_ratio
 from tests.benchmarks.outcome import Options, Outcome, Target, scale_table, summary, write
 from tests.benchmarks.scale import SLOTS, merged, simulate, start_again, synthesise
 
@@ -30,13 +31,32 @@ ABOUT = {
 def test_alternatives_take_turns() -> None:
     calls: list[tuple[str, int]] = []
     seconds = in_turns({name: lambda k, name=name: calls.append((name, k)) for name in "ab"}, rounds=2)
-    assert calls == [("a", 0), ("b", 0), ("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    assert calls == [("b", 0), ("a", 0), ("a", 0), ("b", 0), ("b", 1), ("a", 1)]
     assert {name: len(taken) for name, taken in seconds.items()} == {"a": 2, "b": 2}
     assert median_ratio([2.0, 8.0, 3.0], [1.0, 1.0, 1.0]) == 3.0
 
 
+def test_rounds_end_at_the_limit_and_warm_up_sees_what_they_see() -> None:
+    calls: list[int] = []
+
+    def own_seconds(k: int) -> float:
+        calls.append(k)
+        return 7.0 + k
+
+    seconds = in_turns({"a": own_seconds}, rounds=9, warm_up=2, limit=0)
+    assert calls == [0, 1, 0, 1, 2]
+    assert seconds == {"a": [7.0, 8.0, 9.0]}
+
+
+def test_alternatives_are_compared_within_rounds() -> None:
+    first, second, third = compared({"a": [1.0, 4.0, 2.0], "b": [2.0, 8.0, 3.0], "c": [1.0, 4.0, 1.0]}, {"c": "a"})
+    assert "of the one before" not in first
+    assert (second["of the first"], second["of the one before"]) == (2.0, 2.0)
+    assert (third["ms"], third["of the one before"], third["of all rounds"]) == (1000.0, 1.0, round(6 / 7, 3))
+
+
 def test_the_summary_says_what_was_missed(tmp_path: Path) -> None:
-    targets = [Target("speed", 3.0, at_least=4.0), Target("cost", 1.0, at_most=1.5)]
+    targets = [Target("speed", 3.0, at_least=4.0), Target("cost", 1.0, at_most=1.5), Target("bf16", None, at_least=2.0)]
     write(Outcome("one", [{"a": 1}, {"a": 2, "b": 3}], ["a note"], targets), "one", tmp_path, ABOUT)
     scale = {"simulated": [{"trials": 7}], "read": [], "commands": ["scale"], "cores": 2, "growth": None}
     (tmp_path / "scale.json").write_text(json.dumps(scale))  # of another program
@@ -47,6 +67,8 @@ def test_the_summary_says_what_was_missed(tmp_path: Path) -> None:
     assert ">= 4 " in speed
     assert "no" in speed.split("|")[-2]
     assert "yes" in cost.split("|")[-2]
+    (bf16,) = [line for line in lines if "bf16" in line]
+    assert [cell.strip() for cell in bf16.split("|")[3:6]] == ["not measured", ">= 2", ""]
     assert "- a note" in lines
     assert lines.index("## one: one") < lines.index("## scale: the harness around simulated trials")
 
@@ -63,6 +85,31 @@ def test_on_real_text(tmp_path: Path, real_glue: Path, monkeypatch: pytest.Monke
     outcome = benchmark.run(Options(None, tmp_path, tmp_path / "cache", small=True))
     assert all(target.found > 0 for target in outcome.targets)
     assert outcome.targets
+
+
+def test_a_cut_run_leaves_what_it_had(tmp_path: Path, real_glue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(options: Options) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(step.rw_kd, "run", cut)
+    with pytest.raises(KeyboardInterrupt):
+        one("step", None, tmp_path, small=True)
+    found = json.loads((tmp_path / "step.json").read_text("utf-8"))
+    assert found["notes"][0] == "Cut short. Not whole: plain, rw_kd, epoch, process."
+    ways = {row["way"]: row["ms"] for row in found["rows"] if row["precision"] == "fp32"}
+    assert 0 < ways[step.PRODUCTS] < ways[step.OLD]
+    assert "matrix products alone" in (tmp_path / "README.md").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_every_stage_of_a_step(tmp_path: Path, real_glue: Path) -> None:
+    *parts, whole = step.run(Options(None, tmp_path, tmp_path / "cache", small=True))
+    assert {row["stage"] for row in whole.rows} == {"plain", "rw_kd", "interval", "memory", "epoch", "allocator"}
+    assert all("Cut short" in part.notes[0] for part in parts)
+    assert "Cut short" not in whole.notes[0]
+    assert {target.what for target in whole.targets if target.found is None} >= {
+        "cola: an epoch of torchdistill 1.1.5, times the harness's in fp32"
+    }
 
 
 @pytest.mark.parametrize("count", [1, 3])
