@@ -169,8 +169,8 @@ def _twin_faults(registered: Registered, settings: Settings) -> Iterator[tuple[s
         shared = set(teacher_counts(needs)) & set(teacher_counts(theirs))
         if needs.terms != theirs.terms or not shared:
             continue
-        # most differ from the start, and need no training to the end
-        if all(_same(*(_default_trace(one, n, steps) for one in (registered.name, name))) for steps in (2, STEPS) for n in shared):
+        lengths = [(n, steps) for steps in (2, STEPS) for n in shared]  # most differ from the start: no training to the end
+        if all(_same(_default_trace(registered.name, *of), _default_trace(name, *of)) for of in lengths):
             yield (
                 "own behaviour",
                 (

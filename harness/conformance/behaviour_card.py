@@ -135,7 +135,7 @@ def _effective(term: str, weight: Tensor, context: Context) -> Tensor:
 def _spearman(weights: Tensor, measures: list[Tensor]) -> list[float | None]:
     """Of the weights with each of the measures, all of one shape; None where either never varies."""
     one, *others = (values.double().flatten().numpy() for values in (weights, *measures))
-    varies = bool(np.isfinite(one).all()) and bool(np.ptp(one) > 1e-6 * np.abs(one).max())  # another check says what is not finite
+    varies = bool(np.isfinite(one).all() and np.ptp(one) > 1e-6 * np.abs(one).max())  # another check says what is not finite
     ranks = rankdata(np.stack([one.round(9), *others]), axis=1)
     ranks -= ranks.mean(1, keepdims=True)
     products = ranks @ ranks[0]
