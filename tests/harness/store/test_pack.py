@@ -292,7 +292,7 @@ def killed_after(changes: int) -> Iterator[None]:
         CHANGES_LEFT.clear()
 
 
-@pytest.mark.parametrize("step", ["pack", "pack again", "unpack"])
+@pytest.mark.parametrize("step", [pytest.param("pack", marks=pytest.mark.slow), "pack again", "unpack"])
 def test_killed_at_any_moment_it_leaves_a_store_that_says_the_same(tmp_path: Path, step: str) -> None:
     store = Store(tmp_path / "store")
     made = [record(0), record(1), record(2, status="failed", objective=None)]
