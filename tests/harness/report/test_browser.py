@@ -131,17 +131,20 @@ def test_it_finds_names_families_and_papers_but_no_settings(page: Opened, shown:
 def figures(page: Opened) -> dict[str, tuple[str, ...]]:
     """What the page says of each strategy: in the table, and in the forest plot."""
     wanted = ("Strategy", "Gain over fixed_alpha", "Verdict", "p", "Rank")
-    places = [page.heads().index(header) for header in wanted]
-    rows = page.page.evaluate(
-        """(places) => [...document.querySelectorAll('#board tbody tr')].map((row) => [
-            ...places.map((place) => row.children[place].innerText.split('\\n')[0]),
-            row.querySelector('.better, .worse, .undecided, .equivalent')?.className || '',
-        ])""",
-        places,
-    )
-    drawn = page.page.evaluate(
-        """[...document.querySelectorAll('#forest .row')]
-        .map((row) => [row.querySelector('title').textContent, row.querySelector('.said').textContent])"""
+    rows, drawn = page.page.evaluate(
+        """(wanted) => {
+            const heads = [...document.querySelectorAll('#board thead th')]
+                .map((head) => head.innerText.split(/ [↕↑↓]/)[0].trim());
+            const places = wanted.map((head) => heads.indexOf(head));
+            const rows = [...document.querySelectorAll('#board tbody tr')].map((row) => [
+                ...places.map((place) => row.children[place].innerText.split('\\n')[0]),
+                row.querySelector('.better, .worse, .undecided, .equivalent')?.className || '',
+            ]);
+            const drawn = [...document.querySelectorAll('#forest .row')]
+                .map((row) => [row.querySelector('title').textContent, row.querySelector('.said').textContent]);
+            return [rows, drawn];
+        }""",
+        wanted,
     )
     said = {title.split(":")[0]: title + text for title, text in drawn}
     return {row[0]: (*row[1:], said.get(row[0], "")) for row in rows}
