@@ -26,14 +26,15 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 class _FilesTogether(LoadFileScheduling):
-    """Two processes run the tests. A file's stay together, for its fixtures, and the engine's, for their Ray cluster.
+    """Two processes run the tests. A file's stay together, for its fixtures; so do the engine's, for their Ray cluster, and
+    those of reports, for the report with all its plots.
 
     No marks: pytest-xdist 3.8 under pytest 9.2 takes no notice of `xdist_group` (pytest-dev/pytest-xdist, issue 1386).
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return "engine" if "/engine/" in file else file
+        return next((room for room in ("engine", "report") if f"tests/harness/{room}/" in file), file)
 
 
 def first_of_each(kinds: dict[str, Any]) -> list[Any]:

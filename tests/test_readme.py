@@ -79,7 +79,7 @@ def test_the_example_trains_as_a_plugin(copy: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", [file for file in READMES if unmarked(file)], ids=shown)
 def test_it_runs_what_it_says(file: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the order of the file, in a copy. What trains runs without Ray."""
+    """In the order of the file, in a copy. What trains runs without Ray, for an epoch."""
     monkeypatch.chdir(copy)
     for command in unmarked(file):
         words = shlex.split(command)
@@ -87,7 +87,7 @@ def test_it_runs_what_it_says(file: Path, copy: Path, monkeypatch: pytest.Monkey
         assert words[2].split(".")[0] == "harness", f"{command}: no test runs it; mark it with `{NEEDS}...`"
         verb = [] if words[2] == "harness" else [words[2].removeprefix("harness.")]
         arguments = [*verb, *words[3:]]
-        inline = ["--engine", "inline"] if arguments[0] == "run" else []
+        inline = ["--engine", "inline", "--set", "training.epochs=1"] if arguments[0] == "run" else []
         assert main([*arguments, *inline]) == 0, command
     if file == PROJECT / "README.md":
         board = (copy / "results" / "own_data" / "leaderboard.md").read_text("utf-8")

@@ -60,10 +60,10 @@ def behaviour_card(registered: Registered) -> BehaviourCard:
         measures = _measures(world, context)
         for term, weight in step.items():
             values = _effective(term, weight, context)
-            for name, measure in measures.items():
-                wide = values.dim() == 2 and len(values) == len(context.teacher_logits)
-                one = values if wide else values.reshape(-1, values.shape[-1]).sum(0)
-                correlation = _spearman(one, measure.expand(one.shape) if wide else measure.reshape(-1, one.shape[-1]).mean(0))
+            wide = values.dim() == 2 and len(values) == len(context.teacher_logits)
+            one = values if wide else values.reshape(-1, values.shape[-1]).sum(0)
+            beside = [m.expand(one.shape) if wide else m.reshape(-1, one.shape[-1]).mean(0) for m in measures.values()]
+            for name, correlation in zip(measures, _spearman(one, beside), strict=True):
                 if correlation is not None:
                     found[term][name].append(correlation)
     return BehaviourCard(
@@ -132,10 +132,14 @@ def _effective(term: str, weight: Tensor, context: Context) -> Tensor:
     return weight * context.terms[term] / context.terms[scales].clamp_min(1e-12)
 
 
-def _spearman(weights: Tensor, measure: Tensor) -> float | None:
-    one, other = (values.double().flatten().numpy() for values in (weights, measure))
-    if not (np.isfinite(one).all() and np.isfinite(other).all()):
-        return None  # another check says it
-    if np.ptp(one) <= 1e-6 * np.abs(one).max() or np.ptp(other) == 0:
-        return None
-    return float(np.corrcoef(rankdata(one.round(9)), rankdata(other))[0, 1])
+def _spearman(weights: Tensor, measures: list[Tensor]) -> list[float | None]:
+    """Of the weights with each of the measures, all of one shape; None where either never varies."""
+    one, *others = (values.double().flatten().numpy() for values in (weights, *measures))
+    varies = bool(np.isfinite(one).all() and np.ptp(one) > 1e-6 * np.abs(one).max())  # another check says what is not finite
+    ranks = rankdata(np.stack([one.round(9), *others]), axis=1)
+    ranks -= ranks.mean(1, keepdims=True)
+    products = ranks @ ranks[0]
+    return [
+        float(product / np.sqrt(products[0] * (mine @ mine))) if varies and np.isfinite(other).all() and np.ptp(other) else None
+        for other, mine, product in zip(others, ranks[1:], products[1:], strict=True)
+    ]

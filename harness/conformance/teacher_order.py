@@ -32,7 +32,7 @@ def teacher_order_faults(registered: Registered, world: World) -> Iterator[tuple
         return registered.create(registered.settings(), setup)
 
     faults: list[str] = []
-    world.run(lambda: make(world.setup), watch=lambda strategy: _FirstStep(strategy, make, faults))
+    world.run(lambda: make(world.setup), steps=1, watch=lambda strategy: _FirstStep(strategy, make, faults))
     for fault in faults:
         yield "order of the teachers", fault
 

@@ -5,14 +5,17 @@ A one-layer student, random rows, and teachers that are right three times out of
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from harness.data.batches import LengthBucketedBatches, MetaBatches
 from harness.data.encode import Encoded
@@ -84,7 +87,7 @@ class World:
             self.fit = _with_flips(self.fit, flipped, generator)
         if wanted.word_drop:
             self.fit = replace(self.fit, word_drop=WordDrop(self.fit.encoded, wanted.word_drop, 13))
-        self.model = build_model(STUDENT, CLASSES, 0, VOCABULARY)
+        self.model = copy.deepcopy(_student())
         self._initial = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.setup = Setup(
             classes=CLASSES,
@@ -104,10 +107,11 @@ class World:
         self,
         make: Callable[[], Strategy[Any]],
         *,
+        steps: int | None = None,
         renew_before: Collection[int] = (),
         watch: Callable[[Strategy[Any]], Strategy[Any]] = lambda strategy: strategy,
     ) -> Trace:
-        """Train a student with the strategy that `make` returns.
+        """Train a student with the strategy that `make` returns, to the end or for its first `steps`.
 
         Before each step in `renew_before` the strategy is replaced by a new one that gets its state through a file, as a
         checkpoint does. `watch` may put something around the strategy. Raises whatever the strategy raises.
@@ -115,7 +119,7 @@ class World:
         self.model.load_state_dict(self._initial)
         self.model.train()
         terms = LossTerms(self.needs, self.term_setup())
-        optimizer = torch.optim.AdamW([*self.model.parameters(), *terms.parameters], lr=LEARNING_RATE)
+        optimizer = torch.optim.AdamW([*self.model.parameters(), *terms.parameters], lr=LEARNING_RATE, fused=True)
         generator = torch.Generator().manual_seed(11)
         passes = {"forward": 0, "backward": 0}
 
@@ -145,6 +149,8 @@ class World:
             sums: dict[str, float] = {}
             for rows in batches.epoch(epoch):
                 step = len(found)
+                if step == steps:
+                    return Trace(found, contexts, passes["forward"], passes["backward"])
                 if step in renew_before:
                     state = _through_a_file(strategy.state_dict())
                     strategy = weighting.strategy = watch(make())
@@ -178,6 +184,12 @@ class World:
             seed=self.setup.seed,
             device=self.setup.device,
         )
+
+
+@cache
+def _student() -> PreTrainedModel:
+    """Everybody's initial student. Building it takes as long as training it."""
+    return build_model(STUDENT, CLASSES, 0, VOCABULARY)
 
 
 def _through_a_file(state: Any) -> Any:

@@ -75,7 +75,7 @@ def test_checksums_that_cannot_be_read_are_damage_and_a_folder_without_is_none(t
         check(tmp_path / "new")
 
 
-@pytest.mark.parametrize("damage", [flip_a_bit, cut])
+@pytest.mark.parametrize("damage", [flip_a_bit, pytest.param(cut, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "files", ["data/*/fit.parquet", "tokens/*/tokens.npy", "tokenizers/*/tokenizer.json", "teachers/*/train_logits.npy"]
 )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from functools import cache as once
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
+from harness.digest import digest
 from harness.plan.plan import Plan, make_plan, trial_spec
 from harness.plan.prepared import PreparedTask
 from harness.records import TrialSpec
@@ -46,6 +50,18 @@ def prepared_plan(study: Study, cache: Path) -> tuple[Plan, dict[str, PreparedTa
 
 
 def default_specs(study: Study, cache: Path) -> list[TrialSpec]:
-    """The default trial of every cell, ready to train."""
+    """The default trial of every cell, ready to train. What a study of the same data and models has prepared is copied."""
+    made_from = study.model_dump(include={"tasks", "data", "data_per_task", "models"})
+    held = Path(_held().name) / digest(made_from)
+    if held.exists():
+        shutil.copytree(held, cache, dirs_exist_ok=True)
     plan, prepared = prepared_plan(study, cache)
+    for kind in ("data", "teachers", "tokenizers", "tokens"):
+        shutil.copytree(cache / kind, held / kind, dirs_exist_ok=True)
     return [trial_spec(plan, cell, 0, {}, prepared) for cell in plan.cells]
+
+
+@once
+def _held() -> TemporaryDirectory[str]:
+    """Until this process ends."""
+    return TemporaryDirectory()

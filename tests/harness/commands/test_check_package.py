@@ -48,7 +48,7 @@ def test_an_installed_package_is_checked_by_its_strategys_name(tmp_path: Path, c
     assert "checks passed" in done.stdout if code == 0 else "sum to 1.075" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [pytest.param(("list", "strategies"), marks=pytest.mark.slow), ("check", "somebodys")])
+@pytest.mark.parametrize("arguments", [("list", "strategies"), pytest.param(("check", "somebodys"), marks=pytest.mark.slow)])
 def test_an_installed_package_that_does_not_say_what_it_is_is_an_error_that_names_it(
     tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:

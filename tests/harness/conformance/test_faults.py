@@ -136,6 +136,11 @@ def test_a_mistake_is_found_and_explained(name, tmp_path):
     assert set(found) - {name} <= follows.get(name, set()), found
 
 
+def test_what_is_another_strategy_in_its_first_steps_alone_is_no_twin(tmp_path):
+    body = 'share = 0.5 if context.step < 12 else 0.4\nreturn {"ce": 1 - share, "kd": share}'
+    assert not failures(plugin(tmp_path, attributes="sample_wise = False", body=body))
+
+
 def test_weights_that_are_not_finite_are_found(tmp_path):
     found = failures(plugin(tmp_path, body="kd = kd / 0.0"))
     assert "not finite at step" in found["finite"]

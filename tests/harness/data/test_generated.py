@@ -96,11 +96,11 @@ def test_no_text_is_both_in_training_and_in_a_report_split(name: str, rules: Rul
 @pytest.mark.parametrize("rules", RULES)
 @pytest.mark.parametrize("name", GLUE)
 def test_training_and_report_rows_have_the_same_share_of_each_label(name: str, rules: Rules) -> None:
-    size = GeneratedSpec(train_rows=1500, report_rows=1500, rules=rules)
+    size = GeneratedSpec(train_rows=800, report_rows=800, rules=rules)
     data = load_task(GLUE[name], DataSpec(source="generated", generated=size))
     shares = [np.bincount(rows.labels) / len(rows) for rows in (data.train, *data.report.values())]
     for share in shares[1:]:
-        assert np.abs(share - shares[0]).max() < 0.08  # four standard errors, and what the held-out quarter of texts differs by
+        assert np.abs(share - shares[0]).max() < 0.1  # four standard errors, and what the held-out quarter of texts differs by
 
 
 @pytest.mark.parametrize("name", ["cola", "mnli"])
@@ -122,7 +122,7 @@ def test_the_mismatched_split_is_of_another_genre() -> None:
 @pytest.mark.parametrize("name", GLUE)
 def test_some_texts_are_open_to_doubt(name: str) -> None:
     """Texts that were drawn often get more than one label, and no task's labels are a coin's."""
-    size = GeneratedSpec(train_rows=6000, report_rows=20)
+    size = GeneratedSpec(train_rows=3000, report_rows=20)
     rows = load_task(GLUE[name], DataSpec(source="generated", generated=size)).train
     labels: dict[tuple[str, ...], list[int]] = {}
     for texts, label in zip(zip(*rows.texts, strict=True), rows.labels.tolist(), strict=True):
@@ -136,9 +136,9 @@ def test_some_texts_are_open_to_doubt(name: str) -> None:
 @pytest.mark.parametrize("name", GLUE)
 def test_graded_labels_are_drawn_from_odds_that_are_neither_a_coins_nor_sure(name: str, genre: Genre) -> None:
     generator = np.random.default_rng(0)
-    drawn = [generated.GRAMMARS["graded"][name](generator, genre).probabilities for _ in range(2000)]
+    drawn = [generated.GRAMMARS["graded"][name](generator, genre).probabilities for _ in range(1000)]
     probabilities = np.array(drawn)
-    assert probabilities.shape == (2000, len(GLUE[name].labels))
+    assert probabilities.shape == (1000, len(GLUE[name].labels))
     assert (probabilities >= 0).all()
     np.testing.assert_allclose(probabilities.sum(1), 1)
     assert probabilities.mean(0).max() < 0.62

@@ -169,3 +169,24 @@ def _note(cache: Path, spec: TrialSpec, rank: int, kind: str, epoch: int) -> Non
     line |= {"task": spec.task.name, "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
     with (cache / "log").open("a") as log:
         log.write(json.dumps(line) + "\n")
+
+
+class Refused(Exception):
+    """Made by a task."""
+
+
+def invert(item: int) -> float:
+    """A task on the cluster; here, because what a process must import for it takes longer than the rest."""
+    if item == 0:
+        raise Refused("zero has no inverse")
+    return 1 / item
+
+
+def die_until(item: tuple[str, int]) -> int:
+    """As a process that is killed, while the file's count is below the number."""
+    file, times = Path(item[0]), item[1]
+    tried = len(file.read_text()) if file.exists() else 0
+    file.write_text("x" * (tried + 1))
+    if tried < times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return tried

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import os
 import re
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,8 @@ from harness.study.resources import NodeShape, TaskResources
 from harness.teachers.fine_tuning import make_teacher
 from harness.teachers.prepare import _teacher_jobs
 from tests.conftest import PROJECT
+from tests.harness.engine.stand_in import Refused, die_until, invert
 from tests.harness.tiny import tiny_study
-
-
-class Refused(Exception):
-    """Made by a task."""
-
-
-def invert(item: int) -> float:
-    if item == 0:
-        raise Refused("zero has no inverse")
-    return 1 / item
 
 
 def test_tasks_come_back_with_their_items_and_errors(cluster: None) -> None:
@@ -39,16 +29,6 @@ def test_tasks_come_back_with_their_items_and_errors(cluster: None) -> None:
     assert results[4] == 0.25
     assert isinstance(results[0], Refused)
     assert str(results[0]) == "zero has no inverse"
-
-
-def die_until(item: tuple[str, int]) -> int:
-    """As a process that is killed, while the file's count is below the number."""
-    file, times = Path(item[0]), item[1]
-    tried = len(file.read_text()) if file.exists() else 0
-    file.write_text("x" * (tried + 1))
-    if tried < times:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return tried
 
 
 @pytest.mark.slow  # the next one loses its process, too, for memory

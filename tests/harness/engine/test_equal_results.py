@@ -48,7 +48,7 @@ def test_both_engines_search_alike_and_find_the_same(cluster: None, tmp_path: Pa
             "repeats": 1,
             "space": {"learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}},
         },
-        resources={"concurrent_trials": 2},
+        resources={"concurrent_trials": 1},  # every process imports torch; that others run beside it: test_router.py
     )
     here = run_with(inline, study, tmp_path / "inline", tmp_path / "cache")
     there = run_with(ray_tune, study, tmp_path / "ray", tmp_path / "cache")

@@ -29,7 +29,7 @@ def faulty(stand_in_run: Run) -> StandInRun:
     """A study in which most things go wrong that can."""
     run = stand_in_run(
         ["plain", "raises", "diverges", "nan", "killed", "always_killed", "damaged"],
-        resources={"concurrent_trials": 3, "retries": 1},
+        resources={"concurrent_trials": 2, "retries": 1},
         search={"trials": 1},
     )
     damaged = run.store.path / "running" / run.specs()[-1].key
@@ -84,7 +84,7 @@ def test_only_lost_processes_are_tried_again(faulty: StandInRun) -> None:
 
 def test_events_say_what_happened_to_each_trial(faulty: StandInRun) -> None:
     events = faulty.store.events()
-    assert [event["slots"] for event in events if event["kind"] == "slots"] == [3]
+    assert [event["slots"] for event in events if event["kind"] == "slots"] == [2]
     by_cell: dict[str, list[str]] = {}
     for event in events:
         if "cell" in event:

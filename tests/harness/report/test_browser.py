@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import unquote
 
 import numpy as np
@@ -79,7 +80,13 @@ def shown(study: Path) -> Leaderboard:
 
 @pytest.fixture(scope="module")
 def page_with_holes(holes: Path) -> Path:
-    return build_report(holes).folder / "index.html"
+    return with_one_plot(holes)
+
+
+def with_one_plot(store: Path) -> Path:
+    """The page of a store; `report` has all plots."""
+    with patch("harness.report.plots.PLOTS", PLOTS[:1]):
+        return build_report(store).folder / "index.html"
 
 
 def test_it_renders_the_leaderboard(page: Opened, shown: Leaderboard) -> None:
@@ -124,17 +131,20 @@ def test_it_finds_names_families_and_papers_but_no_settings(page: Opened, shown:
 def figures(page: Opened) -> dict[str, tuple[str, ...]]:
     """What the page says of each strategy: in the table, and in the forest plot."""
     wanted = ("Strategy", "Gain over fixed_alpha", "Verdict", "p", "Rank")
-    places = [page.heads().index(header) for header in wanted]
-    rows = page.page.evaluate(
-        """(places) => [...document.querySelectorAll('#board tbody tr')].map((row) => [
-            ...places.map((place) => row.children[place].innerText.split('\\n')[0]),
-            row.querySelector('.better, .worse, .undecided, .equivalent')?.className || '',
-        ])""",
-        places,
-    )
-    drawn = page.page.evaluate(
-        """[...document.querySelectorAll('#forest .row')]
-        .map((row) => [row.querySelector('title').textContent, row.querySelector('.said').textContent])"""
+    rows, drawn = page.page.evaluate(
+        """(wanted) => {
+            const heads = [...document.querySelectorAll('#board thead th')]
+                .map((head) => head.innerText.split(/ [↕↑↓]/)[0].trim());
+            const places = wanted.map((head) => heads.indexOf(head));
+            const rows = [...document.querySelectorAll('#board tbody tr')].map((row) => [
+                ...places.map((place) => row.children[place].innerText.split('\\n')[0]),
+                row.querySelector('.better, .worse, .undecided, .equivalent')?.className || '',
+            ]);
+            const drawn = [...document.querySelectorAll('#forest .row')]
+                .map((row) => [row.querySelector('title').textContent, row.querySelector('.said').textContent]);
+            return [rows, drawn];
+        }""",
+        wanted,
     )
     said = {title.split(":")[0]: title + text for title, text in drawn}
     return {row[0]: (*row[1:], said.get(row[0], "")) for row in rows}
@@ -294,8 +304,7 @@ def test_holes_withhold_ranks_and_averages(browser: Any, page_with_holes: Path) 
 def test_names_cannot_break_out(browser: Any, tmp_path: Path) -> None:
     name = "</script><img src=x onerror=alert(1)>"
     build_store(tmp_path / "odd", Planted(("sst2",), ("fixed_alpha", name), repeats=1, trials=1, rows=20))
-    build_report(tmp_path / "odd")
-    opened = Opened(browser, tmp_path / "odd" / "index.html", 800)
+    opened = Opened(browser, with_one_plot(tmp_path / "odd"), 800)
     dialogs: list[str] = []
     opened.page.on("dialog", lambda dialog: dialogs.append(dialog.message))
     assert name in opened.column("Strategy")

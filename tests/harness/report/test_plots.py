@@ -58,8 +58,6 @@ def figures(drawn: Figure | list[Figure] | str) -> list[Figure]:
 def overlaps(figure: Figure) -> list[str]:
     """Pairs of texts that cover one another, and texts that leave the figure. Boxes may touch by a pixel."""
     renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
     drawn: list[Text] = []
     draw = Text.draw
 
@@ -75,13 +73,10 @@ def overlaps(figure: Figure) -> list[str]:
     found = [
         f"{name!r} is cut" for name, box in boxes if box.x0 < -1 or box.y0 < -1 or box.x1 > page.x1 + 1 or box.y1 > page.y1 + 1
     ]
-    for i, (name, box) in enumerate(boxes):
-        for other, its in boxes[i + 1 :]:
-            width = min(box.x1, its.x1) - max(box.x0, its.x0)
-            height = min(box.y1, its.y1) - max(box.y0, its.y0)
-            if width > 1 and height > 1:
-                found.append(f"{name!r} over {other!r}")
-    return found
+    corners = np.array([box.get_points() for _, box in boxes])  # [texts, low and high, x and y]
+    common = np.minimum(corners[:, None, 1], corners[None, :, 1]) - np.maximum(corners[:, None, 0], corners[None, :, 0])
+    pairs = np.argwhere(np.triu((common > 1).all(2), 1))
+    return found + [f"{boxes[i][0]!r} over {boxes[j][0]!r}" for i, j in pairs]
 
 
 @pytest.mark.parametrize("draw", DRAW, ids=lambda draw: draw.__name__)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from harness.errors import StoreError
@@ -22,6 +23,7 @@ from harness.report.find_row import find_record
 from harness.report.terminal import text
 from harness.store.garbage import garbage_of_store
 from harness.store.merge import merge_stores
+from harness.store.pack import Pack
 from harness.store.packing import pack_store, unpack_store
 from harness.store.prediction_table import to_frame
 from harness.store.store import Store
@@ -257,9 +259,25 @@ def test_nothing_to_pack_and_nothing_to_unpack_are_said(opened: Store, tmp_path:
         unpack_store(opened)
 
 
-def test_a_pack_that_does_not_read_back_removes_nothing(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = files(opened.path)
-    monkeypatch.setattr("harness.store.pack.Pack.predictions", lambda self, key, columns=None: None)
+def changed(table: Any, column: str) -> Any:
+    """In its last row."""
+    values = table[column].to_pylist()
+    values[-1] = "other" if column == "split" else values[-1] + 1
+    kind = pa.string() if column == "split" else table[column].type
+    return table.set_column(table.column_names.index(column), column, pa.array(values, kind))
+
+
+@pytest.mark.parametrize("column", [None, "split", "predicted", "p1"])
+def test_a_pack_that_does_not_read_back_removes_nothing(
+    opened: Store, monkeypatch: pytest.MonkeyPatch, column: str | None
+) -> None:
+    before, read = files(opened.path), Pack.predictions
+
+    def otherwise(pack: Pack, key: str, columns: Any = None) -> Any:
+        table = read(pack, key, columns)
+        return None if column is None or table is None else changed(table, column)
+
+    monkeypatch.setattr(Pack, "predictions", otherwise)
     with pytest.raises(StoreError, match="does not read back"):
         pack_store(opened)
     assert files(opened.path) == before
@@ -292,7 +310,7 @@ def killed_after(changes: int) -> Iterator[None]:
         CHANGES_LEFT.clear()
 
 
-@pytest.mark.parametrize("step", ["pack", "pack again", "unpack"])
+@pytest.mark.parametrize("step", [pytest.param("pack", marks=pytest.mark.slow), "pack again", "unpack"])
 def test_killed_at_any_moment_it_leaves_a_store_that_says_the_same(tmp_path: Path, step: str) -> None:
     store = Store(tmp_path / "store")
     made = [record(0), record(1), record(2, status="failed", objective=None)]
