@@ -305,3 +305,9 @@ def test_a_model_without_the_layers_or_the_weights_that_are_wanted_is_found_in_t
         planned(models={"student": {"config": TEACHER}, "teachers": [{"model": str(tmp_path)}]})
     assert caught.value.where == ("models", "teachers", 0, "model")
     planned(models={"student": {"config": TEACHER}, "teachers": [{"model": str(tmp_path / "elsewhere")}]})
+
+
+@pytest.mark.parametrize("resources", [{"engine": "ray"}, {"engine": "inline", "workers": 2}])
+def test_stacked_trials_are_refused_where_there_are_none(resources: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="stacked: 4 is for trials of one worker and the engine inline, got engine"):
+        tiny_study(resources={**resources, "stacked": 4})
