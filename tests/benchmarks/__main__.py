@@ -21,7 +21,7 @@ BENCHMARKS = {
     "step": "a plain KD step, with and without what makes it cheaper on a CPU",
     "rw_kd_step": "a step of rw_kd against a plain step, double backward with torch.func, and higher",
     "look_ahead_steps": "influences by each look-ahead against real AdamW steps along a run, and their cost",
-    "packed": "several students on one core: processes, and stacked in one program",
+    "packed": "several students on one core: processes, and stacked in one process",
     "study": "60 trials under Ray against the same trainings back to back",
     "several_workers": "what a trial of two workers takes beyond its training",
     "distillers": "an epoch of distillation against TextBrewer and torchdistill",
