@@ -1,10 +1,12 @@
-"""Trials one after another in this process, without Ray: for tests, debugging, and machines with a single slot."""
+"""Trials in this process, one after another or stacked, without Ray: for tests, debugging, and machines with a single slot."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from harness.engine.router import Router
 from harness.errors import UserError
@@ -15,9 +17,11 @@ from harness.store.store import Store
 from harness.training.checkpoint import CheckpointError, TrialCheckpoint, existing_checkpoint
 from harness.training.failures import classify
 from harness.training.hooks import StoppedEarly
+from harness.training.stacked import Seat, run_stacked, strategy_refusal
 from harness.training.trial import TrialOutcome, train_trial
 from harness.watching import watching
 from harness.watching.console import Console
+from strategies import resolve
 
 
 class LostDeviceError(UserError):
@@ -25,6 +29,8 @@ class LostDeviceError(UserError):
 
 
 TrainFunction = Callable[..., TrialOutcome]
+Main = Callable[[Callable[[], Any]], Any]
+"""Calls a function in the process's main thread."""
 
 
 def run_plan(
@@ -39,40 +45,80 @@ def run_plan(
     with watching(plan, store, console.note) as watcher:
         watcher.happened("slots", slots=1, cells=len(plan.cells))
         router = Router(plan, plan.cells, prepared, store, console, watcher=watcher)
-        while (spec := router.next()) is not None:
-            checkpoint = store.path / "running" / spec.key
-            try:
-                outcome = _train(train, spec, cache, checkpoint, router)
-            except Exception as error:  # the study goes on; the record says what happened
-                record = classify(error)
-                router.fail(spec, record)
-                if record.kind == "device":
-                    raise LostDeviceError(
-                        f"the GPU failed in trial {spec.cell_id}/{spec.index}, and this process cannot use it any more: "
-                        f"{record.message}. The same command tries this trial again and goes on from there; under Ray "
-                        f"(`--engine ray`) another process would have."
-                    ) from error
+        work = _Work(plan, router, store, cache, train, console)
+        while not router.finished:
+            if plan.study.resources.stacked == 1:
+                work.all_there_is()
             else:
-                router.finish(outcome.record, outcome.predictions)
-            if not plan.study.keep_checkpoints:
-                shutil.rmtree(checkpoint, ignore_errors=True)
+                run_stacked([work.all_there_is] * plan.study.resources.stacked, stop_at_error=True)
     if not plan.study.keep_checkpoints:
         shutil.rmtree(store.path / "running", ignore_errors=True)
 
 
-def _train(train: TrainFunction, spec: TrialSpec, cache: Path, checkpoint: Path, router: Router) -> TrialOutcome:
-    """Go on from the checkpoint where there is one that can be read."""
-    state = TrialCheckpoint(checkpoint, spec.resources.checkpoint_seconds)
+class _Work:
+    def __init__(self, plan: Plan, router: Router, store: Store, cache: Path, train: TrainFunction, console: Console) -> None:
+        self._keep_checkpoints = plan.study.keep_checkpoints
+        self._router = router
+        self._running = store.path / "running"
+        self._cache = cache
+        self._train = train
+        self._console = console
+        self._told: set[str] = set()
 
-    def on_epoch(record: EpochRecord, write: Callable[[Path], None]) -> None:
-        state.after_epoch(write)
-        if router.epoch(spec.key, record):
-            raise StoppedEarly
+    def all_there_is(self, seat: Seat | None = None) -> None:
+        """One trial after another, until none can be started; with a `seat` beside others, which share their passes."""
+        main = seat.in_main_thread if seat is not None else _here
+        while (spec := main(self._router.next)) is not None:
+            try:
+                outcome: TrialOutcome | Exception = self._trained(spec, seat, main)
+            except Exception as error:  # the study goes on; the record says what happened
+                outcome = error
+            main(partial(self._end, spec, outcome))
 
-    folder = router.student_folder(spec)
-    keep: dict[str, Path] = {} if folder is None else {"student_folder": folder}
-    try:
-        return train(spec, cache, on_epoch=on_epoch, resume_from=existing_checkpoint(checkpoint), **keep)
-    except CheckpointError as error:
-        router.happened("checkpoint_damaged", spec.key, str(error))
-        return train(spec, cache, on_epoch=on_epoch, resume_from=None, **keep)
+    def _may_share(self, spec: TrialSpec) -> bool:
+        registered = resolve(spec.strategy)
+        refusal = strategy_refusal(registered.needs(registered.settings(spec.settings)))
+        if refusal and spec.strategy not in self._told:
+            self._told.add(spec.strategy)
+            self._console.note(f"strategy {spec.strategy!r} {refusal}: its trials cannot be stacked, and train one by one")
+        return not refusal
+
+    def _end(self, spec: TrialSpec, outcome: TrialOutcome | Exception) -> None:
+        if isinstance(outcome, Exception):
+            record = classify(outcome)
+            self._router.fail(spec, record)
+            if record.kind == "device":
+                raise LostDeviceError(
+                    f"the GPU failed in trial {spec.cell_id}/{spec.index}, and this process cannot use it any more: "
+                    f"{record.message}. The same command tries this trial again and goes on from there; under Ray "
+                    f"(`--engine ray`) another process would have."
+                ) from outcome
+        else:
+            self._router.finish(outcome.record, outcome.predictions)
+        if not self._keep_checkpoints:
+            shutil.rmtree(self._running / spec.key, ignore_errors=True)
+
+    def _trained(self, spec: TrialSpec, seat: Seat | None, main: Main) -> TrialOutcome:
+        """Go on from the checkpoint where there is one that can be read."""
+        checkpoint = self._running / spec.key
+        state = TrialCheckpoint(checkpoint, spec.resources.checkpoint_seconds)
+
+        def ended(record: EpochRecord, write: Callable[[Path], None]) -> None:
+            state.after_epoch(write)
+            if self._router.epoch(spec.key, record):
+                raise StoppedEarly
+
+        options: dict[str, Any] = {"on_epoch": lambda record, write: main(partial(ended, record, write))}
+        if (folder := self._router.student_folder(spec)) is not None:
+            options["student_folder"] = folder
+        if seat is not None and main(partial(self._may_share, spec)):
+            options["ranks"] = seat
+        try:
+            return self._train(spec, self._cache, resume_from=existing_checkpoint(checkpoint), **options)
+        except CheckpointError as error:
+            main(partial(self._router.happened, "checkpoint_damaged", spec.key, str(error)))
+            return self._train(spec, self._cache, resume_from=None, **options)
+
+
+def _here(function: Callable[[], Any]) -> Any:
+    return function()

@@ -18,8 +18,8 @@ from harness.errors import ModelError
 from harness.models.dropout import draw_dropout_from_16_bits
 from harness.models.layers import compute_first_token_only, encoder_layers, keep_layers, number_of_layers
 from harness.models.pooling import is_causal, read_the_mean
-from harness.models.quiet import quiet_transformers
 from harness.models.run import Outputs, run_batch, run_model
+from harness.models.save import quiet_transformers
 from harness.models.sources import check_weights, model_digest, model_directory, resolve_model_path
 from harness.models.tokenizing import PAD_ID, load_tokenizer, tokenizer_digest
 from harness.study.schema import ModelSpec

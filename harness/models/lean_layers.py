@@ -15,12 +15,14 @@ from transformers import PreTrainedModel
 from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.roberta.modeling_roberta import RobertaLayer
 
-from harness.models.dropout import dropped
+from harness.models.dropout import dropped, stacked_masks
 from harness.models.layers import encoder_layers
 
 
 class _Lean(nn.Module):
-    """A layer's `forward`, for tensors on the CPU; elsewhere the layer's own, whose fused attention is the faster one."""
+    """A layer's `forward`, for tensors on the CPU and for stacked students; elsewhere the layer's own, whose fused attention is
+    the faster one.
+    """
 
     attention: Any
     intermediate: Any
@@ -30,11 +32,12 @@ class _Lean(nn.Module):
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *rest: Any, **options: Any) -> Tensor:
         """[batch, tokens, hidden] from the same; [batch, 1, hidden] where the layer is the last and one token is read."""
         # whoever chooses another attention later gets it
-        if hidden_states.device.type != "cpu" or self.attention.self.config._attn_implementation != "sdpa":
+        kind = hidden_states.device.type
+        if (kind != "cpu" and stacked_masks() is None) or self.attention.self.config._attn_implementation != "sdpa":
             own: Tensor = super().forward(hidden_states, attention_mask, *rest, **options)
             return own
-        low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-        with torch.autocast("cpu", enabled=False):
+        low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        with torch.autocast(kind, enabled=False):
             return self._computed(hidden_states, attention_mask, low)
 
     def _computed(self, hidden: Tensor, mask: Tensor | None, low: torch.dtype | None) -> Tensor:
@@ -57,13 +60,14 @@ class _Lean(nn.Module):
         weight = torch.cat([layer.weight for layer in projections])
         bias = torch.cat([layer.bias for layer in projections])
         joined = F.linear(_cast(hidden, low), _cast(weight, low), _cast(bias, low))
-        split = joined.view(batch, tokens, len(projections), heads, width).permute(2, 0, 3, 1, 4).unbind(0)
-        query = _linear(hidden[:, :1], own.query, low).view(batch, 1, heads, width).transpose(1, 2) if first else split[0]
+        split = joined.reshape(batch, tokens, len(projections), heads, width).permute(2, 0, 3, 1, 4).unbind(0)
+        query = _linear(hidden[:, :1], own.query, low).reshape(batch, 1, heads, width).transpose(1, 2) if first else split[0]
         key, value = split[-2:]
         if mask is not None:
             mask = mask[:, :, :1]  # padding is hidden from every token alike
-        if own.training and own.dropout.p > 0:
-            found = _attention(query, key, value, mask, own.scaling, own.dropout.p)
+        rate = own.dropout.p if own.training else 0.0
+        if rate > 0 or stacked_masks() is not None:  # fused attention cannot be stacked
+            found = _attention(query, key, value, mask, own.scaling, rate)
         else:
             found = F.scaled_dot_product_attention(query, key, value, mask, scale=own.scaling)
         return found.transpose(1, 2).flatten(2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -27,6 +27,10 @@ class Outputs(NamedTuple):
     """[parts, batch, classes], likewise: logits on each part of the inputs; None where the batch has none."""
 
 
+RunModel = Callable[[nn.Module, Mapping[str, Tensor], bool, bool], Outputs]
+"""As `run_model`."""
+
+
 def run_model(model: nn.Module, inputs: Mapping[str, Tensor], features: bool = False, layers: bool = False) -> Outputs:
     """Logits, with `features` the pooled feature, and with `layers` every layer's, of one batch that is padded right.
 
@@ -46,13 +50,18 @@ def run_model(model: nn.Module, inputs: Mapping[str, Tensor], features: bool = F
     return _pass(model, given, features, layers)
 
 
-def run_batch(model: nn.Module, batch: Batch, features: bool = False, layers: bool = False) -> Outputs:
-    """`run_model` on a batch and the parts of its inputs: one pass over all of them, because DDP takes one pass a step."""
+def run_batch(
+    model: nn.Module, batch: Batch, features: bool = False, layers: bool = False, run: RunModel | None = None
+) -> Outputs:
+    """`run_model`, or another `run`, on a batch and the parts of its inputs: one pass over all of them, because DDP takes one
+    pass a step.
+    """
+    run = run or run_model
     if not batch.parts:
-        return run_model(model, batch.inputs, features, layers)
+        return run(model, batch.inputs, features, layers)
     rows = len(batch.ids)
     joined = {name: torch.cat([tensor, *(part[name] for part in batch.parts)]) for name, tensor in batch.inputs.items()}
-    found = run_model(model, joined, features, layers)
+    found = run(model, joined, features, layers)
     return Outputs(
         found.logits[:rows],
         None if found.features is None else found.features[:rows],

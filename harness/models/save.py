@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.models.quiet import quiet_transformers
 from harness.models.used_tokens import embed_all_tokens
 
 if TYPE_CHECKING:
@@ -34,3 +34,20 @@ def save_classifier(model: PreTrainedModel, tokenizer: Any, labels: Sequence[str
         own.model_input_names = [name for name in own.model_input_names if name != "token_type_ids"]
         own.init_kwargs["model_input_names"] = own.model_input_names
     own.save_pretrained(folder)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' load report and progress bars off the console; its settings are put back."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if bars:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

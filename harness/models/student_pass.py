@@ -18,6 +18,7 @@ from harness.data.batch import Batch
 from harness.data.encode import Encoded
 from harness.models.build import Outputs, run_batch, run_model
 from harness.models.evaluate import as_in_evaluation
+from harness.models.run import RunModel
 
 
 class StudentPass(nn.Module):
@@ -27,9 +28,12 @@ class StudentPass(nn.Module):
         super().__init__()
         self.model = model
         self.micro_batches = 1
+        self.run: RunModel = run_model
+        """What passes a whole batch; micro-batches are always passed by `run_model`."""
 
     def forward(self, batch: Batch, features: bool, layers: bool) -> Outputs:
-        return in_micro_batches(lambda part: run_batch(self.model, part, features, layers), batch, self.micro_batches)
+        run = self.run if self.micro_batches == 1 else run_model
+        return in_micro_batches(lambda part: run_batch(self.model, part, features, layers, run), batch, self.micro_batches)
 
 
 def in_micro_batches(run: Callable[[Batch], Outputs], batch: Batch, micro_batches: int) -> Outputs:

@@ -54,6 +54,10 @@ class ResourcesSpec(TaskResources):
     """auto: one-worker trials run in the warm Tune process; ray_train: all trials go through Ray Train's TorchTrainer."""
     concurrent_trials: int | None = Field(None, ge=1)
     """At most so many trials at once; as many as the cluster holds where not given."""
+    stacked: int = Field(1, ge=1)
+    """So many trials in the one process of the engine inline, each step of whose students is one pass of stacked weights: the
+    same numbers but for rounding. Students of one shape share passes, of BERT or RoBERTa; the others, and strategies that look
+    ahead or need hidden states or gradients of their terms, train one by one, with a note. Best with as many cells."""
     retries: int = Field(2, ge=0)
     """For failures that are not the method's fault: a killed worker, a trial that stands still. Lost nodes do not count (20 of
     them may go), and after a CUDA error there is always one."""
@@ -66,3 +70,12 @@ class ResourcesSpec(TaskResources):
 
     def for_task(self, task: str) -> TaskResources:
         return self.per_task.get(task, self)
+
+    @model_validator(mode="after")
+    def _stacked_in_one_process(self) -> ResourcesSpec:
+        if self.stacked > 1 and (self.engine != "inline" or self.workers > 1):
+            raise ValueError(
+                f"stacked: {self.stacked} is for trials of one worker and the engine inline, "
+                f"got engine {self.engine} and workers {self.workers}"
+            )
+        return self

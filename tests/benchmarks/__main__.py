@@ -20,7 +20,7 @@ BENCHMARKS = {
     "teacher_outputs": "reading cached teacher outputs against computing them in the step",
     "step": "a step on a CPU: what makes it cheaper, rw_kd's against a plain one, TextBrewer and torchdistill",
     "look_ahead_steps": "influences by each look-ahead against real AdamW steps along a run, and their cost",
-    "packed": "several students on one core: processes, and stacked in one program",
+    "packed": "several students on one core: processes, and stacked in one process",
     "study": "60 trials under Ray against the same trainings back to back",
     "several_workers": "what a trial of two workers takes beyond its training",
     "growth": "step, study and report against their sizes; with plots",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from harness.study.schema import ModelSpec, Recipe
 from harness.study.tasks import GLUE
 from harness.training.device import processor_has_bf16
 from harness.training.loop import Training, steps_per_epoch
+from harness.training.stacked import Seat, run_stacked
 from harness.training.weight_log import WeightLog
 from strategies import resolve
 from strategies.base import RoleView, Setup
@@ -138,6 +141,19 @@ def step_of(training: Training) -> Any:
         training._step(0, batches[index % len(batches)], log)
 
     return step
+
+
+def steps_together(trainings: Sequence[Training], steps: int) -> None:
+    """So many steps of all, whose students share their passes (`harness.training.stacked`)."""
+
+    def take(training: Training, seat: Seat) -> None:
+        seat.wrap(training.weighting.student, find_unused=False)
+        training.ranks = seat
+        step = step_of(training)
+        for index in range(steps):
+            step(index)
+
+    run_stacked([partial(take, training) for training in trainings], stop_at_error=True)
 
 
 def _with_logits(encoded: Encoded) -> LabelledRows:

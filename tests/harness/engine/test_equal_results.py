@@ -38,6 +38,32 @@ def numbers(record: TrialRecord) -> dict[str, Any]:
     return {**found, "training": record.spec.training, "settings": record.spec.settings}
 
 
+def test_stacked_trials_find_what_single_ones_do(tmp_path: Path) -> None:
+    """Also beside a strategy that cannot be stacked, and with trials of one cell after another."""
+    changes: dict[str, Any] = {
+        "strategies": ["fixed_alpha", "wsl", "rw_kd"],
+        "search": {
+            "trials": 2,
+            "repeats": 2,
+            "space": {"learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}},
+        },
+    }
+    one = run_with(inline, tiny_study(**changes), tmp_path / "one", tmp_path / "cache")
+    resources = {"engine": "inline", "stacked": 4}
+    several = run_with(inline, tiny_study(**changes, resources=resources), tmp_path / "several", tmp_path / "cache")
+    assert one.keys() == several.keys()
+    assert len(one.keys()) == 12
+    for found, alone in zip(several.records(), one.records(), strict=True):
+        assert (found.key, found.status, found.best_epoch) == (alone.key, alone.status, alone.best_epoch)
+        for epoch, same in zip(found.epochs, alone.epochs, strict=True):
+            assert epoch.train_loss == pytest.approx(same.train_loss, rel=1e-4)
+        pd.testing.assert_frame_equal(
+            several.predictions(found.key).drop(columns="predicted"),
+            one.predictions(found.key).drop(columns="predicted"),
+            atol=1e-4,
+        )
+
+
 def test_both_engines_search_alike_and_find_the_same(cluster: None, tmp_path: Path) -> None:
     from harness.engine import ray_tune
 

@@ -323,3 +323,9 @@ def test_a_model_that_classifies_no_text_is_found_in_the_plan(kind: str, near: s
     assert caught.value.where == ("models", "teachers", 0, "model")
     (tmp_path / "plugin.py").write_text("")
     planned(models=models, plugins=[str(tmp_path / "plugin.py")])  # which may bring the family
+
+
+@pytest.mark.parametrize("resources", [{"engine": "ray"}, {"engine": "inline", "workers": 2}])
+def test_stacked_trials_are_refused_where_there_are_none(resources: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="stacked: 4 is for trials of one worker and the engine inline, got engine"):
+        tiny_study(resources={**resources, "stacked": 4})

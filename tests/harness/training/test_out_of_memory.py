@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -20,6 +23,7 @@ from harness.records import EpochRecord, TrialRecord, TrialSpec
 from harness.study.schema import ModelSpec
 from harness.training.failures import classify
 from harness.training.out_of_memory import OutOfMemoryError
+from harness.training.peak_memory import peak_bytes, reset_peak
 from harness.training.trial import train_trial
 from tests.conftest import PROJECT
 from tests.harness.tiny import STUDENT, TEACHER, VARIED, default_specs, tiny_study
@@ -293,3 +297,29 @@ def test_the_operating_system_refuses_memory_and_the_training_goes_on(tmp_path: 
     assert int(micro_batches) > 1
     assert "out of memory: batches of" in found.stderr
     assert float(loss) == pytest.approx(train_trial(spec, tmp_path).record.epochs[0].train_loss, rel=1e-4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux resets a process's peak")
+def test_the_peak_of_one_trial_is_not_that_of_the_trial_before() -> None:
+    reset_peak(torch.device("cpu"))
+    large = torch.ones(100 * 2**20 // 4)
+    with_large = peak_bytes(torch.device("cpu"))
+    del large
+    reset_peak(torch.device("cpu"))
+    assert peak_bytes(torch.device("cpu")) < with_large - 90 * 2**20
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what glibc keeps")
+def test_what_a_trials_thread_has_freed_is_given_back() -> None:
+    kept = []
+
+    def trial() -> None:
+        pieces = [b"x" * (60_000 + size) for size in range(3000)]  # too small for pages of their own
+        kept.extend(pieces[::100])  # between the others, so that the heap cannot shrink from its end
+
+    thread = threading.Thread(target=trial)
+    thread.start()
+    thread.join()
+    before = psutil.Process().memory_info().rss
+    reset_peak(torch.device("cpu"))
+    assert psutil.Process().memory_info().rss < before - 100 * 2**20

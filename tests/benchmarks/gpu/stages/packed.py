@@ -1,4 +1,6 @@
-"""K processes that train on one GPU, as `gpus_per_worker: 1/K` has it: the harness's own step."""
+"""K processes that train on one GPU, as `gpus_per_worker: 1/K` has it, and K students stacked in one process: the harness's own
+step.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import sys
 from tests.benchmarks.gpu.bench import Bench
 from tests.benchmarks.gpu.found import Found
 from tests.benchmarks.gpu.nvidia_smi import used_mib
+from tests.benchmarks.setting import steps_together
 
 WORKER = """
 import pathlib, sys, time
@@ -47,6 +50,21 @@ def run(found: Found, bench: Bench) -> None:
             found.add("packed", {"strategy": strategy, "K": count, "steps_s": sum(rates), "gain": gain, "mib": used})
             speed = f"{sum(rates):7.1f} steps/s together, {gain:.2f} of one alone"
             found.say(f"{strategy:12} {count} processes: {speed}, {used:.0f} MiB used")
+    alone = 0.0
+    for count in (1, 2) if bench.small else (1, 2, 8, 32):
+        rate = stacked(count, bench)
+        alone = alone or rate
+        found.add("stacked", {"strategy": "fixed_alpha", "K": count, "steps_s": rate, "gain": rate / alone})
+        found.say(f"fixed_alpha  {count} students stacked: {rate:7.1f} steps/s together, {rate / alone:.2f} of one alone")
+
+
+def stacked(count: int, bench: Bench) -> float:
+    """Steps a second of `count` students together, as `resources.stacked` has it."""
+    task = bench.task(1024)
+    trainings = [bench.training(task, "minilm3", "fixed_alpha", {}, bench.precision) for _ in range(count)]
+    steps = 2 if bench.small else 25
+    steps_together(trainings, steps)
+    return count * steps / bench.seconds(lambda: steps_together(trainings, steps))
 
 
 def together(strategy: str, count: int, small: bool, seconds: float) -> tuple[list[float], float]:

@@ -7,8 +7,7 @@ from functools import partial
 import numpy as np
 
 from harness.models import evaluate
-from tests.benchmarks.gpu.bench import Bench
-from tests.benchmarks.gpu.flops import as_text, flops_a_sample, utilisation
+from tests.benchmarks.gpu.bench import Bench, as_text, flops_a_sample, utilisation
 from tests.benchmarks.gpu.found import Found
 
 

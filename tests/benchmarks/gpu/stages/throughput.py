@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from tests.benchmarks.gpu.bare_step import bare_step, made_up_batch
-from tests.benchmarks.gpu.bench import Bench
-from tests.benchmarks.gpu.flops import as_text, flops_a_sample, utilisation
+from tests.benchmarks.gpu.bench import Bench, as_text, flops_a_sample, utilisation
 from tests.benchmarks.gpu.found import Found
 
 BATCH, LENGTH = 128, 64
