@@ -56,6 +56,12 @@ def stacking_refusal(model: nn.Module) -> str:
     layers: Any = encoder_layers(model)
     if any(type(layer) not in LEAN_LAYERS.values() for layer in layers):
         return "its layers are not those of `harness.models.lean_layers`"
+    if any(
+        0 < module.p < 1 and round(module.p * 2**16) in (0, 2**16)
+        for module in model.modules()
+        if isinstance(module, nn.Dropout)
+    ):
+        return "its dropout is nearer to 0 or 1 than 16 random bits can tell"
     if not layers[-1].first_token_alone:
         return "`pooling: mean` cannot be stacked"
     return ""
@@ -120,8 +126,8 @@ class _Masks:
         self._width = width
 
     def __call__(self, given: Tensor, rate: float) -> Tensor:
-        if round(rate * 2**16) == 0:
-            return given
+        if rate in (0, 1):
+            return given * (1 - rate)
         found: Tensor = _Dropped.apply(given, self, rate)  # type: ignore[no-untyped-call]
         return found
 

@@ -182,8 +182,8 @@ class _Passes:
     shapes: WeakKeyDictionary[nn.Module, Hashable] = field(default_factory=WeakKeyDictionary)
 
     def answer(self, seats: Sequence[Seat]) -> None:
-        """Give each its logits with their way back, or take that way. A pass for which memory lacks fails for each, which then
-        tries again alone, in micro-batches.
+        """Give each its logits with their way back, or take that way. A pass that fails does so for each, which
+        then tries again alone, in micro-batches, where memory lacked.
         """
         groups: dict[Hashable, list[Seat]] = {}
         for seat in seats:
@@ -209,12 +209,11 @@ class _Passes:
         try:
             run(seats)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            self.together = False
-            logging.getLogger("harness").warning("out of memory: %s stacked trials go on one by one", len(seats))
-            for seat in seats:
-                seat.answer, seat.error = None, type(error)(*error.args)
+            if is_out_of_memory(error):
+                self.together = False
+                logging.getLogger("harness").warning("out of memory: %s stacked trials go on one by one", len(seats))
+            for seat in seats:  # each says in its own words what became of it
+                seat.answer, seat.error = None, error
 
 
 def _forward(seats: Sequence[Seat]) -> None:
