@@ -56,8 +56,9 @@ class ResourcesSpec(TaskResources):
     """At most so many trials at once; as many as the cluster holds where not given."""
     stacked: int = Field(1, ge=1)
     """So many trials in the one process of the engine inline, each step of whose students is one pass of stacked weights: the
-    same numbers but for rounding. Students of one shape share passes, of BERT or RoBERTa; the others, and strategies that look
-    ahead or need hidden states or gradients of their terms, train one by one, with a note. Best with as many cells."""
+    same numbers but for rounding (on a GPU with other dropout masks). Students of one shape share passes, of BERT or RoBERTa;
+    the others, and strategies that look ahead or need hidden states or gradients of their terms, train one by one, with a note.
+    Best with as many cells."""
     retries: int = Field(2, ge=0)
     """For failures that are not the method's fault: a killed worker, a trial that stands still. Lost nodes do not count (20 of
     them may go), and after a CUDA error there is always one."""

@@ -180,6 +180,7 @@ class Seat(Single):
 class _Passes:
     together: bool = True
     shapes: WeakKeyDictionary[nn.Module, Hashable] = field(default_factory=WeakKeyDictionary)
+    said: set[str] = field(default_factory=set)
 
     def answer(self, seats: Sequence[Seat]) -> None:
         """Give each its logits with their way back, or take that way. A pass that fails does so for each, which
@@ -202,8 +203,15 @@ class _Passes:
         if model not in self.shapes:
             self.shapes[model] = shape_of(model)
             if refusal := stacking_refusal(model):
-                logging.getLogger("harness").warning("students are passed one by one: %s", refusal)
+                self._say_once(f"students are passed one by one: {refusal}")
+            elif next(model.parameters()).device.type != "cpu":
+                self._say_once("stacked students have other dropout masks on a GPU than alone: their numbers are others, too")
         return self.shapes[model]
+
+    def _say_once(self, what: str) -> None:
+        if what not in self.said:
+            self.said.add(what)
+            logging.getLogger("harness").warning("%s", what)
 
     def _safely(self, seats: Sequence[Seat], run: Callable[[Sequence[Seat]], None]) -> None:
         try:

@@ -140,6 +140,17 @@ def test_what_cannot_share_passes_is_told(strategy: str, said: str) -> None:
     assert strategy_refusal(registered.needs(registered.settings({}))) == said
 
 
+def test_models_that_cannot_be_stacked_are_told_once_and_train_as_alone(
+    tmp_path: Path, passes: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    distilbert = {"model_type": "distilbert", "dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
+    specs = specs_of(tmp_path, distilbert)[:2]
+    for spec, found in zip(specs, run_stacked(trials(specs, tmp_path)), strict=True):
+        expect_alike(found, train_trial(spec, tmp_path))
+    said = "students are passed one by one: a model of type distilbert cannot be stacked, only bert and roberta"
+    assert ([record.message for record in caplog.records], passes) == ([said], [])
+
+
 def trials(specs: list[TrialSpec], cache: Path) -> list[Callable[[Seat], TrialOutcome]]:
     return [lambda seat, spec=spec: train_trial(spec, cache, seat) for spec in specs]
 
