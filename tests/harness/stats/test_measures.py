@@ -90,11 +90,11 @@ def test_what_is_sharper_than_true_is_worse_calibrated() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize("repeats", [1, 3, 5])
 def test_intervals_hold_the_truth(repeats: int) -> None:
     """Of each measure and of its difference: what a run of many rows says is true of runs that differ by their noise alone."""
     truth = {name: sample.scores.mean(1) for name, sample in _of_many_rows().items()}
-    studies = 1000
+    studies = 5000
     held = {name: [0, 0] for name in truth}
     for seed in range(studies):
         labels, said = _study(600, repeats, seed + 1)
@@ -105,7 +105,7 @@ def test_intervals_hold_the_truth(repeats: int) -> None:
                 held[name][k] += low <= want <= high
     for name, counts in held.items():
         for count in counts:
-            assert 0.93 <= count / studies <= (0.97 if repeats == 1 else 0.98), (name, held)
+            assert 0.93 <= count / studies <= 0.97, (name, held)
 
 
 def _study(rows: int, repeats: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
