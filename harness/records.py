@@ -147,6 +147,8 @@ class CostRecord(BaseModel):
     precision: str = ""
     look_ahead_engine: str = ""
     """Which one `auto` meant, or was asked for; empty without a look-ahead, and of trials made before this was recorded."""
+    graphs: int = 0
+    """Shapes of batches that were passed as CUDA graphs (`training.compile`)."""
 
 
 class ErrorRecord(BaseModel):

@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.engine.router import Router
 from harness.errors import UserError
+from harness.loss_terms.registry import pass_refusal
 from harness.plan.plan import Plan
 from harness.plan.prepared import PreparedTask
 from harness.records import EpochRecord, TrialSpec
@@ -17,7 +18,7 @@ from harness.store.store import Store
 from harness.training.checkpoint import CheckpointError, TrialCheckpoint, existing_checkpoint
 from harness.training.failures import classify
 from harness.training.hooks import StoppedEarly
-from harness.training.stacked import Seat, run_stacked, strategy_refusal
+from harness.training.stacked import Seat, run_stacked
 from harness.training.trial import TrialOutcome, train_trial
 from harness.watching import watching
 from harness.watching.console import Console
@@ -77,7 +78,7 @@ class _Work:
 
     def _may_share(self, spec: TrialSpec) -> bool:
         registered = resolve(spec.strategy)
-        refusal = strategy_refusal(registered.needs(registered.settings(spec.settings)))
+        refusal = pass_refusal(registered.needs(registered.settings(spec.settings)))
         if refusal and spec.strategy not in self._told:
             self._told.add(spec.strategy)
             self._console.note(f"strategy {spec.strategy!r} {refusal}: its trials cannot be stacked, and train one by one")

@@ -185,3 +185,17 @@ def _origin(cls: type) -> str:
         return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
     except (OSError, TypeError):
         return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def pass_refusal(needs: Needs) -> str:
+    """Why a training with such a strategy is more than one pass to the logits and back in each step; empty where it is not."""
+    wanted = needs_of_terms(needs)
+    for what, given in (
+        ("looks ahead", needs.look_ahead is not None),
+        ("needs gradients of its terms", needs.term_gramian),
+        ("reads hidden states", wanted.student_features or wanted.student_layers),
+        ("has terms that do not go through the logits", wanted.bypasses_head),
+    ):
+        if given:
+            return what
+    return ""

@@ -73,6 +73,10 @@ class TrainingSpec(Recipe):
     temperature: float = Field(2.0, gt=0.0)
     """Softens both distributions in the KD terms, which carry the factor T^2."""
     meta_batch_size: int = Field(32, ge=1)
+    compile: Literal["none", "graphs"] = "none"
+    """graphs: a student's pass on a GPU as CUDA graphs, for students so small that they wait for launches. Batches are padded
+    to widths that are multiples of 16, so that other dropout masks are drawn than without. Strategies that look ahead or need
+    hidden states or gradients of their terms train without, as do trials on a CPU or of several workers, with a note."""
 
 
 class TeacherSpec(ModelSpec):

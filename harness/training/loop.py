@@ -5,6 +5,7 @@ A student and a teacher are trained by the same loop; a teacher's strategy weigh
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -21,8 +22,11 @@ from harness.data.batches import LengthBucketedBatches, MetaBatches
 from harness.data.encode import Encoded
 from harness.data.labelled_rows import LabelledRows
 from harness.loss_terms.bound import LossTerms
+from harness.loss_terms.registry import pass_refusal
 from harness.models.build import Outputs
 from harness.models.evaluate import EVALUATION_BATCH, WIDTH_STEPS, autocast, predict, resolve_precision
+from harness.models.graphed_pass import GraphedPass
+from harness.models.run import run_model
 from harness.models.student_pass import logits_reach_all, passes_forward
 from harness.models.used_tokens import embed_all_tokens, embed_used_tokens
 from harness.ranks import Ranks, shard
@@ -63,10 +67,12 @@ class Training:
         meta_batch_size: int = 32,
         terms: LossTerms | None = None,
         micro_batches: int = 1,
+        graphs: bool = False,
     ) -> None:
         """`terms`: the strategy's, which may be left out where they are all plain functions.
 
         `micro_batches`: pass a batch in so many parts from the start, as the whole is known not to fit into memory.
+        `graphs`: pass batches as CUDA graphs where that can be, and say where not (`harness.models.graphed_pass`).
         """
         self.model = model
         self.strategy = strategy
@@ -108,6 +114,7 @@ class Training:
         self._wrapped = ranks.wrap(self.weighting.student, find_unused=not whole)
         self.micro_batching = MicroBatching(self.weighting.students, strategy, self.terms, self.generator, self.device)
         self.micro_batching.count = micro_batches
+        self.graphed_pass = self._graphed_pass() if graphs else None
 
     def run(
         self, on_epoch: EpochHook | None = None, resume_from: Path | None = None, on_step: StepHook | None = None
@@ -218,6 +225,21 @@ class Training:
         self._count(forward=passes_forward(batch, self.micro_batching.count), backward=batch.samples)
         return replace(weighted, loss=weighted.loss.detach())
 
+    def _graphed_pass(self) -> GraphedPass | None:
+        refusal = pass_refusal(self.needs)
+        if self.device.type != "cuda":
+            refusal = "runs on a CPU"
+        elif self.ranks.world > 1:
+            refusal = "has several workers"
+        elif self.weighting.student.run is not run_model:
+            refusal = "shares its passes with others (resources.stacked)"
+        if refusal:
+            what = f"training.compile: graphs is without effect: a trial of {self.strategy.name!r} that {refusal}"
+            logging.getLogger("harness").warning("%s", what)
+            return None
+        self.weighting.student.run = GraphedPass()
+        return self.weighting.student.run
+
     def _clear(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -270,6 +292,7 @@ class Training:
         cost.device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
         cost.precision = self.precision
         cost.look_ahead_engine = self.weighting.look_ahead_engine
+        cost.graphs = len(self.graphed_pass.graphs) if self.graphed_pass is not None else 0
 
     def _save(self, directory: Path) -> None:
         save_checkpoint(directory, self.model, self.optimizer, self.strategy, self.terms, self.generator, self.progress)

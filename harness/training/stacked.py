@@ -18,29 +18,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from harness.loss_terms.registry import needs_of_terms
 from harness.models.build import Outputs, run_model
 from harness.models.stacked_pass import OwnBatch, shape_of, stacked_logits, stacking_refusal
 from harness.models.student_pass import StudentPass
 from harness.ranks import Single
 from harness.training.failures import is_out_of_memory
-from strategies.base import Needs
 
 Result = TypeVar("Result")
-
-
-def strategy_refusal(needs: Needs) -> str:
-    """Why trainings with such a strategy cannot share passes; empty where they can."""
-    wanted = needs_of_terms(needs)
-    for what, given in (
-        ("looks ahead", needs.look_ahead is not None),
-        ("needs gradients of its terms", needs.term_gramian),
-        ("reads hidden states", wanted.student_features or wanted.student_layers),
-        ("has terms that do not go through the logits", wanted.bypasses_head),
-    ):
-        if given:
-            return what
-    return ""
 
 
 def run_stacked(trainings: Sequence[Callable[[Seat], Result]], stop_at_error: bool = False) -> list[Result | BaseException]:

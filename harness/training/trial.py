@@ -196,6 +196,7 @@ def make_training(spec: TrialSpec, cache: Path, ranks: Ranks, device: torch.devi
         temperature=spec.training.temperature,
         meta_batch_size=spec.training.meta_batch_size,
         micro_batches=micro_batches,
+        graphs=spec.training.compile == "graphs",
         terms=LossTerms(
             needs,
             TermSetup(

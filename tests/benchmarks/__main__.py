@@ -16,8 +16,7 @@ from tests.benchmarks.outcome import Options, Outcome, machine, summary, write
 
 BENCHMARKS = {
     "start": "commands that only look",
-    "data_path": "making batches against having them in memory",
-    "teacher_outputs": "reading cached teacher outputs against computing them in the step",
+    "data_path": "making batches, and teacher outputs from the cache or computed, beside a step",
     "step": "a step on a CPU: what makes it cheaper, rw_kd's against a plain one, TextBrewer and torchdistill",
     "look_ahead_steps": "influences by each look-ahead against real AdamW steps along a run, and their cost",
     "packed": "several students on one core: processes, and stacked in one process",

@@ -9,9 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.conformance import check
 from harness.loss_terms.registry import PLAIN
-from strategies import Normalisation, resolve, strategy_names
+from strategies import Normalisation, resolve, strategy_names, wrapper_names
+from strategies.base import Cost
 from strategies.registry import load_builtin_strategies
+from tests.conftest import first_of_each
 from tests.strategies.contexts import make_context, make_setup, weigh
 
 load_builtin_strategies()
@@ -116,3 +119,15 @@ def test_reading_every_declaration_does_not_import_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def built_in() -> list[str]:
+    """With the wrappers, by declared cost: the first of a family is one of its cheapest."""
+    own = sorted(NAMES, key=lambda name: list(Cost).index(resolve(name).strategy.cost))
+    return own + [f"{wrapper}({inner})" for wrapper in wrapper_names() for inner in ("wsl", "rw_kd")]
+
+
+@pytest.mark.parametrize("name", first_of_each({name: resolve(name).strategy.family for name in built_in()}))
+def test_it_passes_every_conformance_check(name):
+    report = check(name)
+    assert report.passed, str(report)

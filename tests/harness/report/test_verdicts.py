@@ -140,7 +140,7 @@ def test_intervals_of_gains_and_scores_hold_the_truth(repeats: int, spread: floa
     held: dict[str, list[bool]] = defaultdict(list)
     for seed in range(MANY):
         study = truth.study(seed, draws=800)
-        for tasks, part in ((tasks, part) for tasks in (1, 3, 7) for part in range(7 // tasks)):
+        for tasks, part in ((n, part) for n in (1, 3, 7) for part in range(7 // n)):
             some = study.restricted(np.arange(7) // tasks == part)
             for name, pair, true in (("gain", (1, 0), 0.0), ("score", (0,), truth.accuracy)):
                 low, high = interval(some.over_tasks(*pair))

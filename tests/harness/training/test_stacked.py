@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from harness.loss_terms.registry import pass_refusal
 from harness.ranks import Ranks, Single
 from harness.records import TrialSpec
 from harness.training.failures import DivergedError
-from harness.training.stacked import Seat, run_stacked, strategy_refusal
+from harness.training.stacked import Seat, run_stacked
 from harness.training.trial import MadeTraining, TrialOutcome, make_training, train_trial
 from strategies import resolve
 from tests.harness.tiny import STUDENT, default_specs, tiny_study
@@ -137,7 +138,7 @@ def test_an_interruption_ends_all(tmp_path: Path) -> None:
 )
 def test_what_cannot_share_passes_is_told(strategy: str, said: str) -> None:
     registered = resolve(strategy)
-    assert strategy_refusal(registered.needs(registered.settings({}))) == said
+    assert pass_refusal(registered.needs(registered.settings({}))) == said
 
 
 def test_models_that_cannot_be_stacked_are_told_once_and_train_as_alone(
