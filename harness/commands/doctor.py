@@ -22,11 +22,14 @@ def run(arguments: argparse.Namespace) -> int:
     from harness import __version__
     from harness.commands.manifest import git_state, hardware, package_versions
     from harness.commands.memory_probe import known_needs
+    from harness.training.nvidia_smi import how_gpus_are_shared
 
     git = git_state()
     checkout = "none" if git is None else git["commit"][:12] + (" with changes" if git["dirty"] else "")
     rows = [("harness", __version__), ("checkout", checkout), *package_versions().items()]
     rows += [(name, _shown(value)) for name, value in hardware().items()]
+    if shared := how_gpus_are_shared():
+        rows.append(("GPUs are shared", shared))
     cache = cache_folder()
     rows.append(("cache", f"{_size(cache)} in {cache}"))
     rows += [(f"  {part.name}", _size(part)) for part in sorted(cache.glob("*")) if part.is_dir()]

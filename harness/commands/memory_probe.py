@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -26,7 +27,9 @@ STEPS = 3
 MARGIN = 0.1
 """On top of what was measured: fragmentation, and batches whose sum of lengths is larger than the longest rows'."""
 CONTEXT_BYTES = 600 * 2**20
-"""Of a GPU, for each process: CUDA's context and its libraries, which the allocator does not see."""
+"""Of a GPU, for each process: CUDA's context and its libraries, which the allocator does not see.
+
+Taken where nvidia-smi does not say (`Need.context_bytes`)."""
 
 
 class Need(Section):
@@ -38,6 +41,8 @@ class Need(Section):
     """Of that, what came after the libraries and the model were loaded."""
     total_bytes: int
     """The device's memory; the machine's where there is no GPU."""
+    context_bytes: int | None = None
+    """On a GPU what the process takes beside the allocator, as nvidia-smi has it; None where it does not say."""
     device: str
     of: str = ""
     """What was measured, for people."""
@@ -62,7 +67,7 @@ def gpu_share(need: Need) -> float:
     """The fraction of a GPU that a worker is given: 1 / n for the largest number n of workers that fit, rounded down to Ray's
     steps of 0.0001. 1 where a single one hardly fits.
     """
-    wanted = need.peak_bytes * (1 + MARGIN) + CONTEXT_BYTES
+    wanted = need.peak_bytes * (1 + MARGIN) + (CONTEXT_BYTES if need.context_bytes is None else need.context_bytes)
     workers = max(1, min(math.floor(need.total_bytes / wanted), 100))
     return math.floor(10_000 / workers) / 10_000
 
@@ -95,7 +100,8 @@ def with_measured_needs(
         if need is not None:
             resolved[cell.id] = replace(cell, resources=fitted(cell.resources, need))
             console.note(
-                f"{cell.id}: {need.peak_bytes / 2**30:.2f} GiB on {need.device}: {_shown(resolved[cell.id].resources)}"
+                f"{cell.id}: {need.peak_bytes / 2**30:.2f} GiB{_beside(need)} on {need.device}: "
+                f"{_shown(resolved[cell.id].resources)}"
             )
     return replace(plan, cells=tuple(resolved.get(cell.id, cell) for cell in plan.cells))
 
@@ -158,6 +164,7 @@ def _measure(spec: TrialSpec, cache: Path, device: Any, name: str) -> Need:
     import torch
 
     from harness.ranks import Single
+    from harness.training.nvidia_smi import process_bytes
     from harness.training.peak_memory import peak_bytes, reset_peak
     from harness.training.trial import make_training
 
@@ -167,12 +174,21 @@ def _measure(spec: TrialSpec, cache: Path, device: Any, name: str) -> Need:
     # a rank's share of the batch; gradients are averaged in place, so a group of ranks takes little more
     rows = -(-spec.training.batch_size // spec.resources.workers)
     training.train_on_longest(rows, STEPS)
+    context = None
     if device.type == "cpu":
         peak, total = peak_bytes(device), psutil.virtual_memory().total
     else:
         peak, total = torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
-    growth = max(0, peak - before)
-    return Need(peak_bytes=peak, growth_bytes=growth, total_bytes=total, device=name, of=_kind(spec, training.precision))
+        seen = process_bytes(os.getpid())
+        context = None if seen is None else max(0, seen - torch.cuda.memory_reserved(device))
+    return Need(
+        peak_bytes=peak,
+        growth_bytes=max(0, peak - before),
+        total_bytes=total,
+        context_bytes=context,
+        device=name,
+        of=_kind(spec, training.precision),
+    )
 
 
 def _kind(spec: TrialSpec, precision: str) -> str:
@@ -188,6 +204,10 @@ def _teachers_are_there(cell: Cell, prepared: Mapping[str, PreparedTask]) -> boo
 
 def _largest(space: Any) -> Any:
     return max(space.values) if hasattr(space, "values") else space.high
+
+
+def _beside(need: Need) -> str:
+    return "" if need.context_bytes is None else f" and {need.context_bytes / 2**20:.0f} MiB of CUDA's own"
 
 
 def _shown(resources: TaskResources) -> str:

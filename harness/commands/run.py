@@ -109,6 +109,7 @@ def _run_trials(plan: Plan, store: Store, console: Console, arguments: argparse.
     from harness.engine import engine_for
     from harness.teachers.export_outputs import keep_predictions
     from harness.teachers.prepare import prepare
+    from harness.training.nvidia_smi import how_gpus_are_shared
     from harness.watching.event_log import EventLog
 
     cache = cache_folder()
@@ -122,6 +123,8 @@ def _run_trials(plan: Plan, store: Store, console: Console, arguments: argparse.
             from harness.commands.memory_probe import with_measured_needs
 
             plan = with_measured_needs(plan, prepared, cache, console, engine.map_tasks)
+        if any(0 < cell.resources.gpus_per_worker < 1 for cell in plan.cells) and (how := how_gpus_are_shared()):
+            console.note(f"trials that share a GPU of this machine compute {how}")
         manifest = make_manifest(plan, prepared, Path(arguments.study), _command(arguments), started_at)
         store.write_manifest(manifest)
         console.start(plan)

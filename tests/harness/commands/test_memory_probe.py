@@ -17,6 +17,7 @@ from harness.commands import memory_probe
 from harness.commands.memory_probe import CONTEXT_BYTES, MARGIN, Need, ProbeJob, fitted, gpu_share, measured_need, probe_job
 from harness.plan.plan import Plan
 from harness.study.resources import TaskResources
+from harness.training import nvidia_smi
 from harness.watching.console import Console
 from tests.harness.tiny import STUDENT, TEACHER, prepared_plan, tiny_study
 
@@ -43,6 +44,44 @@ def test_shares_are_steps_that_ray_knows() -> None:
     assert gpu_share(need(60 * GIB)) == 1.0
     assert gpu_share(need(30 * GIB)) == 0.5
     assert gpu_share(need(20 * GIB)) == 0.3333
+
+
+def test_a_process_s_context_counts_beside_its_memory() -> None:
+    """60 GiB hold three workers of 15 with nothing beside them, and with the 600 MiB that are assumed; not with 5 GiB."""
+    of = Need(peak_bytes=15 * GIB, growth_bytes=GIB, total_bytes=60 * GIB, device="gpu")
+    shares = [gpu_share(of.model_copy(update={"context_bytes": context})) for context in (0, None, 5 * GIB)]
+    assert shares == [0.3333, 0.3333, 0.5]
+
+
+@pytest.fixture
+def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in of nvidia-smi that prints its file `said`."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    script = folder / "nvidia-smi"
+    script.write_text(f"#!/bin/sh\ncat {tmp_path / 'said'}\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    return tmp_path / "said"
+
+
+def test_what_nvidia_smi_says_of_a_process(smi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    smi.write_text("7, 300\n8, 1000\n7, 200\n")  # on two GPUs
+    assert nvidia_smi.process_bytes(7) == 500 * 2**20
+    assert nvidia_smi.process_bytes(9) is None  # as in a container
+    smi.write_text("7, [N/A]\n")
+    assert nvidia_smi.process_bytes(7) is None
+    monkeypatch.setenv("PATH", "")
+    assert nvidia_smi.process_bytes(7) is None
+
+
+def test_how_gpus_are_shared(smi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    assert "`nvidia-cuda-mps-control -d`" in nvidia_smi.how_gpus_are_shared()
+    (tmp_path / "control").touch()
+    assert nvidia_smi.how_gpus_are_shared() == "at the same time, through NVIDIA's MPS"
+    monkeypatch.setenv("PATH", "")
+    assert nvidia_smi.how_gpus_are_shared() == ""
 
 
 def test_what_a_need_becomes() -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from harness.training.nvidia_smi import used_mib
 from tests.benchmarks.gpu.bench import Bench
 from tests.benchmarks.gpu.found import Found
-from tests.benchmarks.gpu.nvidia_smi import used_mib
 
 PACKAGES = (
     *("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "pydantic"),

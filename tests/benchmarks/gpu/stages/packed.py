@@ -8,9 +8,9 @@ import os
 import subprocess
 import sys
 
+from harness.training.nvidia_smi import used_mib
 from tests.benchmarks.gpu.bench import Bench
 from tests.benchmarks.gpu.found import Found
-from tests.benchmarks.gpu.nvidia_smi import used_mib
 from tests.benchmarks.setting import steps_together
 
 WORKER = """

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.store.store import Store
+from harness.training.nvidia_smi import query
 from tests.benchmarks.gpu.bench import Bench
 from tests.benchmarks.gpu.found import Found
-from tests.benchmarks.gpu.nvidia_smi import Utilisation
 
 NAME = "gpu_study"
 
@@ -83,3 +85,24 @@ def _row(record: Any) -> dict[str, Any]:
     error = "" if record.error is None else record.error.message[:200]
     cost = record.cost.model_dump(include={"train_seconds", "total_seconds", "peak_memory_bytes", "device", "precision"})
     return {"task": record.spec.task.name, "strategy": record.spec.label, "status": record.status, "error": error, **cost}
+
+
+class Utilisation:
+    """Of GPU 0, asked for twice a second until `stop`."""
+
+    def __init__(self, on: bool) -> None:
+        self._seen: list[list[float]] = []
+        self._end = threading.Event()
+        if on:
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while not self._end.wait(0.5):
+            self._seen += query("utilization.gpu,memory.used")[:1]
+
+    def stop(self) -> dict[str, float]:
+        """Mean utilisation in percent and the peak of memory in MiB; empty where nothing was seen."""
+        self._end.set()
+        if not self._seen:
+            return {}
+        return {"mean_utilisation": statistics.mean(s[0] for s in self._seen), "peak_mib": max(s[1] for s in self._seen)}
