@@ -53,9 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     store = Store(Path(plan.study.results) / plan.study.name)
     console = Console(quiet=arguments.quiet)
-    for warning in (*plan.warnings, *precision_notes(plan)):
+    for warning in (*plan.warnings, *precision_notes(plan), *graph_notes(plan)):
         console.note(f"note: {warning}")
-    with store.writing(), cache_in_use(cache_folder()), quiet_libraries(store.path / "logs" / "libraries.log"):
+    with store.writing(), cache_in_use(cache_folder()), quiet_libraries(store.path / "logs" / "libraries.log", console.note):
         plan = _settle_code(plan, store, _readable(store), console, arguments)
         _run_trials(plan, store, console, arguments)
         _report(store, console)
@@ -74,6 +74,24 @@ def precision_notes(plan: Plan) -> list[str]:
     return [
         f"{len(cells)} cells train in bf16 on CPUs, and the processor of this machine has no instructions for it: each step "
         "takes many times as long as in fp32 (--set training.precision=fp32)"
+    ]
+
+
+def graph_notes(plan: Plan) -> list[str]:
+    """A line for each reason why `training.compile: graphs` is without effect: what Ray's workers warn of is in their logs."""
+    from harness.loss_terms.registry import pass_refusal
+
+    without: dict[str, set[str]] = {}
+    for cell in plan.cells:
+        if cell.training.compile == "graphs":
+            refusal = "has several workers" if cell.resources.workers > 1 else pass_refusal(cell.needs)
+            if not cell.resources.gpus_per_worker:
+                refusal = "runs on a CPU"
+            if refusal:
+                without.setdefault(refusal, set()).add(cell.entry.shown)
+    return [
+        f"training.compile: graphs is without effect where a trial {refusal}: {', '.join(sorted(names))}"
+        for refusal, names in without.items()
     ]
 
 

@@ -234,8 +234,7 @@ class Training:
         elif self.weighting.student.run is not run_model:
             refusal = "shares its passes with others (resources.stacked)"
         if refusal:
-            what = f"training.compile: graphs is without effect: a trial of {self.strategy.name!r} that {refusal}"
-            logging.getLogger("harness").warning("%s", what)
+            logging.getLogger("harness").warning("training.compile: graphs is without effect where a trial %s", refusal)
             return None
         self.weighting.student.run = GraphedPass()
         return self.weighting.student.run

@@ -8,7 +8,7 @@ import pytest
 
 from harness.__main__ import main
 from harness.commands.manifest import git_state, package_versions, portable
-from harness.commands.run import precision_notes
+from harness.commands.run import graph_notes, precision_notes
 from harness.numeric_code import numeric_code
 from harness.plan.plan import make_plan
 from harness.report import Report
@@ -286,3 +286,19 @@ def test_bf16_on_a_processor_that_has_no_instructions_for_it_is_said(
     monkeypatch.setattr("harness.training.device._of_the_processor", lambda name: flags)
     study = tiny_study(training={**tiny_study().training.model_dump(), "precision": precision})
     assert len(precision_notes(make_plan(study, tmp_path))) == notes
+
+
+def test_where_graphs_are_without_effect_is_said_before_anything_runs(tmp_path: Path) -> None:
+    def notes(**resources: object) -> list[str]:
+        study = tiny_study(
+            strategies=["wsl", "rw_kd"], training={"compile": "graphs"}, resources={"engine": "ray", **resources}
+        )
+        return [
+            note.removeprefix("training.compile: graphs is without effect where a trial ")
+            for note in graph_notes(make_plan(study, tmp_path))
+        ]
+
+    assert notes() == ["runs on a CPU: rw_kd, wsl"]
+    assert notes(gpus_per_worker=0.5) == ["looks ahead: rw_kd"]
+    assert notes(gpus_per_worker=1, workers=2) == ["has several workers: rw_kd, wsl"]
+    assert graph_notes(make_plan(tiny_study(), tmp_path)) == []

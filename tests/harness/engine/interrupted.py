@@ -23,7 +23,7 @@ def interruptible_run(folder: Path) -> StandInRun:
 if __name__ == "__main__":
     root, address = Path(sys.argv[1]), sys.argv[2] if sys.argv[2:] else None
     try:
-        with quiet_libraries(root / "logs" / "libraries.log"), connect(address, root / "logs", cpus=2):
+        with quiet_libraries(root / "logs" / "libraries.log", print), connect(address, root / "logs", cpus=2):
             interruptible_run(root)()
     except KeyboardInterrupt:
         sys.exit(130)

@@ -129,7 +129,7 @@ def test_on_a_cpu_it_is_without_effect_and_says_so(tmp_path: Path, caplog: pytes
     assert asked.key != spec.key  # on a GPU other dropout masks are drawn
     found, plain = train_trial(asked, tmp_path), train_trial(spec, tmp_path)
     assert [record.message for record in caplog.records] == [
-        "training.compile: graphs is without effect: a trial of 'wsl' that runs on a CPU"
+        "training.compile: graphs is without effect where a trial runs on a CPU"
     ]
     assert found.record.cost.graphs == 0
     assert [epoch.train_loss for epoch in found.record.epochs] == [epoch.train_loss for epoch in plain.record.epochs]

@@ -166,21 +166,29 @@ def _own_environment(monkeypatch):
 def test_logging_and_warnings_go_to_the_file_until_the_end(tmp_path, capfd):
     log = tmp_path / "logs" / "libraries.log"
     before = logging.getLogger().handlers[:]
-    with quiet_libraries(log), warnings.catch_warnings():
+    told: list[str] = []
+    with quiet_libraries(log, told.append), warnings.catch_warnings():
         warnings.simplefilter("always")
         logging.getLogger("some.library").warning("a warning of a library")
         warnings.warn("a python warning", stacklevel=1)
+        for _ in range(2):
+            logging.getLogger("harness").warning("no %s here", "GPU")
+        logging.getLogger("harness").info("a detail")
     assert "a warning of a library" in log.read_text()
     assert "a python warning" in log.read_text()
     assert capfd.readouterr() == ("", "")
     assert logging.getLogger().handlers == before
+    assert told == ["note: no GPU here"]  # what the harness itself warns of, once
+    assert log.read_text().count("no GPU here") == 2
+    logging.getLogger("harness").warning("later")
+    assert len(told) == 1
 
 
 def test_usage_reports_are_off_and_a_users_choice_stays(tmp_path, monkeypatch):
     for name in ("RAY_USAGE_STATS_ENABLED", "HF_HUB_DISABLE_TELEMETRY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "debug")
-    with quiet_libraries(tmp_path / "log"):
+    with quiet_libraries(tmp_path / "log", print):
         assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
         assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
         assert os.environ["TRANSFORMERS_VERBOSITY"] == "debug"
