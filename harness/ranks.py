@@ -25,6 +25,11 @@ class Ranks(Protocol):
     @property
     def world(self) -> int: ...
 
+    @property
+    def stacked(self) -> int:
+        """Trainings in this process that share their passes."""
+        ...
+
     def wrap(self, model: nn.Module, find_unused: bool) -> Any:
         """The model as it is to be called in training: its gradients come out averaged over ranks.
 
@@ -60,6 +65,7 @@ class Single:
 
     rank = 0
     world = 1
+    stacked = 1
 
     def wrap(self, model: nn.Module, find_unused: bool) -> Any:
         return model
@@ -82,6 +88,8 @@ class Single:
 
 class ProcessGroup:
     """The ranks of torch.distributed's default process group, which must be initialised."""
+
+    stacked = 1
 
     def __init__(self) -> None:
         self.rank = dist.get_rank()

@@ -149,6 +149,8 @@ class CostRecord(BaseModel):
     """Which one `auto` meant, or was asked for; empty without a look-ahead, and of trials made before this was recorded."""
     graphs: int = 0
     """Shapes of batches that were passed as CUDA graphs (`training.compile`)."""
+    stacked: int = 1
+    """Trials that shared the process and its passes (`resources.stacked`): seconds and memory are of all of them then."""
 
 
 class ErrorRecord(BaseModel):

@@ -62,6 +62,8 @@ def legend(board: Leaderboard) -> list[str]:
             "Mean at equal compute: of the same trials, the best within the passes of the cheapest search of the same task and "
             "repeat; –: not one trial fits."
         )
+    if any(record.cost.stacked > 1 for record in selection.records):
+        said.append("Stacked trials (resources.stacked): seconds and peak memory are of all that shared the process.")
     if board.rank_ranges is not None:
         said.append("Rank: shared with all that it is not told apart from (one-sided, 5 %, each pair by itself).")
     return said

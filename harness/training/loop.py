@@ -292,6 +292,7 @@ class Training:
         cost.precision = self.precision
         cost.look_ahead_engine = self.weighting.look_ahead_engine
         cost.graphs = len(self.graphed_pass.graphs) if self.graphed_pass is not None else 0
+        cost.stacked = self.ranks.stacked
 
     def _save(self, directory: Path) -> None:
         save_checkpoint(directory, self.model, self.optimizer, self.strategy, self.terms, self.generator, self.progress)

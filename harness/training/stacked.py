@@ -32,7 +32,7 @@ def run_stacked(trainings: Sequence[Callable[[Seat], Result]], stop_at_error: bo
 
     An exception in this thread (an interruption) ends them all, and is raised; with `stop_at_error` so is one of theirs.
     """
-    seats = [Seat(training) for training in trainings]
+    seats = [Seat(training, len(trainings)) for training in trainings]
     passes = _Passes()
     with _random_state_kept():
         try:
@@ -77,7 +77,8 @@ class _Abandoned(BaseException):
 class Seat(Single):
     """A training's place among the others."""
 
-    def __init__(self, training: Callable[[Seat], Any]) -> None:
+    def __init__(self, training: Callable[[Seat], Any], stacked: int) -> None:
+        self.stacked = stacked
         self.asked: _Forward | _Backward | _Call | None = None
         self.answer: Any = None
         self.error: BaseException | None = None

@@ -133,6 +133,13 @@ def test_equal_compute_does_not_follow_the_clock(board: Leaderboard) -> None:
     np.testing.assert_array_equal(again, board.equal_compute)
 
 
+def test_seconds_of_stacked_trials_are_said_to_be_of_all_of_them(board: Leaderboard) -> None:
+    records = list(board.selection.records)
+    records[0] = records[0].model_copy(update={"cost": records[0].cost.model_copy(update={"stacked": 4})})
+    found = [legend(one) for one in (board, replace(board, selection=replace(board.selection, records=records)))]
+    assert [any(said.startswith("Stacked trials") for said in one) for one in found] == [False, True]
+
+
 def test_one_seed_one_trial_two_strategies(tmp_path: Path) -> None:
     build_store(tmp_path, Planted(("sst2",), ("fixed_alpha", "rw_kd"), repeats=1, trials=1, rows=50))
     board = make_leaderboard(tmp_path, draws=100)

@@ -164,6 +164,7 @@ def expect_alike(found: TrialOutcome | BaseException, alone: TrialOutcome) -> No
     for split in ("p0", "p1"):
         np.testing.assert_allclose(found.predictions[split], alone.predictions[split], atol=2e-5)
     assert found.record.cost.student_forward == alone.record.cost.student_forward
+    assert (found.record.cost.stacked > 1, alone.record.cost.stacked) == (True, 1)
     assert found.record.report["validation"].rows == alone.record.report["validation"].rows
 
 
