@@ -132,6 +132,8 @@ def probe_job(plan: Plan, cell: Cell, prepared: Mapping[str, PreparedTask]) -> P
         "cost": cell.strategy.strategy.cost,
         "needs": repr(replace(needs, teachers=(0, None))),  # how many it is given is said above
     }
+    if spec.training.compile != "none":
+        content["compile"] = spec.training.compile
     whole_gpu = math.ceil(spec.resources.gpus_per_worker)
     return ProbeJob(spec=spec, need_digest=digest(content), cpus=spec.resources.cpus_per_worker, gpus=whole_gpu)
 

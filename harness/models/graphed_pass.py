@@ -26,14 +26,16 @@ Capture = Callable[[nn.Module, tuple[Tensor, ...]], Pass]
 
 def capture_graph(model: nn.Module, inputs: tuple[Tensor, ...]) -> Pass:
     """Raises RuntimeError where something in the model waits for the device, or the memory does not suffice."""
-    state = torch.cuda.get_rng_state(inputs[0].device)
-    kind = inputs[0].device.type
+    device = inputs[0].device
+    stream, state = torch.cuda.current_stream(device), torch.cuda.get_rng_state(device)
+    kind = device.type
     low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     try:
         with torch.autocast(kind, dtype=low, enabled=low is not None, cache_enabled=False):
             graphed = torch.cuda.make_graphed_callables(model, inputs, num_warmup_iters=WARM_UP, allow_unused_input=True)
-    finally:  # passes to warm up draw dropout, too
-        torch.cuda.set_rng_state(state, inputs[0].device)
+    finally:
+        torch.cuda.set_stream(stream)  # a capture that fails leaves its own
+        torch.cuda.set_rng_state(state, device)  # passes to warm up draw dropout, too
     return cast(Pass, graphed)
 
 
@@ -66,7 +68,8 @@ class GraphedPass:
                 self._refused = True
                 self._say(f"no CUDA graph of a batch of {shape[0]} x {shape[1]} tokens, so none is used: {error}")
                 return run_model(model, inputs)
-        return Outputs(self.graphs[shape](*given.values()), None)
+        # a copy: the next replay would overwrite what a strategy keeps of a step
+        return Outputs(self.graphs[shape](*given.values()).clone(), None)
 
     def _say(self, what: str) -> None:
         if what not in self._said:

@@ -186,6 +186,9 @@ class Training:
         longest = np.argsort(-self.fit.encoded.lengths, kind="stable")[:rows]
         for _ in range(steps):
             self._step(0, longest, WeightLog(self.fit.encoded.flipped))
+        if self.graphed_pass is not None:  # each width has a graph with memory of its own
+            for batch in self.batches.epoch(0):
+                self._step(0, batch, WeightLog(self.fit.encoded.flipped))
         longest = np.argsort(-self.select.lengths, kind="stable")[:EVALUATION_BATCH]
         predict(self.model, self.select, longest, self.precision)
 
