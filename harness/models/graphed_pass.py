@@ -25,7 +25,7 @@ Capture = Callable[[nn.Module, tuple[Tensor, ...]], Pass]
 
 
 def capture_graph(model: nn.Module, inputs: tuple[Tensor, ...]) -> Pass:
-    """Raises RuntimeError where something in the model waits for the device, or the memory does not suffice."""
+    """Raises where something in the model waits for the device, or the memory does not suffice."""
     device = inputs[0].device
     stream, state = torch.cuda.current_stream(device), torch.cuda.get_rng_state(device)
     kind = device.type
@@ -49,6 +49,8 @@ class GraphedPass:
     def __init__(self, capture: Capture = capture_graph) -> None:
         self.graphs: dict[tuple[int, ...], Pass] = {}
         """By the shape of the inputs."""
+        self.captured = 0
+        """Shapes, also of graphs that were given up since."""
         self._capture = capture
         self._refused = False
         self._said: set[str] = set()
@@ -64,12 +66,18 @@ class GraphedPass:
                 return run_model(model, inputs)
             try:
                 self.graphs[shape] = self._capture(_Logits(model, tuple(given)), tuple(given.values()))
-            except RuntimeError as error:
-                self._refused = True
-                self._say(f"no CUDA graph of a batch of {shape[0]} x {shape[1]} tokens, so none is used: {error}")
+            except Exception as error:  # whatever it is: what is no matter of graphs, the pass without one raises again
+                self.give_up(f"no CUDA graph of a batch of {shape[0]} x {shape[1]} tokens, so none is used: {error}")
                 return run_model(model, inputs)
+            self.captured += 1
         # a copy: the next replay would overwrite what a strategy keeps of a step
         return Outputs(self.graphs[shape](*given.values()).clone(), None)
+
+    def give_up(self, why: str) -> None:
+        """Free the graphs' memory, and pass all else without them."""
+        self._refused = True
+        self.graphs.clear()
+        self._say(why)
 
     def _say(self, what: str) -> None:
         if what not in self._said:

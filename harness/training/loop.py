@@ -25,7 +25,7 @@ from harness.loss_terms.bound import LossTerms
 from harness.loss_terms.registry import pass_refusal
 from harness.models.build import Outputs
 from harness.models.evaluate import EVALUATION_BATCH, WIDTH_STEPS, autocast, predict, resolve_precision
-from harness.models.graphed_pass import GraphedPass
+from harness.models.graphed_pass import WIDTH_STEP, GraphedPass
 from harness.models.run import run_model
 from harness.models.student_pass import logits_reach_all, passes_forward
 from harness.models.used_tokens import embed_all_tokens, embed_used_tokens
@@ -187,8 +187,9 @@ class Training:
         for _ in range(steps):
             self._step(0, longest, WeightLog(self.fit.encoded.flipped))
         if self.graphed_pass is not None:  # each width has a graph with memory of its own
-            for batch in self.batches.epoch(0):
-                self._step(0, batch, WeightLog(self.fit.encoded.flipped))
+            widths = {-(-self.fit.encoded.width(own) // WIDTH_STEP): own for own in self.batches.epoch(0)}
+            for own in widths.values():
+                self._step(0, own, WeightLog(self.fit.encoded.flipped))
         longest = np.argsort(-self.select.lengths, kind="stable")[:EVALUATION_BATCH]
         predict(self.model, self.select, longest, self.precision)
 
@@ -243,7 +244,10 @@ class Training:
         return self.weighting.student.run
 
     def _clear(self) -> None:
+        """After a step for which there was too little memory."""
         self.optimizer.zero_grad(set_to_none=True)
+        if self.graphed_pass is not None:  # micro-batches have no use for what it holds
+            self.graphed_pass.give_up("memory ran out, so graphs are given up")
 
     def _moment(self, epoch: int) -> Moment:
         step = self.progress.step
@@ -294,7 +298,7 @@ class Training:
         cost.device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
         cost.precision = self.precision
         cost.look_ahead_engine = self.weighting.look_ahead_engine
-        cost.graphs = len(self.graphed_pass.graphs) if self.graphed_pass is not None else 0
+        cost.graphs = self.graphed_pass.captured if self.graphed_pass is not None else 0
         cost.stacked = self.ranks.stacked
 
     def _save(self, directory: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,13 @@ def test_what_needs_the_same_is_one_measurement_and_what_may_not_is_not(tmp_path
     assert len({job.need_digest for job in jobs}) == 2
     assert by_strategy["fixed_alpha"] == by_strategy["wsl"] != by_strategy["rw_kd"]
     assert {job.spec.training.batch_size for job in jobs} == {64}  # the largest that the search may try
+
+
+def test_graphs_need_memory_of_their_own(tmp_path: Path) -> None:
+    plan, prepared = plan_of(tmp_path)
+    (cell,) = plan.cells
+    graphs = replace(cell, training=cell.training.model_copy(update={"compile": "graphs"}))
+    assert probe_job(plan, cell, prepared).need_digest != probe_job(plan, graphs, prepared).need_digest
 
 
 def test_the_plan_gets_what_was_measured_and_keeps_what_could_not_be(
