@@ -27,9 +27,7 @@ STEPS = 3
 MARGIN = 0.1
 """On top of what was measured: fragmentation, and batches whose sum of lengths is larger than the longest rows'."""
 CONTEXT_BYTES = 600 * 2**20
-"""Of a GPU, for each process: CUDA's context and its libraries, which the allocator does not see.
-
-Taken where nvidia-smi does not say (`Need.context_bytes`)."""
+"""Of a GPU, for each process: CUDA's context and its libraries, beside the allocator's. Where nvidia-smi is silent."""
 
 
 class Need(Section):

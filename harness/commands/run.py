@@ -79,16 +79,13 @@ def precision_notes(plan: Plan) -> list[str]:
 
 def graph_notes(plan: Plan) -> list[str]:
     """A line for each reason why `training.compile: graphs` is without effect: what Ray's workers warn of is in their logs."""
-    from harness.loss_terms.registry import pass_refusal
+    from harness.loss_terms.registry import graphs_refusal
 
     without: dict[str, set[str]] = {}
     for cell in plan.cells:
-        if cell.training.compile == "graphs":
-            refusal = "has several workers" if cell.resources.workers > 1 else pass_refusal(cell.needs)
-            if not cell.resources.gpus_per_worker:
-                refusal = "runs on a CPU"
-            if refusal:
-                without.setdefault(refusal, set()).add(cell.entry.shown)
+        refusal = graphs_refusal(cell.needs, cell.resources.workers, cell.resources.gpus_per_worker > 0)
+        if refusal and cell.training.compile == "graphs":
+            without.setdefault(refusal, set()).add(cell.entry.shown)
     return [
         f"training.compile: graphs is without effect where a trial {refusal}: {', '.join(sorted(names))}"
         for refusal, names in without.items()

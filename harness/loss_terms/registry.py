@@ -180,13 +180,6 @@ def check_names(names: Sequence[str]) -> None:
         raise TermError(f"the loss term {twice[0]!r} is named twice")
 
 
-def _origin(cls: type) -> str:
-    try:
-        return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
-    except (OSError, TypeError):
-        return f"{cls.__module__}.{cls.__qualname__}"
-
-
 def pass_refusal(needs: Needs) -> str:
     """Why a training with such a strategy is more than one pass to the logits and back in each step; empty where it is not."""
     wanted = needs_of_terms(needs)
@@ -199,3 +192,17 @@ def pass_refusal(needs: Needs) -> str:
         if given:
             return what
     return ""
+
+
+def graphs_refusal(needs: Needs, workers: int, gpu: bool) -> str:
+    """Why a training takes no CUDA graphs (`training.compile: graphs`); empty where it may."""
+    if not gpu:
+        return "runs on a CPU"
+    return "has several workers" if workers > 1 else pass_refusal(needs)
+
+
+def _origin(cls: type) -> str:
+    try:
+        return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
+    except (OSError, TypeError):
+        return f"{cls.__module__}.{cls.__qualname__}"

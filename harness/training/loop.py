@@ -22,7 +22,7 @@ from harness.data.batches import LengthBucketedBatches, MetaBatches
 from harness.data.encode import Encoded
 from harness.data.labelled_rows import LabelledRows
 from harness.loss_terms.bound import LossTerms
-from harness.loss_terms.registry import pass_refusal
+from harness.loss_terms.registry import graphs_refusal
 from harness.models.build import Outputs
 from harness.models.evaluate import EVALUATION_BATCH, WIDTH_STEPS, autocast, predict, resolve_precision
 from harness.models.graphed_pass import WIDTH_STEP, GraphedPass
@@ -230,12 +230,8 @@ class Training:
         return replace(weighted, loss=weighted.loss.detach())
 
     def _graphed_pass(self) -> GraphedPass | None:
-        refusal = pass_refusal(self.needs)
-        if self.device.type != "cuda":
-            refusal = "runs on a CPU"
-        elif self.ranks.world > 1:
-            refusal = "has several workers"
-        elif self.weighting.student.run is not run_model:
+        refusal = graphs_refusal(self.needs, self.ranks.world, self.device.type == "cuda")
+        if not refusal and self.weighting.student.run is not run_model:
             refusal = "shares its passes with others (resources.stacked)"
         if refusal:
             logging.getLogger("harness").warning("training.compile: graphs is without effect where a trial %s", refusal)
