@@ -10,7 +10,6 @@ from typing import Any
 
 from harness.engine.router import Router
 from harness.errors import UserError
-from harness.loss_terms.registry import pass_refusal
 from harness.plan.plan import Plan
 from harness.plan.prepared import PreparedTask
 from harness.records import EpochRecord, TrialSpec
@@ -22,7 +21,6 @@ from harness.training.stacked import Seat, run_stacked
 from harness.training.trial import TrialOutcome, train_trial
 from harness.watching import watching
 from harness.watching.console import Console
-from strategies import resolve
 
 
 class LostDeviceError(UserError):
@@ -46,7 +44,7 @@ def run_plan(
     with watching(plan, store, console.note) as watcher:
         watcher.happened("slots", slots=1, cells=len(plan.cells))
         router = Router(plan, plan.cells, prepared, store, console, watcher=watcher)
-        work = _Work(plan, router, store, cache, train, console)
+        work = _Work(plan, router, store, cache, train)
         while not router.finished:
             if plan.study.resources.stacked == 1:
                 work.all_there_is()
@@ -57,14 +55,12 @@ def run_plan(
 
 
 class _Work:
-    def __init__(self, plan: Plan, router: Router, store: Store, cache: Path, train: TrainFunction, console: Console) -> None:
+    def __init__(self, plan: Plan, router: Router, store: Store, cache: Path, train: TrainFunction) -> None:
         self._keep_checkpoints = plan.study.keep_checkpoints
         self._router = router
         self._running = store.path / "running"
         self._cache = cache
         self._train = train
-        self._console = console
-        self._told: set[str] = set()
 
     def all_there_is(self, seat: Seat | None = None) -> None:
         """One trial after another, until none can be started; with a `seat` beside others, which share their passes."""
@@ -75,14 +71,6 @@ class _Work:
             except Exception as error:  # the study goes on; the record says what happened
                 outcome = error
             main(partial(self._end, spec, outcome))
-
-    def _may_share(self, spec: TrialSpec) -> bool:
-        registered = resolve(spec.strategy)
-        refusal = pass_refusal(registered.needs(registered.settings(spec.settings)))
-        if refusal and spec.strategy not in self._told:
-            self._told.add(spec.strategy)
-            self._console.note(f"strategy {spec.strategy!r} {refusal}: its trials cannot be stacked, and train one by one")
-        return not refusal
 
     def _end(self, spec: TrialSpec, outcome: TrialOutcome | Exception) -> None:
         if isinstance(outcome, Exception):
@@ -112,7 +100,7 @@ class _Work:
         options: dict[str, Any] = {"on_epoch": lambda record, write: main(partial(ended, record, write))}
         if (folder := self._router.student_folder(spec)) is not None:
             options["student_folder"] = folder
-        if seat is not None and main(partial(self._may_share, spec)):
+        if seat is not None and main(partial(self._router.may_share, spec)):
             options["ranks"] = seat
         try:
             return self._train(spec, self._cache, resume_from=existing_checkpoint(checkpoint), **options)

@@ -33,7 +33,7 @@ class RouterScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         session = self._session
-        if "epoch_record" in result and (key := session.keys.get(trial.trial_id)) is not None:
+        if "epoch_record" in result and (key := session.key_of(trial, result)) is not None:
             with session.guard():
                 if session.router.epoch(key, EpochRecord.model_validate_json(result["epoch_record"])):
                     result["actor"].__ray_call__.remote(hear_stop, key)

@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,13 @@ class RouterSession:
     Tune tries nothing again: a trial that was lost goes back to the router, which deals it out as a new trial of Tune's.
     """
 
-    def __init__(self, router: Router, store: Store, keep_checkpoints: bool, retries: int = 0) -> None:
+    def __init__(self, router: Router, store: Store, keep_checkpoints: bool, retries: int = 0, stacked: int = 1) -> None:
         self.router = router
+        self.stacked = stacked
         self.store = store
         self.keep_checkpoints = keep_checkpoints
-        self.keys: dict[str, str] = {}
-        """Tune's name of a running trial -> its key."""
+        self.keys: dict[str, list[str]] = {}
+        """Tune's name of what runs in a process -> the keys of its trials, of which several may be stacked."""
         self.started: set[str] = set()
         """Tune's names of those that have a process."""
         self.device_errors: dict[str, ErrorRecord] = {}
@@ -77,6 +78,11 @@ class RouterSession:
                 raise RuntimeError("Ray Tune ended before all trials were run; see ray.log in the store's .ray folder")
             return
 
+    def key_of(self, trial: Any, result: Mapping[str, Any]) -> str | None:
+        """Of the running trial that a result is of; None where none is running any more."""
+        key = result.get("key")
+        return key if key in self.keys.get(trial.trial_id, ()) else None
+
     def lost(self, key: str, text: str) -> None:
         """A running trial has no process any more: it is tried again from its checkpoint, or has failed for good."""
         spec = self.router.running(key)
@@ -93,6 +99,19 @@ class RouterSession:
         else:
             self.router.happened("trial_retried", key, error.message)
             self.router.put_back(key, seconds)
+
+    def lost_together(self, keys: list[str], text: str) -> None:
+        """A process is gone. Of stacked trials it is not known whose doing that was: each is tried again, in a process of its
+        own (`Router.next_together`), and none is charged with it.
+        """
+        if len(keys) == 1:
+            self.lost(keys[0], text)
+            return
+        for key in keys:
+            self.device_errors.pop(key, None)
+            forget(self.checkpoint(key))
+            self.router.happened("trial_retried", key, _last_error(text))
+            self.router.put_back(key, 0)
 
     def lost_nodes(self, nodes: set[str]) -> None:
         """Ranks notice at once that another has gone; that its node has, Ray may say only seconds later."""
@@ -112,9 +131,9 @@ class RouterSession:
     def _lost_tuner(self, cause: BaseException) -> None:
         """All its trials go back. Those that had not begun yet are charged with it; where all had, all are."""
         self.sweep.begin()
-        starting = {key for key in self.keys.values() if last_sign(self.checkpoint(key)) is None} or set(self.keys.values())
+        keys = [key for together in self.keys.values() for key in together]
+        starting = {key for key in keys if last_sign(self.checkpoint(key)) is None} or set(keys)
         text = f"{type(cause).__name__}: {cause}"
-        keys = list(self.keys.values())
         self.keys.clear()
         self.started.clear()
         for key in keys:
@@ -147,18 +166,23 @@ class RouterSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         session = self._session
         with session.guard():
-            spec = session.router.next()
-            if spec is None:
+            specs = session.router.next_together(session.stacked)
+            if not specs:
                 return str(Searcher.FINISHED) if session.router.finished else None
-            session.keys[trial_id] = spec.key
-            student = session.router.student_folder(spec)
-            return {
-                "spec": spec.model_dump_json(),
-                "checkpoint": str(session.checkpoint(spec.key)),
-                "student_folder": None if student is None else str(student),
-                "may_stop": session.router.may_stop(spec),
-                **wanted_by(spec),
-            }
+            session.keys[trial_id] = [spec.key for spec in specs]
+            first, *beside = [self._config(spec) for spec in specs]
+            return {**first, "beside": beside, **wanted_by(specs[0])}
+
+    def _config(self, spec: TrialSpec) -> dict[str, Any]:
+        router = self._session.router
+        student = router.student_folder(spec)
+        return {
+            "key": spec.key,
+            "spec": spec.model_dump_json(),
+            "checkpoint": str(self._session.checkpoint(spec.key)),
+            "student_folder": None if student is None else str(student),
+            "may_stop": router.may_stop(spec),
+        }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pass
@@ -183,10 +207,11 @@ class StoreCallback(TrialProgressCallback):  # type: ignore[misc]  # ray is unty
         session = self._session
         session.sweep.step()
         session.lost_nodes(self._nodes.step())
-        specs = {name: session.router.running(key) for name, key in session.keys.items()}
+        running = [key for name, keys in session.keys.items() if name in session.started for key in keys]
+        waiting = [keys[0] for name, keys in session.keys.items() if name not in session.started]
         self._stalls.step(
-            {spec.key: (session.checkpoint(spec.key), spec.cell_id) for name, spec in specs.items() if name in session.started},
-            (wanted_by(spec) for name, spec in specs.items() if name not in session.started),
+            {key: (session.checkpoint(key), session.router.running(key).cell_id) for key in running},
+            (wanted_by(session.router.running(key)) for key in waiting),
         )
         if self._session.interrupted:  # here and not in the signal handler: never in the middle of a write
             raise KeyboardInterrupt
@@ -198,18 +223,17 @@ class StoreCallback(TrialProgressCallback):  # type: ignore[misc]  # ray is unty
         session = self._session
         for name in ("epoch_record", "actor"):  # for the scheduler; popped: Tune keeps every trial's last result
             result.pop(name, None)
-        if trial.trial_id not in session.keys:
+        if (key := session.key_of(trial, result)) is None:
             return  # its outcome had come, and it is over
         with session.guard():
-            key = session.keys[trial.trial_id]
             for kind in ("checkpoint_damaged", "out_of_memory", "trial_retried"):
                 if (said := result.pop(kind, None)) is not None:
                     session.router.happened(kind, key, said)
             if (outcome := result.pop("outcome", None)) is not None:
-                self._close(trial)
+                self._close(trial, key)
                 session.router.finish(*unpack(outcome))
             elif (error := result.pop("error", None)) is not None:
-                key = self._close(trial)
+                self._close(trial, key)
                 session.router.fail(session.router.running(key), ErrorRecord.model_validate_json(error))
             elif (error := result.pop("device_error", None)) is not None:  # the trial raises it next
                 session.device_errors[key] = ErrorRecord.model_validate_json(error)
@@ -218,20 +242,22 @@ class StoreCallback(TrialProgressCallback):  # type: ignore[misc]  # ray is unty
         pass
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Its process is gone, or it raised what a retry may mend."""
+        """Its process is gone, or it raised what a retry may mend: so have all that were stacked in it."""
         session = self._session
         session.sweep.begin()
         if trial.trial_id not in session.keys:  # its outcome had come
             return
         with session.guard():
             session.started.discard(trial.trial_id)
-            session.lost(session.keys.pop(trial.trial_id), _error_text(trial))
+            session.lost_together(session.keys.pop(trial.trial_id), _error_text(trial))
 
-    def _close(self, trial: Any) -> str:
-        key = self._session.keys.pop(trial.trial_id)
-        self._session.started.discard(trial.trial_id)
+    def _close(self, trial: Any, key: str) -> None:
+        keys = self._session.keys[trial.trial_id]
+        keys.remove(key)
+        if not keys:
+            del self._session.keys[trial.trial_id]
+            self._session.started.discard(trial.trial_id)
         self._session.ended(key)
-        return key
 
 
 def dead_of(nodes: set[str], seconds: float) -> set[str]:

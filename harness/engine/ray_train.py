@@ -289,7 +289,7 @@ class DistributedTrial(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         if not self.started:
             self.supervisor.start(self.config)
             self.started = True
-        return self.supervisor.wait()
+        return {"key": self.config["key"], **self.supervisor.wait()}
 
     def cleanup(self) -> None:
         self.supervisor.close()

@@ -1,11 +1,11 @@
-"""A one-worker trial, in a Tune worker process that stays warm: nothing is imported between two trials."""
+"""A one-worker trial, or several stacked, in a Tune worker process that stays warm: nothing is imported between two trials."""
 
 from __future__ import annotations
 
 import gc
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,12 @@ from harness.training.hooks import StoppedEarly
 from harness.training.sign_of_life import SignOfLife
 
 if TYPE_CHECKING:
+    from harness.training.stacked import Seat
     from harness.training.trial import TrialOutcome
 
 TrainFunction = Callable[..., "TrialOutcome"]
 _stopped: set[str] = set()
-"""Keys of the trials that are to end in this process. A process has one trial at a time."""
+"""Keys of the trials that are to end in this process."""
 
 
 def trial_resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -33,51 +34,77 @@ def trial_resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([bundle or HEAD_NODE])
 
 
-def run_trial(config: dict[str, Any], train: TrainFunction | None, cache: Path) -> None:
-    """Train, and report each epoch (`epoch_report`) and then the outcome (`outcome`) or what stopped it (`error`) to Tune.
+def run_trials(config: dict[str, Any], train: TrainFunction | None, cache: Path) -> None:
+    """Train one trial, or the stacked ones of `config["beside"]` with it, and report to Tune, each with its `key`: each epoch
+    (`epoch_report`), and then the outcome (`outcome`) or what stopped it (`error`).
 
-    Raises only what a retry may mend, for Tune to give up this process: the retry goes on from the checkpoint. A CUDA error is
+    Raises only what a retry may mend, for Tune to give up this process: the retries go on from the checkpoints. A CUDA error is
     reported before (`device_error`).
     """
+    train = train or default_train()
+    try:
+        if beside := config["beside"]:
+            from harness.training.stacked import run_stacked
+
+            run_stacked([partial(_in_seat, one, train, cache) for one in (config, *beside)], stop_at_error=True)
+        else:
+            _run_trial(config, train, cache, _here)
+    except Exception as error:
+        if classify(error).kind != "device":  # else CUDA would raise the same error once more
+            release_memory()
+        raise
+    release_memory()
+
+
+def _in_seat(config: dict[str, Any], train: TrainFunction, cache: Path, seat: Seat) -> None:
+    _run_trial(config, train, cache, seat.in_main_thread, ranks=seat)
+
+
+def _run_trial(
+    config: dict[str, Any], train: TrainFunction, cache: Path, main: Callable[[Callable[[], Any]], Any], **options: Any
+) -> None:
+    """`main` calls a function in the thread in which Tune takes reports."""
     spec = TrialSpec.model_validate_json(config["spec"])
     checkpoint = Path(config["checkpoint"])
-    train = train or default_train()
     state = TrialCheckpoint(checkpoint, spec.resources.checkpoint_seconds)
-    keep: dict[str, Any] = {"on_step": SignOfLife(checkpoint, ray.get_runtime_context().get_node_id())}
+    options["on_step"] = SignOfLife(checkpoint, ray.get_runtime_context().get_node_id())
     if config["student_folder"]:
-        keep["student_folder"] = Path(config["student_folder"])
+        options["student_folder"] = Path(config["student_folder"])
+
+    def report(**result: Any) -> None:
+        main(partial(tune.report, {"key": spec.key, **result}))  # returns when Tune asks for more
 
     def on_epoch(record: EpochRecord, write: Callable[[Path], None]) -> None:
         state.after_epoch(write)
-        tune.report(epoch_report(config, record.model_dump_json()))  # returns when Tune asks for more
+        report(**main(partial(epoch_report, config, record.model_dump_json())))
         if is_stopped(spec.key):
             raise StoppedEarly
 
-    lost = False
     try:
         try:
-            outcome = train(spec, cache, on_epoch=on_epoch, resume_from=existing_checkpoint(checkpoint), **keep)
+            outcome = train(spec, cache, on_epoch=on_epoch, resume_from=existing_checkpoint(checkpoint), **options)
         except CheckpointError as error:
-            tune.report({"checkpoint_damaged": str(error)})
-            outcome = train(spec, cache, on_epoch=on_epoch, resume_from=None, **keep)
+            report(checkpoint_damaged=str(error))
+            outcome = train(spec, cache, on_epoch=on_epoch, resume_from=None, **options)
     except Exception as error:
         record = classify(error)
-        if lost := record.kind == "device":
-            tune.report({"device_error": record.model_dump_json()})
-        if lost or is_retried(record):
+        if record.kind == "device":
+            report(device_error=record.model_dump_json())
+        if record.kind == "device" or is_retried(record):
             raise
-        tune.report({"error": record.model_dump_json()})
+        report(error=record.model_dump_json())
     else:
-        tune.report({"outcome": pack(outcome)})
-    finally:
-        if not lost:  # CUDA would raise the same error once more
-            release_memory()
+        report(outcome=pack(outcome))
 
 
 def default_train() -> TrainFunction:
     from harness.training.trial import train_trial  # imports torch and transformers: only where trials run
 
     return train_trial
+
+
+def _here(function: Callable[[], Any]) -> Any:
+    return function()
 
 
 def epoch_report(config: dict[str, Any], record: str) -> dict[str, Any]:

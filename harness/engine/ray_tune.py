@@ -24,7 +24,7 @@ from harness.engine.ray_scheduler import RouterScheduler
 from harness.engine.ray_session import RouterSearcher, RouterSession, StoreCallback, interruptions
 from harness.engine.ray_stalls import StallWatch
 from harness.engine.ray_train import DistributedTrial
-from harness.engine.ray_trial import TrainFunction, run_trial, trial_resources
+from harness.engine.ray_trial import TrainFunction, run_trials, trial_resources
 from harness.engine.router import Router
 from harness.plan.plan import Cell, Plan
 from harness.plan.prepared import PreparedTask
@@ -89,16 +89,18 @@ def _run_cells(
 ) -> None:
     resources = plan.study.resources
     shapes = {_shape(cell) for cell in cells}
-    slots = max(ray_slots(shape, resources.cluster_may_grow_to) for shape in shapes)
+    processes = max(ray_slots(shape, resources.cluster_may_grow_to) for shape in shapes)
+    stacked = min(resources.stacked, resources.concurrent_trials or resources.stacked)
     if resources.concurrent_trials is not None:
-        slots = min(slots, resources.concurrent_trials)
+        processes = min(processes, resources.concurrent_trials // stacked)
+    slots = processes * stacked
     in_flight = max(1, math.ceil(slots / len(cells)))
     if in_flight > 1:
         console.note(f"{slots} trials at once on {len(cells)} cells: what a search suggests may depend on timing")
     storage = store.path.resolve() / ".ray"
     watcher.happened("slots", slots=slots, cells=len(cells))
     router = Router(plan, cells, prepared, store, console, in_flight, watcher)
-    session = RouterSession(router, store, plan.study.keep_checkpoints, resources.retries)
+    session = RouterSession(router, store, plan.study.keep_checkpoints, resources.retries, stacked)
     stalls = StallWatch(resources.stall_minutes, watcher, console)
     if _is_distributed(plan, _shape(cells[0])):
         trainable = tune.with_resources(
@@ -108,7 +110,7 @@ def _run_cells(
     else:
 
         def one_worker_trial(config: dict[str, Any]) -> None:
-            run_trial(config, train, cache)
+            run_trials(config, train, cache)
 
         trainable = tune.with_resources(one_worker_trial, trial_resources)
 
@@ -119,7 +121,7 @@ def _run_cells(
                 search_alg=RouterSearcher(session),
                 scheduler=RouterScheduler(session),
                 num_samples=-1,
-                max_concurrent_trials=slots,
+                max_concurrent_trials=processes,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: trial.trial_id,
                 trial_dirname_creator=lambda trial: trial.trial_id,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.engine.students import KeptStudents
 from harness.errors import StoreError
+from harness.loss_terms.registry import pass_refusal
 from harness.plan.early_stopping import grace_epochs
 from harness.plan.plan import Cell, Plan, final_specs, trial_spec
 from harness.plan.prepared import PreparedTask, require_teachers
@@ -19,6 +20,7 @@ from harness.store.store import Store
 from harness.training.failures import DISK_FULL, classify, failed_record
 from harness.watching import Watcher
 from harness.watching.console import Console
+from strategies import resolve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,6 +117,10 @@ class Router:
         """Key of a running trial -> epochs that it has reported."""
         self._returned: list[tuple[float, TrialSpec]] = []
         """Running trials that have lost their processes, and from when on (time.monotonic()) they may start again."""
+        self._lost: set[str] = set()
+        """Keys of all trials that were put back."""
+        self._told: set[str] = set()
+        """Strategies of which it was said that their trials cannot be stacked."""
         for cell in self._cells:
             self._catch_up(cell)
 
@@ -128,10 +134,40 @@ class Router:
         if due:
             self._returned.remove(due[0])
             return due[0][1]
+        return self._new(lambda spec: True)
+
+    def next_together(self, count: int) -> list[TrialSpec]:
+        """Up to so many trials to run now in one process, stacked (`harness.training.stacked`); none where `next` has none.
+
+        One alone where its strategy does not allow more, or where it has lost a process: that may have been its own doing.
+        """
+        first = self.next()
+        if first is None:
+            return []
+        together = [first]
+        if count > 1 and first.key not in self._lost and self.may_share(first):
+            while len(together) < count:
+                beside = self._new(lambda spec: spec.resources == first.resources and self.may_share(spec))
+                if beside is None:
+                    break
+                together.append(beside)
+        return together
+
+    def may_share(self, spec: TrialSpec) -> bool:
+        """Whether its student may share passes with others; where not, the console says why, once for a strategy."""
+        registered = resolve(spec.strategy)
+        refusal = pass_refusal(registered.needs(registered.settings(spec.settings)))
+        if refusal and spec.strategy not in self._told:
+            self._told.add(spec.strategy)
+            self._console.note(f"strategy {spec.strategy!r} {refusal}: its trials cannot be stacked, and train one by one")
+        return not refusal
+
+    def _new(self, fits: Callable[[TrialSpec], bool]) -> TrialSpec | None:
+        """The next trial that fits and has not been dealt out yet."""
         for cell in sorted(self._cells, key=lambda cell: cell.started):
             if cell.waiting is None and len(cell.running) < self._in_flight:
                 self._catch_up(cell)
-            while (spec := cell.waiting) is not None:
+            while (spec := cell.waiting) is not None and fits(spec):
                 cell.waiting = None
                 self._runner[spec.key] = cell
                 if (error := self._missing_teacher(spec)) is None:
@@ -191,6 +227,7 @@ class Router:
 
     def put_back(self, key: str, seconds: float) -> None:
         """A running trial has lost its processes, and is dealt out again, after so many seconds at the earliest."""
+        self._lost.add(key)
         self._returned.append((time.monotonic() + seconds, self.running(key)))
 
     def running(self, key: str) -> TrialSpec:

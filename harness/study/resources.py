@@ -55,10 +55,10 @@ class ResourcesSpec(TaskResources):
     concurrent_trials: int | None = Field(None, ge=1)
     """At most so many trials at once; as many as the cluster holds where not given."""
     stacked: int = Field(1, ge=1)
-    """So many trials in the one process of the engine inline, each step of whose students is one pass of stacked weights: the
-    same numbers but for rounding (on a GPU with other dropout masks). Students of one shape share passes, of BERT or RoBERTa;
-    the others, and strategies that look ahead or need hidden states or gradients of their terms, train one by one, with a note.
-    Best with as many cells."""
+    """So many one-worker trials in one process, each step of whose students is one pass of stacked weights: the same numbers
+    but for rounding (on a GPU with other dropout masks). They share the CPUs, GPUs and memory of one worker. Students of one
+    shape share passes, of BERT or RoBERTa; strategies that look ahead, or need hidden states or gradients of their terms, train
+    one by one, with a note. Best with as many cells for each process."""
     retries: int = Field(2, ge=0)
     """For failures that are not the method's fault: a killed worker, a trial that stands still. Lost nodes do not count (20 of
     them may go), and after a CUDA error there is always one."""
@@ -74,9 +74,13 @@ class ResourcesSpec(TaskResources):
 
     @model_validator(mode="after")
     def _stacked_in_one_process(self) -> ResourcesSpec:
-        if self.stacked > 1 and (self.engine != "inline" or self.workers > 1):
-            raise ValueError(
-                f"stacked: {self.stacked} is for trials of one worker and the engine inline, "
-                f"got engine {self.engine} and workers {self.workers}"
-            )
+        if self.stacked == 1:
+            return self
+        for at, given in {"": self, **{f"per_task.{task}: ": given for task, given in self.per_task.items()}}.items():
+            if given.workers > 1:
+                raise ValueError(f"{at}stacked: {self.stacked} is for trials of one worker, got workers {given.workers}")
+            if given.packing == "measured":
+                raise ValueError(f"{at}packing: measured is for a single trial in each process, got stacked: {self.stacked}")
+        if self.trainer == "ray_train":
+            raise ValueError(f"trainer: ray_train gives each trial processes of its own, got stacked: {self.stacked}")
         return self

@@ -43,12 +43,15 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("workers", "stacked"), [(1, 1), (2, 1), (1, 2)])
 def test_ray_stops_the_same_trials(
-    workers: int, stand_in_run: Callable[..., StandInRun], expected: dict[tuple[str, int], tuple[str, str, int | None, int]]
+    workers: int,
+    stacked: int,
+    stand_in_run: Callable[..., StandInRun],
+    expected: dict[tuple[str, int], tuple[str, str, int | None, int]],
 ) -> None:
     labels = ["plain", "other", "killed"] if workers == 1 else ["plain", "other"]
-    resources = {"workers": workers, "concurrent_trials": 3 - workers, "retries": 1}
+    resources = {"workers": workers, "concurrent_trials": 3 - workers, "retries": 1, "stacked": stacked}
     run = stand_in_run(labels, resources=resources, search=SEARCH, training=TRAINING)()
     found = ends(run.store)
     if workers == 1:
@@ -81,7 +84,7 @@ def test_all_ranks_hear_what_the_scheduler_says_before_anything_else_is_asked_of
     actor = SimpleNamespace(__ray_call__=SimpleNamespace(remote=lambda function, *given: function(actor, *given)))
     monkeypatch.setattr(ray_train, "epoch_report", lambda config, content: {"epoch_record": content, "actor": actor})
     session: Any = SimpleNamespace(
-        keys={"one": spec.key}, guard=nullcontext, router=SimpleNamespace(epoch=lambda key, record: stops)
+        key_of=lambda trial, result: spec.key, guard=nullcontext, router=SimpleNamespace(epoch=lambda key, record: stops)
     )
     supervisor = ray_train.Supervisor(None, tmp_path, tmp_path)
     supervisor.start({"spec": spec.model_dump_json(), "may_stop": True})

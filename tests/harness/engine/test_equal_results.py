@@ -51,8 +51,24 @@ def test_stacked_trials_find_what_single_ones_do(tmp_path: Path) -> None:
     one = run_with(inline, tiny_study(**changes), tmp_path / "one", tmp_path / "cache")
     resources = {"engine": "inline", "stacked": 4}
     several = run_with(inline, tiny_study(**changes, resources=resources), tmp_path / "several", tmp_path / "cache")
-    assert one.keys() == several.keys()
     assert len(one.keys()) == 12
+    assert_same_but_for_rounding(several, one)
+
+
+def test_stacked_trials_find_what_single_ones_do_under_ray(cluster: None, tmp_path: Path) -> None:
+    from harness.engine import ray_tune
+
+    changes: dict[str, Any] = {"strategies": ["fixed_alpha", "wsl", "rw_kd"], "search": {"trials": 1, "repeats": 2}}
+    one = run_with(inline, tiny_study(**changes), tmp_path / "one", tmp_path / "cache")
+    resources = {"stacked": 4, "concurrent_trials": 4}
+    several = run_with(ray_tune, tiny_study(**changes, resources=resources), tmp_path / "several", tmp_path / "cache")
+    assert_same_but_for_rounding(several, one)
+    shared = {record.spec.label: record.cost.stacked for record in several.records()}
+    assert shared == {"fixed_alpha": 4, "wsl": 4, "rw_kd": 1}
+
+
+def assert_same_but_for_rounding(several: Store, one: Store) -> None:
+    assert several.keys() == one.keys()
     for found, alone in zip(several.records(), one.records(), strict=True):
         assert (found.key, found.status, found.best_epoch) == (alone.key, alone.status, alone.best_epoch)
         for epoch, same in zip(found.epochs, alone.epochs, strict=True):

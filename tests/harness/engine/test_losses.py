@@ -74,12 +74,12 @@ def test_a_lost_trial_is_dealt_out_again_after_its_wait(tmp_path: Path, monkeypa
     searcher = RouterSearcher(session)
     for seconds in (1, 2):
         assert isinstance(searcher.suggest("one"), dict)
-        session.lost(session.keys.pop("one"), lost().traceback)
+        session.lost_together(session.keys.pop("one"), lost().traceback)
         now[0] += seconds - 0.5
         assert searcher.suggest("early") is None
         now[0] += 0.5
     assert isinstance(searcher.suggest("one"), dict)
-    session.lost(session.keys.pop("one"), lost().traceback)
+    session.lost_together(session.keys.pop("one"), lost().traceback)
     assert [record.status for record in store.records()] == ["failed"]
 
 
@@ -174,12 +174,12 @@ def test_a_trial_that_has_ended_says_no_more(tmp_path: Path) -> None:
     outcome = pack(stand_in_train(TrialSpec.model_validate_json(config["spec"]), tmp_path))
     trial: Any = SimpleNamespace(trial_id="one", error_file=None)
     callback.on_trial_start(0, [], trial)
-    callback.on_trial_result(0, [], trial, {"outcome": outcome})
+    callback.on_trial_result(0, [], trial, {"key": config["key"], "outcome": outcome})
     assert session.keys == {}
     epoch = EpochRecord(epoch=9, train_loss=0.0, terms={}, select={"accuracy": 1.0}, weights={}, seconds=0.0)
-    late = {"epoch_record": epoch.model_dump_json()}
+    late = {"key": config["key"], "epoch_record": epoch.model_dump_json()}
     assert RouterScheduler(session).on_trial_result(None, trial, late) == "CONTINUE"
     callback.on_trial_result(0, [], trial, late)
-    callback.on_trial_result(0, [], trial, {"outcome": outcome})
+    callback.on_trial_result(0, [], trial, {"key": config["key"], "outcome": outcome})
     callback.on_trial_error(0, [], trial)
     assert [record.status for record in store.records()] == ["ok"]

@@ -49,6 +49,20 @@ def test_only_its_own_trial_fails(lost: StandInRun) -> None:
     assert "in _behave" in error.traceback
 
 
+def test_stacked_trials_that_lose_their_process_go_on_alone_uncharged(
+    stand_in_run: Callable[..., StandInRun],
+) -> None:
+    """In the first process a CUDA error, in the second a kill; without retries."""
+    labels = ["lost_device", "plain", "killed", "other"]
+    run = stand_in_run(labels, resources={"stacked": 2, "concurrent_trials": 2, "retries": 0}, search={"trials": 1})()
+    assert {r.spec.label: r.status for r in run.store.records()} == dict.fromkeys(labels, "ok")
+    retried = [event["cell"] for event in run.store.events() if event["kind"] == "trial_retried"]
+    assert sorted(retried) == sorted(f"sst2/{label}/0" for label in labels)
+    for label in labels:
+        epochs = run.log[(run.log.label == label) & (run.log.kind == "epoch")].epoch
+        assert sorted(epochs) == [0, 1, 2]  # from the checkpoint, and none twice
+
+
 @pytest.mark.slow
 def test_it_has_one_more_try_in_another_process_from_its_checkpoint(lost: StandInRun) -> None:
     """Whatever `retries` says."""

@@ -152,6 +152,34 @@ def test_final_runs_wait_for_the_whole_search() -> None:
     assert router.finished
 
 
+def test_trials_for_one_process_share_resources_and_may_share_passes() -> None:
+    content = stand_in_study(["a", "b", "c", "d"], search={"trials": 1}).model_dump(exclude_unset=True)
+    content |= {"tasks": ["sst2", "qnli"], "strategies": [*content["strategies"], {"name": "rw_kd"}]}
+    content["resources"] |= {"per_task": {"qnli": {"cpus_per_worker": 2}}}
+    router = router_for(Study.model_validate(content), MemoryStore())
+    together = []
+    while specs := router.next_together(3):
+        together.append({(spec.task.name, spec.label) for spec in specs})
+    assert together == [
+        {("sst2", "a"), ("sst2", "b"), ("sst2", "c")},
+        {("sst2", "d")},
+        {("sst2", "rw_kd")},
+        {("qnli", "a"), ("qnli", "b"), ("qnli", "c")},
+        {("qnli", "d")},
+        {("qnli", "rw_kd")},
+    ]
+
+
+def test_a_trial_that_has_lost_a_process_gets_the_next_one_for_itself() -> None:
+    router = router_for(stand_in_study(["a", "b", "c"], search={"trials": 1}), MemoryStore())
+    first, second = router.next_together(2)
+    router.put_back(second.key, 0)
+    assert router.next_together(2) == [second]
+    assert [spec.label for spec in router.next_together(2)] == ["c"]
+    assert router.next_together(2) == []
+    assert first.label == "a"
+
+
 def test_an_epoch_whose_report_was_lost_is_told_with_the_record_and_none_twice() -> None:
     told: list[int] = []
 

@@ -325,7 +325,15 @@ def test_a_model_that_classifies_no_text_is_found_in_the_plan(kind: str, near: s
     planned(models=models, plugins=[str(tmp_path / "plugin.py")])  # which may bring the family
 
 
-@pytest.mark.parametrize("resources", [{"engine": "ray"}, {"engine": "inline", "workers": 2}])
-def test_stacked_trials_are_refused_where_there_are_none(resources: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="stacked: 4 is for trials of one worker and the engine inline, got engine"):
+@pytest.mark.parametrize(
+    ("resources", "said"),
+    [
+        ({"workers": 2}, "stacked: 4 is for trials of one worker, got workers 2"),
+        ({"per_task": {"sst2": {"workers": 3}}}, "per_task.sst2: stacked: 4 is for trials of one worker, got workers 3"),
+        ({"packing": "measured"}, "packing: measured is for a single trial in each process, got stacked: 4"),
+        ({"trainer": "ray_train"}, "trainer: ray_train gives each trial processes of its own, got stacked: 4"),
+    ],
+)
+def test_stacked_trials_are_refused_where_there_are_none(resources: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
         tiny_study(resources={**resources, "stacked": 4})
