@@ -44,6 +44,8 @@ class Need(Section):
     """The device's memory; the machine's where there is no GPU."""
     context_bytes: int | None = None
     """On a GPU what the process takes beside the allocator, as nvidia-smi has it; None where it does not say."""
+    step_seconds: float | None = None
+    """Of the last step, on a batch of the longest rows. None for a rank of several, which would wait for the others, too."""
     device: str
     of: str = ""
     """What was measured, for people."""
@@ -202,10 +204,10 @@ def measured_need(job: ProbeJob, cache: Path) -> str:
     import torch
 
     from harness.store.files import write_atomically
-    from harness.training.device import device_for
+    from harness.training.device import device_for, processor
 
     device = device_for(job.gpus)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     file = cache / "memory" / f"{digest({'need': job.need_digest, 'device': name})}.json"
     if file.exists():
         return file.read_text("utf-8")
@@ -244,7 +246,7 @@ def _measure(job: ProbeJob, cache: Path, device: Any, name: str) -> Need:
     reset_peak(device)
     # a rank's share of the batch; gradients are averaged in place, so a group of ranks takes little more
     rows = -(-spec.training.batch_size // spec.resources.workers)
-    training.train_on_longest(rows, STEPS)
+    seconds = training.train_on_longest(rows, STEPS)
     context = None
     if device.type == "cpu":
         peak, total = peak_bytes(device), psutil.virtual_memory().total
@@ -257,6 +259,7 @@ def _measure(job: ProbeJob, cache: Path, device: Any, name: str) -> Need:
         growth_bytes=max(0, peak - before),
         total_bytes=total,
         context_bytes=context,
+        step_seconds=seconds if spec.resources.workers == 1 else None,
         device=name,
         of=_kind(spec, training.precision),
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.commands.arguments import add_study, positive, results_folder
 from harness.errors import UserError
-from harness.plan.cost import STUDENT_SAMPLES_PER_SECOND, TEACHER_SAMPLES_PER_SECOND
+from harness.plan.cost import STUDENT_SAMPLES_PER_SECOND, TEACHER_SAMPLES_PER_SECOND, cell_cost, read_sizes
 from harness.plan.plan import Plan, load_plan
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--measure", action="store_true",
-        help="measure the memory of each kind of trial here (a few steps, no teacher is trained) and say how many fit",
+        help="measure memory and a step of each kind of trial here (no teacher is trained), and say how many fit",
     )  # fmt: skip
     parser.add_argument("--detect", type=positive, metavar="POINTS", help="what the study needs to see such a difference")
     parser.add_argument(
@@ -97,8 +97,8 @@ def measure_here(plan: Plan) -> int:
     for on_gpu in (True, False):
         own = [kind for kind in found if (kind.job.gpus > 0) is on_gpu]
         if own:
-            print("\n" + "\n".join(_on_gpus(own) if on_gpu else _on_processors(own)))
-            print(_to_write(plan, own, on_gpu))
+            lines = _on_gpus(own) if on_gpu else _on_processors(own)
+            print("\n" + "\n".join([*lines, _to_write(plan, own, on_gpu), *_seconds(plan, own)]))
     return 0 if sum(len(kind.cells) for kind in found) == len(plan.cells) else 1
 
 
@@ -111,12 +111,13 @@ def _on_gpus(kinds: Sequence[Kind]) -> list[str]:
         return [
             f"{kind.need.peak_bytes / 2**30:.2f}",
             "?" if own is None else f"{own / 2**30:.2f}",
+            _step(kind),
             f"{1 / kind.resources.gpus_per_worker:.0f}" if alone else "1 rank",
         ]
 
     one = kinds[0].need
     lines = [
-        _table(kinds, ["peak of the\nallocator", "CUDA's\nown", "trials\na GPU"], figures),
+        _table(kinds, ["peak of the\nallocator", "CUDA's\nown", "seconds\na step", "trials\na GPU"], figures),
         f"In GiB, a worker, on its longest batch; a GPU has {one.total_bytes / 2**30:.2f} ({one.device}).",
     ]
     if any(kind.need.context_bytes is None for kind in kinds):
@@ -131,12 +132,30 @@ def _on_processors(kinds: Sequence[Kind]) -> list[str]:
 
     def figures(kind: Kind) -> list[str]:
         taken = kind.resources.memory_per_worker * kind.resources.workers
-        return [f"{kind.need.peak_bytes / 2**30:.2f}", str(total // taken)]
+        return [f"{kind.need.peak_bytes / 2**30:.2f}", _step(kind), str(total // taken)]
 
     return [
-        _table(kinds, ["peak", "trials\nat once"], figures),
+        _table(kinds, ["peak", "seconds\na step", "trials\nat once"], figures),
         f"In GiB, a worker, on its longest batch, libraries included; this machine has {total / 2**30:.2f}, processors not "
         "counted.",
+    ]
+
+
+def _step(kind: Kind) -> str:
+    return "?" if kind.need.step_seconds is None else f"{kind.need.step_seconds:.2g}"
+
+
+def _seconds(plan: Plan, kinds: Sequence[Kind]) -> list[str]:
+    """What the measured steps mean for the study."""
+    rows, _ = read_sizes(plan)
+    costs = [(kind.need.step_seconds, cell_cost(plan, cell, rows.get(cell.task.name))) for kind in kinds for cell in kind.cells]
+    known = [(seconds, cost.steps) for seconds, cost in costs if seconds is not None and cost is not None]
+    if not known:
+        return []
+    hours = sum(seconds * steps for seconds, steps in known) / 3600
+    return [
+        "The seconds are of one warm step on the longest batch, alone: most batches are shorter, and trials beside each other "
+        f"slower. At them {sum(steps for _, steps in known):,} planned steps take {hours:,.2f} hours, one trial after another."
     ]
 
 

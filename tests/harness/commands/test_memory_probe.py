@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -129,15 +130,19 @@ def larger(batch_size: int, width: int = 256) -> dict[str, Any]:
 @pytest.mark.slow
 def test_a_larger_batch_is_measured_to_need_more(tmp_path: Path) -> None:
     """Each in a process of its own, as Ray's tasks are: memory that something else has left free would hide a need."""
-    grown = []
+    grown: list[int] = []
+    seconds: list[float] = []
     for batch_size in (2, 320):
         plan, prepared = plan_of(tmp_path, **larger(batch_size))
         job = probe_job(plan, plan.cells[0], prepared)
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as own_process:
             found = Need.model_validate_json(own_process.submit(measured_need, job, tmp_path).result())
         assert found.total_bytes > found.peak_bytes >= found.growth_bytes
+        assert found.step_seconds is not None
+        seconds.append(found.step_seconds)
         grown.append(found.growth_bytes)
     assert grown[1] > grown[0] + 30 * 2**20
+    assert seconds[1] > 3 * seconds[0] > 0  # 160 times the rows
 
 
 def test_a_need_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +214,9 @@ def test_a_plan_measures_what_a_run_would_and_trains_no_teacher(
     largest = math.ceil(measured.peak_bytes * (1 + MARGIN))
     assert f"`--set resources.memory_per_worker={largest}`, enough for all of these" in said
     (row,) = (line.split() for line in said.splitlines() if line.startswith("sst2 ") and "wsl" in line)
-    assert row[-3:] == ["16", f"{measured.peak_bytes / GIB:.2f}", str(measured.total_bytes // largest)]
+    assert measured.step_seconds is not None
+    figures = [f"{measured.peak_bytes / GIB:.2f}", f"{measured.step_seconds:.2g}", str(measured.total_bytes // largest)]
+    assert row[-4:] == ["16", *figures]
 
     monkeypatch.setattr(memory_probe, "_measure", lambda *_: pytest.fail("measured again"))
     plan, prepared = prepared_plan(load_plan(file, ["resources.packing=measured"]).study, cache)
@@ -230,8 +237,9 @@ def test_what_a_plan_says_of_a_gpu(
     ) -> Iterator[tuple[ProbeJob, str | BaseException]]:
         for item in items:
             assert item.gpus == 1
-            larger = need((23 if item.spec.strategy == "rw_kd" else 9) * GIB)
-            yield item, larger.model_copy(update={"context_bytes": contexts[-1]}).model_dump_json()
+            peak, seconds = (23, 7.2) if item.spec.strategy == "rw_kd" else (9, 1.8)
+            beside = {"context_bytes": contexts[-1], "step_seconds": seconds}
+            yield item, need(peak * GIB).model_copy(update=beside).model_dump_json()
 
     monkeypatch.setattr(memory_probe, "in_own_processes", pretend)
     resources = {"engine": "ray", "gpus_per_worker": 0.5}
@@ -244,7 +252,15 @@ def test_what_a_plan_says_of_a_gpu(
 
     measured = said(GIB)
     rows = [line.split() for line in measured.splitlines() if line.startswith("sst2 ")][-2:]
-    assert rows == [["sst2", "fixed_alpha", "16", "9.00", "1.00", "7"], ["sst2", "rw_kd", "16", "23.00", "1.00", "3"]]
+    assert rows == [
+        ["sst2", "fixed_alpha", "16", "9.00", "1.00", "1.8", "7"],
+        ["sst2", "rw_kd", "16", "23.00", "1.00", "7.2", "3"],
+    ]
+    steps = re.search(r"At them ([\d,]+) planned steps take ([\d,.]+) hours", measured)
+    assert steps is not None
+    count, hours = (float(number.replace(",", "")) for number in steps.groups())
+    assert hours == pytest.approx(count * (1.8 + 7.2) / 2 / 3600, abs=0.005)
+    assert f"  {count:,.0f}  " in measured  # as the plan's own table counts them
     assert "`--set resources.gpus_per_worker=0.3333`, enough for all of these" in measured
     assert "nvidia-smi says nothing" not in measured
     assert "share a GPU of this machine compute in turns" in measured
