@@ -45,7 +45,7 @@ class Need(Section):
     context_bytes: int | None = None
     """On a GPU what the process takes beside the allocator, as nvidia-smi has it; None where it does not say."""
     step_seconds: float | None = None
-    """Of the last step, on a batch of the longest rows. None for a rank of several, which would wait for the others, too."""
+    """Of a step after the first, on a batch of the longest rows. None for a rank of several, which waits for the others."""
     device: str
     of: str = ""
     """What was measured, for people."""

@@ -147,15 +147,17 @@ def _step(kind: Kind) -> str:
 
 def _seconds(plan: Plan, kinds: Sequence[Kind]) -> list[str]:
     """What the measured steps mean for the study."""
+    from harness.watching.status_text import duration
+
     rows, _ = read_sizes(plan)
     costs = [(kind.need.step_seconds, cell_cost(plan, cell, rows.get(cell.task.name))) for kind in kinds for cell in kind.cells]
     known = [(seconds, cost.steps) for seconds, cost in costs if seconds is not None and cost is not None]
     if not known:
         return []
-    hours = sum(seconds * steps for seconds, steps in known) / 3600
+    total = duration(sum(seconds * steps for seconds, steps in known))
     return [
         "The seconds are of one warm step on the longest batch, alone: most batches are shorter, and trials beside each other "
-        f"slower. At them {sum(steps for _, steps in known):,} planned steps take {hours:,.2f} hours, one trial after another."
+        f"slower. At them {sum(steps for _, steps in known):,} planned steps take {total}, one trial after another."
     ]
 
 
