@@ -8,6 +8,7 @@ from tabulate import tabulate
 
 from harness.cache import cache_folder
 from harness.commands.memory_probe import known_needs
+from harness.loss_terms.registry import graphs_refusal
 from harness.plan.cost import (
     STUDENT_SAMPLES_PER_SECOND,
     TEACHER_SAMPLES_PER_SECOND,
@@ -102,8 +103,21 @@ def describe(
     lines += _packing(plan)
     lines += [f"Not in the sum: {task}, as its rows cannot be read now: {reason}" for task, reason in unknown.items()]
     lines += _comparisons(plan)
-    lines += [f"note: {warning}" for warning in plan.warnings]
+    lines += [f"note: {warning}" for warning in (*plan.warnings, *graph_notes(plan))]
     return "\n".join(lines)
+
+
+def graph_notes(plan: Plan) -> list[str]:
+    """A line for each reason why `training.compile: graphs` is without effect: what Ray's workers warn of is in their logs."""
+    without: dict[str, set[str]] = {}
+    for cell in plan.cells:
+        refusal = graphs_refusal(cell.needs, cell.resources.workers, cell.resources.gpus_per_worker > 0)
+        if refusal and cell.training.compile == "graphs":
+            without.setdefault(refusal, set()).add(cell.entry.shown)
+    return [
+        f"training.compile: graphs is without effect where a trial {refusal}: {', '.join(sorted(names))}"
+        for refusal, names in without.items()
+    ]
 
 
 def _comparisons(plan: Plan) -> list[str]:

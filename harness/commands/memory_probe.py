@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,8 +23,6 @@ from harness.study.resources import TaskResources
 from harness.study.section import Section
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from harness.watching.console import Console
 
 STEPS = 3
@@ -41,6 +44,8 @@ class Need(Section):
     """The device's memory; the machine's where there is no GPU."""
     context_bytes: int | None = None
     """On a GPU what the process takes beside the allocator, as nvidia-smi has it; None where it does not say."""
+    step_seconds: float | None = None
+    """Of a step after the first, on a batch of the longest rows. None for a rank of several, which waits for the others."""
     device: str
     of: str = ""
     """What was measured, for people."""
@@ -53,6 +58,26 @@ class ProbeJob(Section):
     need_digest: str
     cpus: float
     gpus: float
+    stand_ins: dict[str, tuple[str, ...]] = {}
+    """Names of teachers that the cache lacks -> the outputs that the study wants of each, which are drawn at random then."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Trials that need the same."""
+
+    job: ProbeJob
+    need: Need
+    cells: tuple[Cell, ...]
+
+    @property
+    def resources(self) -> TaskResources:
+        """What a worker of them is given."""
+        return fitted(self.cells[0].resources, self.need)
+
+    @property
+    def strategies(self) -> str:
+        return ", ".join(dict.fromkeys(cell.entry.shown for cell in self.cells))
 
 
 class ProbeMap(Protocol):
@@ -78,30 +103,62 @@ def with_measured_needs(
     One-worker trials on a GPU get a share of it; trials without a GPU reserve memory of the machine. A cell whose measurement
     fails keeps what the study says, and the console says so.
     """
-    jobs: dict[str, ProbeJob] = {}
     wanted = [cell for cell in plan.cells if cell.resources.packing == "measured" and _teachers_are_there(cell, prepared)]
-    for cell in wanted:
+    kinds = measure(plan, wanted, prepared, cache, console, map_function)
+    resolved = {cell.id: replace(cell, resources=fitted(cell.resources, kind.need)) for kind in kinds for cell in kind.cells}
+    return replace(plan, cells=tuple(resolved.get(cell.id, cell) for cell in plan.cells)) if resolved else plan
+
+
+def measure(
+    plan: Plan,
+    cells: Sequence[Cell],
+    prepared: Mapping[str, PreparedTask],
+    cache: Path,
+    console: Console,
+    map_function: ProbeMap,
+) -> list[Kind]:
+    """What the cells' trials need. A kind whose measurement fails is left out, and the console says so."""
+    jobs: dict[str, ProbeJob] = {}
+    of_kind: dict[str, list[Cell]] = {}
+    for cell in cells:
         job = probe_job(plan, cell, prepared)
         jobs.setdefault(job.need_digest, job)
+        of_kind.setdefault(job.need_digest, []).append(cell)
     if not jobs:
-        return plan
+        return []
     console.stage(f"measuring the memory of {len(jobs)} kinds of trials")
-    needs: dict[str, Need] = {}
-    for job, found in map_function(partial(measured_need, cache=cache), jobs.values()):
-        if isinstance(found, BaseException):
-            console.note(f"the memory of {job.spec.cell_id} could not be measured: {type(found).__name__}: {found}")
-        else:
-            needs[job.need_digest] = Need.model_validate_json(found)
-    resolved = {}
-    for cell in wanted:
-        need = needs.get(probe_job(plan, cell, prepared).need_digest)
-        if need is not None:
-            resolved[cell.id] = replace(cell, resources=fitted(cell.resources, need))
-            console.note(
-                f"{cell.id}: {need.peak_bytes / 2**30:.2f} GiB{_beside(need)} on {need.device}: "
-                f"{_shown(resolved[cell.id].resources)}"
-            )
-    return replace(plan, cells=tuple(resolved.get(cell.id, cell) for cell in plan.cells))
+    found = []
+    for job, said in map_function(partial(measured_need, cache=cache), jobs.values()):
+        own = of_kind[job.need_digest]
+        if isinstance(said, BaseException):
+            console.note(f"the memory of {own[0].id} could not be measured: {type(said).__name__}: {said}")
+            continue
+        found.append(kind := Kind(job, Need.model_validate_json(said), tuple(own)))
+        console.note(
+            f"{own[0].task.name}, {kind.strategies}: {kind.need.peak_bytes / 2**30:.2f} GiB{_beside(kind.need)} on "
+            f"{kind.need.device}: {_shown(kind.resources)}"
+        )
+    return found
+
+
+def in_own_processes(
+    function: Callable[[ProbeJob], str], items: Iterable[ProbeJob]
+) -> Iterator[tuple[ProbeJob, str | BaseException]]:
+    """A ProbeMap of this machine, one item after another. As Ray's tasks: on a GPU each in a process of its own, with which
+    goes what it leaves there, and without one all in the same. Ray is loaded in it, as in the processes of trials.
+    """
+    with ExitStack() as processes:
+        pool: ProcessPoolExecutor | None = None
+        for item in items:
+            if pool is None or item.gpus:
+                processes.close()
+                started = ProcessPoolExecutor(1, get_context("spawn"), import_module, ("harness.engine.ray_trial",))
+                pool = processes.enter_context(started)
+            try:
+                said: str | BaseException = pool.submit(function, item).result()
+            except Exception as error:  # the other kinds are measured still
+                said, pool = error, None
+            yield item, said
 
 
 def fitted(resources: TaskResources, need: Need) -> TaskResources:
@@ -132,8 +189,14 @@ def probe_job(plan: Plan, cell: Cell, prepared: Mapping[str, PreparedTask]) -> P
     }
     if spec.training.compile != "none":
         content["compile"] = spec.training.compile
-    whole_gpu = math.ceil(spec.resources.gpus_per_worker)
-    return ProbeJob(spec=spec, need_digest=digest(content), cpus=spec.resources.cpus_per_worker, gpus=whole_gpu)
+    lacking = [teacher.name for teacher in cell.teachers if teacher.name in prepared[cell.task.name].teacher_errors]
+    return ProbeJob(
+        spec=spec,
+        need_digest=digest(content),
+        cpus=spec.resources.cpus_per_worker,
+        gpus=math.ceil(spec.resources.gpus_per_worker),  # it has a whole one
+        stand_ins={name: plan.teacher_outputs[name] for name in lacking},
+    )
 
 
 def measured_need(job: ProbeJob, cache: Path) -> str:
@@ -141,14 +204,14 @@ def measured_need(job: ProbeJob, cache: Path) -> str:
     import torch
 
     from harness.store.files import write_atomically
-    from harness.training.device import device_for
+    from harness.training.device import device_for, processor
 
     device = device_for(job.gpus)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     file = cache / "memory" / f"{digest({'need': job.need_digest, 'device': name})}.json"
     if file.exists():
         return file.read_text("utf-8")
-    found = _measure(job.spec, cache, device, name).model_dump_json()
+    found = _measure(job, cache, device, name).model_dump_json()
     write_atomically(file, found.encode())
     return found
 
@@ -159,21 +222,31 @@ def known_needs(cache: Path) -> list[Need]:
     return sorted(found, key=lambda need: (-need.peak_bytes, need.of))
 
 
-def _measure(spec: TrialSpec, cache: Path, device: Any, name: str) -> Need:
+def _measure(job: ProbeJob, cache: Path, device: Any, name: str) -> Need:
     import psutil
     import torch
 
     from harness.ranks import Single
+    from harness.teachers.layer_outputs import random_outputs
     from harness.training.nvidia_smi import process_bytes
     from harness.training.peak_memory import peak_bytes, reset_peak
     from harness.training.trial import make_training
 
-    training = make_training(spec, cache, Single(), device).training
+    spec = job.spec
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, int(job.cpus)))  # as the trial does
+    stand_ins = {
+        teacher.name: random_outputs(teacher, spec.task, spec.data_digest, job.stand_ins[teacher.name], cache)
+        for teacher in spec.teachers
+        if teacher.name in job.stand_ins
+    }
+    gc.collect()  # what an earlier measurement has left
+    training = make_training(spec, cache, Single(), device, stand_ins=stand_ins).training
     before = psutil.Process().memory_info().rss if device.type == "cpu" else torch.cuda.memory_allocated(device)
     reset_peak(device)
     # a rank's share of the batch; gradients are averaged in place, so a group of ranks takes little more
     rows = -(-spec.training.batch_size // spec.resources.workers)
-    training.train_on_longest(rows, STEPS)
+    seconds = training.train_on_longest(rows, STEPS)
     context = None
     if device.type == "cpu":
         peak, total = peak_bytes(device), psutil.virtual_memory().total
@@ -186,6 +259,7 @@ def _measure(spec: TrialSpec, cache: Path, device: Any, name: str) -> Need:
         growth_bytes=max(0, peak - before),
         total_bytes=total,
         context_bytes=context,
+        step_seconds=seconds if spec.resources.workers == 1 else None,
         device=name,
         of=_kind(spec, training.precision),
     )
@@ -212,5 +286,5 @@ def _beside(need: Need) -> str:
 
 def _shown(resources: TaskResources) -> str:
     if resources.gpus_per_worker:
-        return f"{resources.gpus_per_worker:g} of a GPU each"
-    return f"{resources.memory_per_worker / 2**30:.2f} GiB reserved each"
+        return f"{resources.gpus_per_worker:g} of a GPU for each"
+    return f"{resources.memory_per_worker / 2**30:.2f} GiB to reserve for each"

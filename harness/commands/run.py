@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         print(describe(plan))
         return 0
+    from harness.commands.cost_text import graph_notes
     from harness.store.store import Store
     from harness.watching.console import Console
     from harness.watching.quiet import quiet_libraries
@@ -74,21 +75,6 @@ def precision_notes(plan: Plan) -> list[str]:
     return [
         f"{len(cells)} cells train in bf16 on CPUs, and the processor of this machine has no instructions for it: each step "
         "takes many times as long as in fp32 (--set training.precision=fp32)"
-    ]
-
-
-def graph_notes(plan: Plan) -> list[str]:
-    """A line for each reason why `training.compile: graphs` is without effect: what Ray's workers warn of is in their logs."""
-    from harness.loss_terms.registry import graphs_refusal
-
-    without: dict[str, set[str]] = {}
-    for cell in plan.cells:
-        refusal = graphs_refusal(cell.needs, cell.resources.workers, cell.resources.gpus_per_worker > 0)
-        if refusal and cell.training.compile == "graphs":
-            without.setdefault(refusal, set()).add(cell.entry.shown)
-    return [
-        f"training.compile: graphs is without effect where a trial {refusal}: {', '.join(sorted(names))}"
-        for refusal, names in without.items()
     ]
 
 

@@ -19,7 +19,7 @@ from harness.models.tokenizing import LARGEST_VOCABULARY, load_tokenizer
 from harness.study.schema import ModelSpec
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 PROBE_TOKENS = 16
 """Length of the rows that are tried, at most."""
@@ -76,10 +76,21 @@ def check_model(
 
 
 def check_shape(spec: ModelSpec, classes: int, max_length: int, cache: Path, moved_layers: int | None = None) -> None:
-    """Build a model on torch's meta device, from its configuration alone, and look at its tokenizer and its weights' files.
+    """Raises ModelError as `model_shape` does, and where a model has too few positions, or not the layers that a look-ahead
+    moves.
+    """
+    model = model_shape(spec, classes, cache)
+    if reason := positions_refusal(model.config.to_dict(), max_length):
+        raise ModelError(reason)
+    if moved_layers is not None and moved_layers > (layers := len(encoder_layers(model))):
+        raise ModelError(f"a look-ahead shall move its last {moved_layers} layers, and it has {layers}")
+
+
+def model_shape(spec: ModelSpec, classes: int, cache: Path) -> PreTrainedModel:
+    """The model on torch's meta device, built from its configuration alone; its tokenizer and its weights' files are looked at.
 
     Raises ModelError where the classifier cannot be built, a file of its weights is missing, its tokenizer has no padding
-    token or more tokens than it, it has too few positions, or not the layers that are chosen or that a look-ahead moves.
+    token or more tokens than it, or it has not the layers that are chosen.
     """
     config = spec.config or _own_configuration(spec)
     tokenizer: PreTrainedTokenizerFast | None = None
@@ -92,17 +103,12 @@ def check_shape(spec: ModelSpec, classes: int, max_length: int, cache: Path, mov
     shape = spec.model_copy(update={"model": None, "config": config})
     try:
         with torch.device("meta"):
-            model = build_model(shape, classes, 0, vocabulary, tokenizer=tokenizer)
-        layers = None if moved_layers is None else len(encoder_layers(model))
+            return build_model(shape, classes, 0, vocabulary, tokenizer=tokenizer)
     except ModelError as error:
         if spec.model is None:
             raise
         why = str(error.__cause__ or error).strip().splitlines()[0]
         raise ModelError(f"model {spec.model!r} cannot be built as a sequence classifier: {why[:300]}") from error
-    if reason := positions_refusal(model.config.to_dict(), max_length):
-        raise ModelError(reason)
-    if layers is not None and moved_layers is not None and moved_layers > layers:
-        raise ModelError(f"a look-ahead shall move its last {moved_layers} layers, and it has {layers}")
 
 
 def _own_configuration(spec: ModelSpec) -> dict[str, Any]:

@@ -59,7 +59,13 @@ def serial_map(
 
 
 def prepare(
-    plan: Plan, cache: Path, console: Console, map_function: MapFunction = serial_map, watcher: Watcher | None = None
+    plan: Plan,
+    cache: Path,
+    console: Console,
+    map_function: MapFunction = serial_map,
+    watcher: Watcher | None = None,
+    *,
+    make_teachers: bool = True,
 ) -> dict[str, PreparedTask]:
     """Task name -> what its trials need to know. `watcher` hears of the teachers.
 
@@ -67,7 +73,7 @@ def prepare(
     first teacher trains. Raises DataError, ModelError, and StudyError for
     a strategy that cannot run among teachers of these sizes, and StoreError for a full disk. Damaged folders of the cache are
     made again, which the console says. A teacher whose training fails is noted in
-    `PreparedTask.teacher_errors` and does not stop the others.
+    `PreparedTask.teacher_errors` and does not stop the others. Without `make_teachers` so are all that the cache lacks.
     """
     study = plan.study
     console.stage("checking the models")
@@ -111,7 +117,11 @@ def prepare(
     check_models(plan, roles, jobs, cache, console)
     for note in head_notes(plan):
         console.note(f"note: {note}")
-    errors = _make_teachers(jobs, cache, console, map_function, watcher or Watcher())
+    if make_teachers:
+        errors = _make_teachers(jobs, cache, console, map_function, watcher or Watcher())
+    else:
+        lacking = ErrorRecord(kind="teacher", type="NotMade", message="the cache does not hold all its outputs")
+        errors = {job.digest: lacking for job in jobs if not is_made(job, cache)}
     made = {
         task.name: _prepared(task, roles[task.name], origins[task.name], students[task.name], jobs, errors)
         for task in plan.tasks

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -132,8 +133,18 @@ def train_trial(
     return TrialOutcome(record, predictions)
 
 
-def make_training(spec: TrialSpec, cache: Path, ranks: Ranks, device: torch.device, micro_batches: int = 1) -> MadeTraining:
-    """The trial's training, ready to run. It has no report rows. Raises ChangedCodeError."""
+def make_training(
+    spec: TrialSpec,
+    cache: Path,
+    ranks: Ranks,
+    device: torch.device,
+    micro_batches: int = 1,
+    stand_ins: Mapping[str, TeacherOutputs] = MappingProxyType({}),
+) -> MadeTraining:
+    """The trial's training, ready to run. It has no report rows. Raises ChangedCodeError.
+
+    `stand_ins`: teacher name -> outputs in the place of the cache's, for a training that is only measured.
+    """
     if spec.harness_code not in ("", numeric_code()):
         raise ChangedCodeError(
             f"the harness that this process has loaded makes other numbers than the one that planned the trial: digest of its "
@@ -157,7 +168,10 @@ def make_training(spec: TrialSpec, cache: Path, ranks: Ranks, device: torch.devi
     fit_rows, meta_rows = training_parts(training_rows, needs, spec.label_budget)
     encoder = RowEncoder(spec, cache, training_rows)
     wanted = needs_of_terms(needs)
-    teachers = [TeacherOutputs.load(cache, digest, wanted.teacher_outputs) for digest in spec.teacher_digests]
+    teachers = [
+        stand_ins.get(teacher.name) or TeacherOutputs.load(cache, digest, wanted.teacher_outputs)
+        for teacher, digest in zip(spec.teachers, spec.teacher_digests, strict=True)
+    ]
     fit = labelled_rows(fit_rows, encoder, teachers, wanted)
     if wanted.word_drop:
         fit = replace(fit, word_drop=WordDrop(fit.encoded, wanted.word_drop, spec.seeds.dropout))

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main
+from harness.commands.cost_text import describe, graph_notes
 from harness.commands.manifest import git_state, package_versions, portable
-from harness.commands.run import graph_notes, precision_notes
+from harness.commands.run import precision_notes
 from harness.numeric_code import numeric_code
 from harness.plan.plan import make_plan
 from harness.report import Report
@@ -302,3 +303,7 @@ def test_where_graphs_are_without_effect_is_said_before_anything_runs(tmp_path: 
     assert notes(gpus_per_worker=0.5) == ["looks ahead: rw_kd"]
     assert notes(gpus_per_worker=1, workers=2) == ["has several workers: rw_kd, wsl"]
     assert graph_notes(make_plan(tiny_study(), tmp_path)) == []
+    planned = describe(make_plan(tiny_study(training={"compile": "graphs"}, resources={"gpus_per_worker": 0}), tmp_path))
+    assert planned.splitlines()[-1] == (
+        "note: training.compile: graphs is without effect where a trial runs on a CPU: fixed_alpha"
+    )

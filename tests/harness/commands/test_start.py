@@ -29,7 +29,7 @@ sys.exit(code)
         ["--help"],
         ["run", "--help"],
         ["plan", "studies/glue_full.yaml"],
-        ["run", "studies/quickstart.yaml", "--dry-run"],
+        ["run", "studies/quickstart.yaml", "--dry-run", "--set", "training.compile=graphs"],
         ["list", "strategies"],
         ["list", "strategies", "shuffled(rw_kd)"],
         ["list", "tasks"],

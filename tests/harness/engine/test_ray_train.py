@@ -6,11 +6,16 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import torch
+import torch.distributed as dist
 
 from tests.harness.engine.conftest import StandInRun
+from tests.harness.tiny import default_specs, tiny_study
 
 Run = Callable[..., StandInRun]
 
@@ -59,6 +64,55 @@ def test_no_watcher_holds_up_the_end_of_a_group(monkeypatch: pytest.MonkeyPatch)
     other = object()
     monkeypatch.setattr(TorchTrainer, "_create_default_callbacks", lambda self: [other, PlacementGroupCleanerCallback()])
     assert Trainer.__new__(Trainer)._create_default_callbacks() == [other]
+
+
+class Ended(Exception):
+    """The rank's work is done, as far as this test goes."""
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_a_rank_has_its_own_gpu_held_to_its_share_or_none(gpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is the only rank of a real process group, with a real mailbox; Ray Train gives it the second GPU, or none.
+    With none it trains to the end, and no GPU is asked for anything.
+    """
+    import ray  # not before there is a cluster, which is to be what imports it first
+
+    from harness.engine.ray_mailbox import ORDER, Order, start_mailbox
+    from harness.engine.ray_train import serve_trials
+    from harness.engine.ray_trial import default_train
+
+    (spec,) = default_specs(tiny_study(resources={"engine": "ray"}, training={"epochs": 1, "batch_size": 32}), tmp_path)
+    spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"gpus_per_worker": gpus})})
+    asked: list[Any] = []
+
+    def ask(*given: Any) -> None:
+        asked.extend(given)
+        if given == (1.0,):
+            raise Ended
+
+    monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("cuda:1" if gpus else "cpu"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("set_device", "set_per_process_memory_fraction", "_lazy_init", "get_device_name", "is_bf16_supported"):
+        monkeypatch.setattr(torch.cuda, name, ask)
+    devices: list[str] = []
+
+    def train(*given: Any, **named: Any) -> None:
+        devices.append(default_train()(*given, **named).record.cost.device)
+        raise Ended
+
+    mailbox = start_mailbox()
+    config = {"spec": spec.model_dump_json(), "checkpoint": str(tmp_path / "trial"), "may_stop": False, "student_folder": None}
+    ray.get(mailbox.tell.remote(1, ORDER, Order(config, resume=False, micro_batches=1)))
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(Ended):
+            serve_trials(mailbox, train, tmp_path)
+    finally:
+        dist.destroy_process_group()
+        ray.kill(mailbox)
+    assert asked == ([torch.device("cuda:1"), 1.0] if gpus else [])
+    assert devices == ([] if gpus else ["cpu"])
 
 
 @pytest.mark.slow

@@ -11,14 +11,14 @@ import torch
 
 from harness.engine import inline
 from harness.loss_terms.registry import FASTEST
-from harness.plan.plan import make_plan
+from harness.plan.plan import make_plan, trial_spec
 from harness.store.store import Store
 from harness.training.checkpoint import CheckpointError, TrialCheckpoint
 from harness.training.device import device_for
 from harness.training.trial import train_trial
 from harness.watching.console import Console
 from tests.harness.engine.stand_in import stand_in_plan, stand_in_study, stand_in_train
-from tests.harness.tiny import default_specs, tiny_study
+from tests.harness.tiny import default_specs, prepared_plan, tiny_study
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,30 @@ def test_a_share_is_held_to_and_attention_does_not_plan_for_every_shape(gpus: fl
     finally:
         torch.backends.cuda.enable_cudnn_sdp(before)
     assert shares == [min(1, gpus)]
+
+
+class Held(Exception):
+    """A process was held to a share of a GPU, which had nothing on it yet."""
+
+
+def _hold(share: float) -> None:
+    raise Held(share)
+
+
+def test_teachers_and_trials_are_held_to_the_share_of_their_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is put on the GPU. For ranks of Ray Train: test_ray_train.py."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", _hold)
+    shares = {"sst2": 0.5, "rte": 0.25, "mrpc": 1.0}
+    per_task = {task: {"gpus_per_worker": share} for task, share in shares.items()}
+    plan, prepared = prepared_plan(
+        tiny_study(tasks=list(shares), resources={"engine": "inline", "per_task": per_task}), tmp_path
+    )
+    assert {task: ready.teacher_errors["teacher"].type for task, ready in prepared.items()} == dict.fromkeys(shares, "Held")
+    assert {task: float(ready.teacher_errors["teacher"].message) for task, ready in prepared.items()} == shares
+    for cell in plan.cells:
+        with pytest.raises(Held, match=f"^{shares[cell.task.name]}$"):
+            train_trial(trial_spec(plan, cell, 0, {}, prepared), tmp_path)
 
 
 def test_a_gpu_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
