@@ -37,9 +37,13 @@ class RouterSession:
     Tune tries nothing again: a trial that was lost goes back to the router, which deals it out as a new trial of Tune's.
     """
 
-    def __init__(self, router: Router, store: Store, keep_checkpoints: bool, retries: int = 0, stacked: int = 1) -> None:
+    def __init__(
+        self, router: Router, store: Store, keep_checkpoints: bool, retries: int = 0, stacked: int = 1, at_once: int = 1
+    ) -> None:
         self.router = router
         self.stacked = stacked
+        self.at_once = at_once
+        """At most so many trials."""
         self.store = store
         self.keep_checkpoints = keep_checkpoints
         self.keys: dict[str, list[str]] = {}
@@ -83,6 +87,11 @@ class RouterSession:
         key = result.get("key")
         return key if key in self.keys.get(trial.trial_id, ()) else None
 
+    def next_together(self) -> list[TrialSpec]:
+        """Trials for a process to run now, stacked if there are several."""
+        running = sum(len(keys) for keys in self.keys.values())
+        return self.router.next_together(min(self.stacked, self.at_once - running))
+
     def lost(self, key: str, text: str) -> None:
         """A running trial has no process any more: it is tried again from its checkpoint, or has failed for good."""
         spec = self.router.running(key)
@@ -110,7 +119,11 @@ class RouterSession:
         for key in keys:
             self.device_errors.pop(key, None)
             forget(self.checkpoint(key))
-            self.router.happened("trial_retried", key, _last_error(text))
+        self._try_again(keys, _last_error(text))
+
+    def _try_again(self, keys: list[str], why: str) -> None:
+        for key in keys:
+            self.router.happened("trial_retried", key, why)
             self.router.put_back(key, 0)
 
     def lost_nodes(self, nodes: set[str]) -> None:
@@ -131,17 +144,16 @@ class RouterSession:
     def _lost_tuner(self, cause: BaseException) -> None:
         """All its trials go back. Those that had not begun yet are charged with it; where all had, all are."""
         self.sweep.begin()
-        keys = [key for together in self.keys.values() for key in together]
-        starting = {key for key in keys if last_sign(self.checkpoint(key)) is None} or set(keys)
+        groups = list(self.keys.values())
+        starting = [keys for keys in groups if all(last_sign(self.checkpoint(key)) is None for key in keys)] or groups
         text = f"{type(cause).__name__}: {cause}"
         self.keys.clear()
         self.started.clear()
-        for key in keys:
-            if key in starting:
-                self.lost(key, text)
+        for keys in groups:
+            if keys in starting:
+                self.lost_together(keys, text)
             else:
-                self.router.happened("trial_retried", key, text)
-                self.router.put_back(key, 0)
+                self._try_again(keys, text)
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -166,7 +178,7 @@ class RouterSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         session = self._session
         with session.guard():
-            specs = session.router.next_together(session.stacked)
+            specs = session.next_together()
             if not specs:
                 return str(Searcher.FINISHED) if session.router.finished else None
             session.keys[trial_id] = [spec.key for spec in specs]
@@ -239,17 +251,20 @@ class StoreCallback(TrialProgressCallback):  # type: ignore[misc]  # ray is unty
                 session.device_errors[key] = ErrorRecord.model_validate_json(error)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        pass
+        self._lost(trial, "it ended without an outcome")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Its process is gone, or it raised what a retry may mend: so have all that were stacked in it."""
+        self._session.sweep.begin()
+        self._lost(trial, _error_text(trial))
+
+    def _lost(self, trial: Any, text: str) -> None:
         session = self._session
-        session.sweep.begin()
         if trial.trial_id not in session.keys:  # its outcome had come
             return
         with session.guard():
             session.started.discard(trial.trial_id)
-            session.lost_together(session.keys.pop(trial.trial_id), _error_text(trial))
+            session.lost_together(session.keys.pop(trial.trial_id), text)
 
     def _close(self, trial: Any, key: str) -> None:
         keys = self._session.keys[trial.trial_id]

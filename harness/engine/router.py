@@ -141,8 +141,7 @@ class Router:
 
         One alone where its strategy does not allow more, or where it has lost a process: that may have been its own doing.
         """
-        first = self.next()
-        if first is None:
+        if count < 1 or (first := self.next()) is None:
             return []
         together = [first]
         if count > 1 and first.key not in self._lost and self.may_share(first):

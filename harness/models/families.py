@@ -8,6 +8,9 @@ from typing import Any
 FIRST_TOKEN_CLASSIFIERS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
 """Model types whose sequence classifiers, as `transformers` has them, read the last layer's first token and nothing else."""
 
+LEAN = ("bert", "roberta")
+"""Their encoders have lean layers (`harness.models.lean_layers`), which can be stacked."""
+
 LAST_TOKEN_CLASSIFIERS = ("ctrl", "modernbert-decoder")
 """Causal families whose classifier does not say so by its name."""
 
@@ -45,6 +48,14 @@ def known_layers(config: Mapping[str, Any]) -> int | None:
     """How many layers a model with this configuration has; None where it does not say."""
     names = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
     return next((config[name] for name in names if isinstance(config.get(name), int)), None)
+
+
+def stacked_refusal(config: Mapping[str, Any], pooling: str) -> str | None:
+    """Why students with this configuration cannot be stacked, as far as it says; None where nothing speaks against it."""
+    kind = config.get("model_type", LEAN[0])
+    if kind not in LEAN:
+        return f"a student of type {kind} cannot be stacked, only {' and '.join(LEAN)}"
+    return "a student with `pooling: mean` cannot be stacked" if pooling == "mean" else None
 
 
 def layers_refusal(there: int, wanted: Sequence[int]) -> str | None:

@@ -16,6 +16,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.roberta.modeling_roberta import RobertaLayer
 
 from harness.models.dropout import dropped, stacked_masks
+from harness.models.families import LEAN
 from harness.models.layers import encoder_layers
 
 
@@ -108,7 +109,7 @@ def make_lean(model: PreTrainedModel, first_token_alone: bool) -> None:
     `first_token_alone`: of the last layer's output nothing else is read.
     """
     config = model.config
-    if config.model_type not in ("bert", "roberta") or config._attn_implementation != "sdpa":
+    if config.model_type not in LEAN or config._attn_implementation != "sdpa":
         return
     if config.is_decoder or config.chunk_size_feed_forward:
         return

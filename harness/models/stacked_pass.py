@@ -16,6 +16,7 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F  # noqa: N812
 
 from harness.models.dropout import dropping_stacked, scaled_mask
+from harness.models.families import LEAN
 from harness.models.layers import encoder_layers
 from harness.models.lean_layers import LEAN_LAYERS
 from harness.models.used_tokens import UsedTokenEmbedding
@@ -51,8 +52,8 @@ def stacking_refusal(model: nn.Module) -> str:
     """Why a model cannot be stacked; empty where it can."""
     config: Any = getattr(model, "config", None)
     kind = getattr(config, "model_type", type(model).__name__)
-    if kind not in ("bert", "roberta"):
-        return f"a model of type {kind} cannot be stacked, only bert and roberta"
+    if kind not in LEAN:
+        return f"a model of type {kind} cannot be stacked, only {' and '.join(LEAN)}"
     layers: Any = encoder_layers(model)
     if any(type(layer) not in LEAN_LAYERS.values() for layer in layers):
         return "its layers are not those of `harness.models.lean_layers`"

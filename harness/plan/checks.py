@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import DataError, StudyError
-from harness.models.families import known_layers, layers_refusal, positions_refusal
+from harness.models.families import known_layers, layers_refusal, positions_refusal, stacked_refusal
 from harness.models.sources import family_refusal, files_refusal, known_configuration
 from harness.plan.teacher_checks import sizes_in_the_study, teacher_refusal
 from harness.plan.term_checks import check_range, check_terms
@@ -188,6 +188,9 @@ def check_data(study: Study) -> None:
     for task, changed in study.data_per_task.items():
         _validated(DataSpec, study.data.model_dump(), changed, ("data_per_task", task))
     longest = max(study.data_for(task if isinstance(task, str) else task.name).max_length for task in study.tasks)
+    student = study.models.student
+    if study.resources.stacked > 1 and (reason := stacked_refusal(known_configuration(student), student.pooling)):
+        raise StudyError(reason, ("resources", "stacked"))
     for where, model in _models(study):
         if reason := files_refusal(model):
             raise StudyError(reason, where)

@@ -39,17 +39,21 @@ def run_stacked(trainings: Sequence[Callable[[Seat], Result]], stop_at_error: bo
             while live := [seat for seat in seats if not seat.ended]:
                 for seat in live:
                     while not (seat.ended or isinstance(seat.asked, _Forward | _Backward)):
-                        seat.go_on()
-                    if stop_at_error and isinstance(seat.result, BaseException):
-                        raise seat.result
+                        _go_on(seat, stop_at_error)
                 passes.answer([seat for seat in live if not seat.ended])
                 for seat in live:
                     if not seat.ended:
-                        seat.go_on()
+                        _go_on(seat, stop_at_error)
         finally:
             for seat in seats:
                 seat.end()
     return [seat.result for seat in seats]
+
+
+def _go_on(seat: Seat, stop_at_error: bool) -> None:
+    seat.go_on()
+    if stop_at_error and isinstance(seat.result, BaseException):
+        raise seat.result
 
 
 @dataclass

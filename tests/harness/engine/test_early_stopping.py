@@ -16,7 +16,7 @@ from harness.engine.ray_scheduler import RouterScheduler
 from harness.records import EpochRecord
 from harness.store.store import Store
 from harness.watching.console import Console
-from tests.harness.engine.conftest import StandInRun
+from tests.harness.engine.conftest import CPUS, StandInRun
 from tests.harness.engine.stand_in import stand_in_plan, stand_in_study, stand_in_train
 
 SEARCH = {"trials": 5, "early_stopping": {"kind": "asha", "reduction_factor": 2}}
@@ -51,7 +51,9 @@ def test_ray_stops_the_same_trials(
     expected: dict[tuple[str, int], tuple[str, str, int | None, int]],
 ) -> None:
     labels = ["plain", "other", "killed"] if workers == 1 else ["plain", "other"]
-    resources = {"workers": workers, "concurrent_trials": 3 - workers, "retries": 1, "stacked": stacked}
+    resources = {"workers": workers, "concurrent_trials": 3 - workers, "retries": 1}
+    if stacked > 1:
+        resources |= {"stacked": stacked, "cpus_per_worker": CPUS}  # all in one process
     run = stand_in_run(labels, resources=resources, search=SEARCH, training=TRAINING)()
     found = ends(run.store)
     if workers == 1:

@@ -18,6 +18,7 @@ from harness.study.schema import Study
 from harness.training.failures import classify
 from harness.training.out_of_memory import OutOfMemoryError
 from harness.watching.console import Console
+from tests.harness.engine.conftest import CPUS
 from tests.harness.engine.short_of_memory import LABEL, short_of_memory_train
 from tests.harness.report.stores import Planted, build_store
 from tests.harness.tiny import prepared_plan, tiny_study
@@ -60,7 +61,7 @@ def test_stacked_trials_find_what_single_ones_do_under_ray(cluster: None, tmp_pa
 
     changes: dict[str, Any] = {"strategies": ["fixed_alpha", "wsl", "rw_kd"], "search": {"trials": 1, "repeats": 2}}
     one = run_with(inline, tiny_study(**changes), tmp_path / "one", tmp_path / "cache")
-    resources = {"stacked": 4, "concurrent_trials": 4}
+    resources = {"stacked": 4, "cpus_per_worker": CPUS}  # one process
     several = run_with(ray_tune, tiny_study(**changes, resources=resources), tmp_path / "several", tmp_path / "cache")
     assert_same_but_for_rounding(several, one)
     shared = {record.spec.label: record.cost.stacked for record in several.records()}

@@ -11,7 +11,7 @@ import pytest
 import ray
 from ray.air.execution._internal.actor_manager import RayActorManager
 
-from harness.engine.payload import pack
+from harness.engine.payload import pack, unpack
 from harness.engine.ray_losses import LONGEST_WAIT, NODE_LOSSES, Losses
 from harness.engine.ray_scheduler import RouterScheduler
 from harness.engine.ray_session import RouterSearcher, RouterSession, StoreCallback
@@ -81,6 +81,44 @@ def test_a_lost_trial_is_dealt_out_again_after_its_wait(tmp_path: Path, monkeypa
     assert isinstance(searcher.suggest("one"), dict)
     session.lost_together(session.keys.pop("one"), lost().traceback)
     assert [record.status for record in store.records()] == ["failed"]
+
+
+def test_stacked_trials_whose_process_never_began_are_not_charged_and_go_on_alone(tmp_path: Path) -> None:
+    """Ray ends the Tuner, and whose doing that was is not known."""
+    plan, prepared = stand_in_plan(stand_in_study(["a", "b", "c"], search={"trials": 1}))
+    store = Store(tmp_path)
+    router = Router(plan, plan.cells, prepared, store, Console(quiet=True))
+    session = RouterSession(router, store, False, stacked=2, at_once=3)
+    searcher = RouterSearcher(session)
+    tuners = []
+
+    def fit() -> None:
+        tuners.append([searcher.suggest(f"{len(tuners)}{name}") for name in "xyz"])
+        if len(tuners) == 1:
+            raise ray.exceptions.WorkerCrashedError
+        for spec in [router.running(key) for keys in session.keys.values() for key in keys]:
+            router.finish(*unpack(pack(stand_in_train(spec, tmp_path))))
+        assert router.next() is None
+
+    session.run(fit)
+    assert {record.spec.label: record.status for record in store.records()} == {"a": "ok", "b": "ok", "c": "failed"}
+    dealt = [[1 + len(config["beside"]) for config in tuner if isinstance(config, dict)] for tuner in tuners]
+    assert dealt == [[2, 1], [1, 1]]
+
+
+def test_a_trial_that_ends_without_an_outcome_is_lost(tmp_path: Path) -> None:
+    """And not waited for."""
+    plan, prepared = stand_in_plan(stand_in_study(["plain"], search={"trials": 1}))
+    store = Store(tmp_path)
+    session = RouterSession(Router(plan, plan.cells, prepared, store, Console(quiet=True)), store, False)
+    callback = StoreCallback(session, Watcher(), StallWatch(60, Watcher(), Console(quiet=True)))
+    assert isinstance(RouterSearcher(session).suggest("one"), dict)
+    callback.on_trial_complete(0, [], SimpleNamespace(trial_id="one", error_file=None))
+    (record,) = store.records()
+    assert record.error is not None
+    assert record.error.message == "it ended without an outcome"
+    assert session.router.next() is None
+    assert session.router.finished
 
 
 def killed_for_memory(monkeypatch: pytest.MonkeyPatch, times: int) -> None:

@@ -16,7 +16,7 @@ from harness.store.store import Store
 from harness.training.failures import classify, is_out_of_memory
 from harness.watching.console import Console
 from tests.harness.engine import stand_in
-from tests.harness.engine.conftest import StandInRun
+from tests.harness.engine.conftest import CPUS, StandInRun
 from tests.harness.engine.stand_in import CUDA_ERROR, stand_in_plan, stand_in_study, stand_in_train
 
 
@@ -54,7 +54,7 @@ def test_stacked_trials_that_lose_their_process_go_on_alone_uncharged(
 ) -> None:
     """In the first process a CUDA error, in the second a kill; without retries."""
     labels = ["lost_device", "plain", "killed", "other"]
-    run = stand_in_run(labels, resources={"stacked": 2, "concurrent_trials": 2, "retries": 0}, search={"trials": 1})()
+    run = stand_in_run(labels, resources={"stacked": 2, "cpus_per_worker": CPUS, "retries": 0}, search={"trials": 1})()
     assert {r.spec.label: r.status for r in run.store.records()} == dict.fromkeys(labels, "ok")
     retried = [event["cell"] for event in run.store.events() if event["kind"] == "trial_retried"]
     assert sorted(retried) == sorted(f"sst2/{label}/0" for label in labels)

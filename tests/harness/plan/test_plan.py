@@ -326,6 +326,20 @@ def test_a_model_that_classifies_no_text_is_found_in_the_plan(kind: str, near: s
 
 
 @pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"config": {"model_type": "distilbert"}}, "a student of type distilbert cannot be stacked, only bert and roberta"),
+        ({"pooling": "mean"}, "a student with `pooling: mean` cannot be stacked"),
+    ],
+)
+def test_students_that_cannot_be_stacked_are_refused(changed: dict[str, object], said: str) -> None:
+    student = {"config": {**TEACHER, "model_type": "bert"}, **changed}
+    with pytest.raises(StudyError, match=said) as caught:
+        planned(models={"student": student, "teachers": [{"config": TEACHER}]}, resources={"stacked": 2})
+    assert caught.value.where == ("resources", "stacked")
+
+
+@pytest.mark.parametrize(
     ("resources", "said"),
     [
         ({"workers": 2}, "stacked: 4 is for trials of one worker, got workers 2"),

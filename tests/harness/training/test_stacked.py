@@ -133,6 +133,24 @@ def test_an_interruption_ends_all(tmp_path: Path) -> None:
     assert len(ended) == 2
 
 
+def test_an_error_after_a_pass_ends_all_where_it_is_to(tmp_path: Path) -> None:
+    specs = specs_of(tmp_path, TWO_LAYERS)[:2]
+
+    def trial(seat: Seat, spec: TrialSpec) -> TrialOutcome:
+        def on_step(step: int, loss: torch.Tensor) -> None:
+            if step == 2 and spec is specs[1]:
+                raise OSError("the folder is gone")
+
+        return train_trial(spec, tmp_path, seat, on_step=on_step)
+
+    seats: list[Callable[[Seat], TrialOutcome]] = [lambda seat, spec=spec: trial(seat, spec) for spec in specs]
+    with pytest.raises(OSError, match="the folder is gone"):
+        run_stacked(seats, stop_at_error=True)
+    found = run_stacked(seats)
+    expect_alike(found[0], train_trial(specs[0], tmp_path))
+    assert isinstance(found[1], OSError)
+
+
 @pytest.mark.parametrize(
     ("strategy", "said"), [("fixed_alpha", ""), ("rw_kd", "looks ahead"), ("mgda", "needs gradients of its terms")]
 )
