@@ -184,6 +184,8 @@ def _to_write(plan: Plan, kinds: Sequence[Kind], on_gpu: bool) -> str:
 
     if plan.study.resources.engine == "inline":
         return "The engine `inline` runs one trial at a time: with `ray`, so many fit beside each other."
+    if (stacked := plan.study.resources.stacked) > 1:
+        return f"These are of single trials: the {stacked} that are stacked in a process take up to {stacked} times as much."
     field, what = ("gpus_per_worker", "share of a GPU") if on_gpu else ("memory_per_worker", "memory")
     if all(cell.resources.packing == "measured" for kind in kinds for cell in kind.cells):
         return f"As resources.packing is `measured`, `run` gives each kind its own {what}, with {MARGIN:.0%} to spare."

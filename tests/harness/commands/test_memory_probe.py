@@ -218,6 +218,8 @@ def test_a_plan_measures_what_a_run_would_and_trains_no_teacher(
     assert measured.step_seconds is not None
     figures = [f"{measured.peak_bytes / GIB:.2f}", f"{measured.step_seconds:.2g}", str(measured.total_bytes // largest)]
     assert row[-4:] == ["16", *figures]
+    assert main(["plan", str(file), "--measure", "--set", "resources.stacked=4"]) == 0
+    assert "the 4 that are stacked in a process take up to 4 times as much" in capsys.readouterr().out
 
     monkeypatch.setattr(memory_probe, "_measure", lambda *_: pytest.fail("measured again"))
     plan, prepared = prepared_plan(load_plan(file, ["resources.packing=measured"]).study, cache)
