@@ -92,16 +92,19 @@ def _run_cells(
     processes = max(ray_slots(shape, resources.cluster_may_grow_to) for shape in shapes)
     if resources.concurrent_trials is not None:
         processes = min(processes, resources.concurrent_trials)
-    in_flight = max(1, math.ceil(processes / len(cells)))
-    slots = min(processes * resources.stacked, len(cells) * in_flight)
+    searched = len(cells) * plan.study.search.parallel
+    slots = min(processes * resources.stacked, max(processes, searched))
     if resources.concurrent_trials is not None:
         slots = min(slots, resources.concurrent_trials)
     stacked = math.ceil(slots / processes)
-    if in_flight > 1:
-        console.note(f"{slots} trials at once on {len(cells)} cells: what a search suggests may depend on timing")
+    if searched < processes:
+        console.note(
+            f"{processes} trials could run at once, and {len(cells)} cells with search.parallel {plan.study.search.parallel} "
+            f"have {searched}"
+        )
     storage = store.path.resolve() / ".ray"
     watcher.happened("slots", slots=slots, cells=len(cells))
-    router = Router(plan, cells, prepared, store, console, in_flight, watcher)
+    router = Router(plan, cells, prepared, store, console, watcher)
     session = RouterSession(router, store, plan.study.keep_checkpoints, resources.retries, stacked, at_once=slots)
     stalls = StallWatch(resources.stall_minutes, watcher, console)
     if _is_distributed(plan, _shape(cells[0])):

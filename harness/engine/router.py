@@ -38,6 +38,8 @@ class _CellTrials:
         self._plan = plan
         self._prepared = prepared
         self._search = CellSearch.for_cell(plan, cell)
+        self._searched: dict[int, TrialSpec] = {}
+        """By their numbers in the search, which has not been told of them."""
         self._finals: deque[TrialSpec] | None = None
 
     @property
@@ -62,22 +64,24 @@ class _CellTrials:
         grace = grace_epochs(self._plan, spec)
         return self._search.report(spec.index, record.epoch + 1, score, grace, spec.training.epochs)
 
-    def tell(self, record: TrialRecord) -> Any:
-        """Returns what the search makes of it (Optuna's FrozenTrial); None for a final run."""
+    def tell(self, record: TrialRecord) -> list[tuple[TrialSpec, Any]]:
+        """Returns the trials that the search has taken note of now, and what it makes of them (Optuna's FrozenTrials)."""
         spec = self.running[record.key]
         for epoch in record.epochs:  # news to the search where the record is from the store
             self.epoch(record.key, epoch)
         del self.running[record.key]
         if spec.purpose != "search":
-            return None
-        return self._search.tell(spec.index, record.objective, stopped=record.status == "stopped")
+            return []
+        told = self._search.tell(spec.index, record.objective, stopped=record.status == "stopped")
+        return [(self._searched.pop(index), trial) for index, trial in told]
 
     def _next(self) -> TrialSpec | None:
         if self._finals is None:
             asked = self._search.ask()
             if asked is not None:
                 index, values = asked
-                return trial_spec(self._plan, self.cell, index, values, self._prepared)
+                self._searched[index] = trial_spec(self._plan, self.cell, index, values, self._prepared)
+                return self._searched[index]
             if self.running:
                 return None
             self._finals = deque(final_specs(self._plan, self.cell, self._prepared, self._search.best()))
@@ -87,8 +91,8 @@ class _CellTrials:
 class Router:
     """Deals out the trials of many cells so that all slots stay busy.
 
-    With one trial in flight per cell every search is reproducible bit by bit: what a cell suggests next depends on its own
-    results alone, in their order. A trial that the store holds as finished is answered from there, before any other is run;
+    Every search is reproducible bit by bit: what a cell suggests next depends on its own results alone, in their order
+    (`harness.plan.search`). A trial that the store holds as finished is answered from there, before any other is run;
     one that failed is run again.
     """
 
@@ -99,7 +103,6 @@ class Router:
         prepared: Mapping[str, PreparedTask],
         store: Store,
         console: Console,
-        in_flight: int = 1,
         watcher: Watcher | None = None,
     ) -> None:
         self._cells = [_CellTrials(plan, cell, prepared) for cell in cells]
@@ -108,7 +111,6 @@ class Router:
         self._prepared = prepared
         self._store = store
         self._console = console
-        self._in_flight = in_flight
         self._watcher = watcher or Watcher()
         self._students = KeptStudents(plan.study, store)
         self._runner: dict[str, _CellTrials] = {}
@@ -164,7 +166,7 @@ class Router:
     def _new(self, fits: Callable[[TrialSpec], bool]) -> TrialSpec | None:
         """The next trial that fits and has not been dealt out yet."""
         for cell in sorted(self._cells, key=lambda cell: cell.started):
-            if cell.waiting is None and len(cell.running) < self._in_flight:
+            if cell.waiting is None:
                 self._catch_up(cell)
             while (spec := cell.waiting) is not None and fits(spec):
                 cell.waiting = None
@@ -185,7 +187,7 @@ class Router:
             if (record := self._known(key, spec)) is None:
                 cell.waiting = spec
                 return
-            self._tell(cell, spec, record)
+            self._tell(cell, record)
             self._console.trial_finished(record, from_store=True)
 
     def finish(self, record: TrialRecord, predictions: pd.DataFrame | None) -> None:
@@ -198,7 +200,7 @@ class Router:
             if heard and min(heard) < epoch.epoch < max(heard) and epoch.epoch not in heard:
                 self._watcher.epoch(record.spec, epoch)
         self._watcher.ended(record)
-        self._tell(self._runner.pop(record.key), record.spec, record)
+        self._tell(self._runner.pop(record.key), record)
         self._console.trial_finished(record, from_store=False)
 
     def epoch(self, key: str, record: EpochRecord) -> bool:
@@ -236,11 +238,10 @@ class Router:
         """Where a trial that starts now is to leave its student (`Study.keep_students`); None: nowhere."""
         return self._students.folder(spec)
 
-    def _tell(self, cell: _CellTrials, spec: TrialSpec, record: TrialRecord) -> None:
-        trial = cell.tell(record)
-        self._students.ended(record)
-        if trial is not None:
+    def _tell(self, cell: _CellTrials, record: TrialRecord) -> None:
+        for spec, trial in cell.tell(record):
             self._watcher.told(cell.cell.id, spec, trial)
+        self._students.ended(record)
 
     def _known(self, key: str, spec: TrialSpec) -> TrialRecord | None:
         """What the store holds of it, if that is its end: a stopped trial's only where this study stops by the same rule."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +25,8 @@ in a small budget. It is no share of the budget: a study that is given more tria
 class CellSearch:
     """Trial 0 is the default; the others come from the sampler.
 
-    Deterministic while each answer comes before the next question: told the same results, it asks the same questions.
+    Deterministic: what it suggests follows from the results alone, whenever they come. Suggestion n is made when Optuna has
+    been told how the trials up to n - `parallel` ended, in their order, and of no later one.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class CellSearch:
         seed: int,
         trials: int,
         early_stopping: EarlyStopping | None = None,
+        parallel: int = 1,
     ) -> None:
         """`defaults`: trial 0's value of every key of `space`; it may lie outside of its range."""
         import optuna
@@ -62,19 +65,33 @@ class CellSearch:
         self._running: dict[int, optuna.trial.Trial | None] = {}
         self._values: dict[int, dict[str, Value]] = {}
         self._scores: dict[int, float] = {}
+        self._suggested: deque[int] = deque()
+        """Numbers of the trials that nobody has asked for yet."""
+        self._ended: dict[int, tuple[float | None, bool]] = {}
+        """How trials ended of which Optuna has not been told yet, as an earlier one has not ended."""
+        self._told = 0
+        for _ in range(parallel):
+            self._suggest()
 
     @classmethod
     def for_cell(cls, plan: Plan, cell: Cell) -> CellSearch:
         """The search that the plan gives a cell. Its seed does not depend on the strategy."""
         seed = derive_seed(plan.study.seed, cell.task.name, cell.repeat, "sampler")
-        return cls(
-            cell.space, cell.default_values, plan.study.search.sampler, seed, cell.trials, plan.study.search.early_stopping
-        )
+        search = plan.study.search
+        return cls(cell.space, cell.default_values, search.sampler, seed, cell.trials, search.early_stopping, search.parallel)
 
     def ask(self) -> tuple[int, dict[str, Value]] | None:
-        """The next trial's number and values (none for trial 0); None when all have been asked for."""
-        if self._asked >= self._trials:
+        """The next trial's number and values (none for trial 0); None when all have been asked for, or have to wait for the
+        ends of others.
+        """
+        if not self._suggested:
             return None
+        index = self._suggested.popleft()
+        return index, self._values[index]
+
+    def _suggest(self) -> None:
+        if self._asked >= self._trials:
+            return
         index, trial = self._asked, None
         values: dict[str, Value] = {}
         if index > 0:
@@ -82,7 +99,7 @@ class CellSearch:
                 point = next(self._grid, None)
                 if point is None:  # the grid is smaller than the budget
                     self._trials = self._asked
-                    return None
+                    return
                 self._study.enqueue_trial(point)
             trial = self._study.ask(fixed_distributions=self._distributions)
             values = dict(trial.params)
@@ -91,7 +108,7 @@ class CellSearch:
         self._asked += 1
         self._running[index] = trial
         self._values[index] = values
-        return index, values
+        self._suggested.append(index)
 
     def report(self, index: int, epoch: int, score: float, grace: int, epochs: int) -> bool:
         """A running trial's score after an epoch, counted from 1, of `epochs`; whether it is to stop here.
@@ -111,11 +128,20 @@ class CellSearch:
                 self._stopping.setdefault(index, epoch)
         return self._stopping.get(index, epochs) <= epoch < epochs
 
-    def tell(self, index: int, objective: float | None, stopped: bool = False) -> Any:
+    def tell(self, index: int, objective: float | None, stopped: bool = False) -> list[tuple[int, Any]]:
         """How a trial ended: its score, or None (or a value that is not finite) for a failure, or that it was `stopped` early.
 
-        Returns Optuna's FrozenTrial.
+        Returns the numbers of the trials of which Optuna was told now, and its FrozenTrials.
         """
+        self._ended[index] = objective, stopped
+        told = []
+        while self._told in self._ended:
+            told.append((self._told, self._tell(self._told, *self._ended.pop(self._told))))
+            self._told += 1
+            self._suggest()
+        return told
+
+    def _tell(self, index: int, objective: float | None, stopped: bool) -> Any:
         from optuna.trial import TrialState, create_trial
 
         trial = self._running.pop(index)

@@ -202,6 +202,10 @@ class SearchSpec(Section):
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     trials: int = Field(1, ge=1)
     """Per cell, the same for every strategy. Trial 0 is always the default; 1 means: defaults only."""
+    parallel: int = Field(1, ge=1)
+    """Trials of a cell that may run at once, for studies with fewer cells than slots. The suggestion after n trials knows the
+    results of all but the last `parallel` - 1 of them, in their order, whichever end first and however many slots there are;
+    with early stopping, which of them stop does depend on that."""
     space: dict[str, Range] = {}
     """Shared ranges for `training` fields, e.g. learning_rate, temperature."""
     early_stopping: EarlyStopping | None = None

@@ -36,13 +36,11 @@ class MemoryStore(Store):
         self.held[record.key] = record
 
 
-def router_for(
-    study: Study, store: Store, in_flight: int = 1, console: Console | None = None, **missing: ErrorRecord
-) -> Router:
+def router_for(study: Study, store: Store, console: Console | None = None, **missing: ErrorRecord) -> Router:
     plan, prepared = stand_in_plan(study)
     if missing:
         prepared = {name: PreparedTask(**{**vars(task), "teacher_errors": missing}) for name, task in prepared.items()}
-    return Router(plan, plan.cells, prepared, store, console or Console(quiet=True), in_flight)
+    return Router(plan, plan.cells, prepared, store, console or Console(quiet=True))
 
 
 def good(spec: TrialSpec) -> TrialRecord:
@@ -67,21 +65,24 @@ def by_cell(specs: list[TrialSpec]) -> dict[str, list[str]]:
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.data(), st.integers(1, 4), st.integers(0, 15))
-def test_searches_do_not_depend_on_timing_or_interruption(data: Any, slots: int, interrupted_after: int) -> None:
-    in_order = run(router_for(THREE_CELLS, MemoryStore()), lambda n: 0, slots=1)
-    assert len(in_order) == 15
+@given(st.data(), st.integers(1, 6), st.integers(1, 3), st.integers(0, 24))
+def test_searches_do_not_depend_on_timing_slots_or_interruption(
+    data: Any, slots: int, parallel: int, interrupted_after: int
+) -> None:
+    study = stand_in_study(["a", "b", "c"], search={"trials": 8, "parallel": parallel})  # the sampler's model from 5 on
+    in_order = run(router_for(study, MemoryStore()), lambda n: 0, slots=1)
+    assert len(in_order) == 24
     store = MemoryStore()
 
     def choose(n: int) -> int:
         return int(data.draw(st.integers(0, n - 1)))
 
-    run(router_for(THREE_CELLS, store), choose, slots, stop_after=interrupted_after)
+    run(router_for(study, store), choose, slots, stop_after=interrupted_after)
     before = set(store.held)
-    rest = run(router_for(THREE_CELLS, store), choose, slots)
+    rest = run(router_for(study, store), choose, slots)
     assert set(store.held) == {spec.key for spec in in_order}
     assert before.isdisjoint(spec.key for spec in rest)  # nothing finished is run again
-    assert len(before) + len(rest) == 15
+    assert len(before) + len(rest) == 24
     for label, keys in by_cell(in_order).items():
         assert [key for key in keys if key not in before] == by_cell(rest)[label]
 
@@ -105,8 +106,8 @@ def test_one_trial_of_a_cell_runs_at_a_time_and_cells_take_turns() -> None:
     assert not router.finished
 
 
-def test_more_trials_of_a_cell_run_at_once_where_slots_would_stay_empty() -> None:
-    router = router_for(stand_in_study(["a"], search={"trials": 5}), MemoryStore(), in_flight=3)
+def test_as_many_trials_of_a_cell_run_at_once_as_the_study_says() -> None:
+    router = router_for(stand_in_study(["a"], search={"trials": 5, "parallel": 3}), MemoryStore())
     assert [spec and spec.index for spec in (router.next() for _ in range(4))] == [0, 1, 2, None]
 
 
@@ -135,8 +136,8 @@ def test_a_missing_teacher_fails_its_trials_without_running_them() -> None:
 
 
 def test_final_runs_wait_for_the_whole_search() -> None:
-    study = stand_in_study(["a"], search={"trials": 3, "repeats": 2, "repeat": "winner"})
-    router = router_for(study, MemoryStore(), in_flight=2)
+    study = stand_in_study(["a"], search={"trials": 3, "repeats": 2, "repeat": "winner", "parallel": 2})
+    router = router_for(study, MemoryStore())
     searched = [spec for spec in (router.next(), router.next()) if spec is not None]
     router.finish(good(searched[0]), None)
     last = router.next()

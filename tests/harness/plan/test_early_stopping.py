@@ -201,7 +201,7 @@ def test_a_restarted_trial_is_not_reported_twice(tmp_path: Path) -> None:
     index, _ = search.ask() or (0, {})
     for epoch in (1, 2, 2, 3):
         assert not search.report(index, epoch, 0.5, 1, 3)
-    assert search.tell(index, 0.5).intermediate_values == {1: 0.5, 2: 0.5, 3: 0.5}
+    assert search.tell(index, 0.5)[0][1].intermediate_values == {1: 0.5, 2: 0.5, 3: 0.5}
 
 
 def test_a_decision_to_stop_stays_where_the_trial_is_lost_before_it_has_ended() -> None:
@@ -215,4 +215,4 @@ def test_a_decision_to_stop_stays_where_the_trial_is_lost_before_it_has_ended() 
         assert search.report(index, end, score, 1, EPOCHS)
         assert search.report(index, end + 1, score, 1, EPOCHS)
     assert not search.report(index, EPOCHS, 99.0, 1, EPOCHS)
-    assert max(search.tell(index, None, stopped=True).intermediate_values) == EPOCHS
+    assert max(search.tell(index, None, stopped=True)[0][1].intermediate_values) == EPOCHS

@@ -94,7 +94,7 @@ def test_it_can_be_read_while_the_study_runs(tmp_path: Path) -> None:
     search = CellSearch.for_cell(plan, plan.cells[0])
     _, prepared = stand_in_plan(plan.study)
     search.ask()
-    told = search.tell(0, 0.5)
+    ((_, told),) = search.tell(0, 0.5)
     spec = trial_spec(plan, plan.cells[0], 0, {}, prepared)
     storage.told("sst2/a/0", spec, told)
     assert optuna.load_study(study_name="sst2/a/0", storage=f"sqlite:///{tmp_path}/optuna.db").best_value == 0.5
@@ -115,7 +115,7 @@ def test_a_storage_that_cannot_be_written_does_not_end_the_study(
     storage = OptunaStorage(tmp_path / "optuna.db")
     spec = trial_spec(plan, plan.cells[0], 0, {}, prepared)
     search.ask()
-    told = search.tell(0, 0.5)
+    ((_, told),) = search.tell(0, 0.5)
     storage.told("sst2/a/0", spec, told)
     with sqlite3.connect(tmp_path / "optuna.db", isolation_level=None) as reader:
         reader.execute("BEGIN EXCLUSIVE")
@@ -137,7 +137,7 @@ def test_a_folder_in_the_place_of_the_file_does_not_end_the_study(tmp_path: Path
     search = CellSearch.for_cell(plan, plan.cells[0])
     storage = OptunaStorage(tmp_path / "optuna.db")
     search.ask()
-    storage.told("sst2/a/0", trial_spec(plan, plan.cells[0], 0, {}, prepared), search.tell(0, 0.5))
+    storage.told("sst2/a/0", trial_spec(plan, plan.cells[0], 0, {}, prepared), search.tell(0, 0.5)[0][1])
     storage.close()
     assert "is not kept any further" in caplog.text
     assert list((tmp_path / "optuna.db").iterdir()) == []
