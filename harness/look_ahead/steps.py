@@ -16,7 +16,7 @@ from harness.look_ahead.adam import AdamWStep, adam_direction
 from harness.look_ahead.look_ahead import LookAhead, Terms
 from harness.loss_terms.base import TermNeeds
 from harness.loss_terms.registry import look_ahead_engine, look_ahead_refusal, step_refusal
-from harness.models.evaluate import WIDTH_STEPS
+from harness.models.evaluate import width_step
 from harness.models.forward_trace import ForwardTrace
 from harness.ranks import Ranks, of_all_ranks, own_part, shard
 from strategies.base import LookAheadFunction, Needs
@@ -52,6 +52,7 @@ class LookAheadSteps:
         self._meta_batches = meta_batches
         self._ranks = ranks
         self._precision = precision
+        self._width_step = width_step(look_ahead.device, precision)
         self._count = count
         self._step = 0
         self._learning_rate = 0.0
@@ -125,14 +126,14 @@ class LookAheadSteps:
         """The rank's part of the training rows with these ids."""
         rows = self._fit.encoded.rows_of(ids.cpu().numpy())
         mine = shard(rows, self._ranks.rank, self._ranks.world)
-        return self._fit.batch(mine, len(rows), self.look_ahead.device, width_step=WIDTH_STEPS[self._precision])
+        return self._fit.batch(mine, len(rows), self.look_ahead.device, width_step=self._width_step)
 
     def _meta_batch(self) -> Batch:
         if self._meta is None or self._meta_batches is None:
             raise ValueError("a look-ahead on training rows needs their ids: context.look_ahead(weights, ids)")
         rows = self._meta_batches.at(self._step)
         mine = shard(rows, self._ranks.rank, self._ranks.world)
-        return self._meta.batch(mine, len(rows), self.look_ahead.device, width_step=WIDTH_STEPS[self._precision])
+        return self._meta.batch(mine, len(rows), self.look_ahead.device, width_step=self._width_step)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

@@ -24,7 +24,7 @@ from harness.data.labelled_rows import LabelledRows
 from harness.loss_terms.bound import LossTerms
 from harness.loss_terms.registry import graphs_refusal
 from harness.models.build import Outputs
-from harness.models.evaluate import EVALUATION_BATCH, WIDTH_STEPS, autocast, predict, resolve_precision
+from harness.models.evaluate import EVALUATION_BATCH, autocast, predict, resolve_precision, width_step
 from harness.models.graphed_pass import WIDTH_STEP, GraphedPass
 from harness.models.run import run_model
 from harness.models.student_pass import logits_reach_all, passes_forward
@@ -204,7 +204,7 @@ class Training:
         """One optimiser step on the global batch `rows`; returns its loss and the unweighted terms of all samples."""
         progress = self.progress
         mine = shard(rows, self.ranks.rank, self.ranks.world)
-        batch = self.fit.batch(mine, len(rows), self.device, epoch, WIDTH_STEPS[self.precision])
+        batch = self.fit.batch(mine, len(rows), self.device, epoch, width_step(self.device, self.precision))
         if self.ranks.world == 1:
             weighted = self.micro_batching.run(lambda: self._gradients(epoch, rows, batch), self._clear, len(batch.ids))
         else:  # a rank cannot step back alone from what all do together: the engine starts the trial's ranks again
