@@ -19,7 +19,7 @@ from ray.tune.search import Searcher
 from harness.engine.payload import unpack
 from harness.engine.ray_losses import Losses
 from harness.engine.ray_nodes import NodeWatch
-from harness.engine.ray_orphans import OrphanSweep
+from harness.engine.ray_placement_groups import OrphanSweep
 from harness.engine.ray_stalls import StallWatch
 from harness.engine.router import Router
 from harness.records import ErrorRecord, TrialSpec

@@ -1,7 +1,7 @@
 """Ray Train's trainer without its watcher for orphaned placement groups, and on loopback where the rest of Ray is.
 
-`ray_orphans` does the watcher's work. Of a cluster without a dashboard, Ray Train's asks in vain: it holds up the end of every
-group of ranks by 12 s (Ray 2.60), and takes a process for each.
+`ray_placement_groups` does the watcher's work. Of a cluster without a dashboard, Ray Train's asks in vain: it holds up the end
+of every group of ranks by 12 s (Ray 2.60), and takes a process for each.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from uuid import uuid4
 from ray import tune
 
 from harness.engine.cluster import HEAD_NODE, connect, ray_slots, require_slots
+from harness.engine.ray_placement_groups import settled_placement_groups
 from harness.engine.ray_scheduler import RouterScheduler
 from harness.engine.ray_session import RouterSearcher, RouterSession, StoreCallback, interruptions
 from harness.engine.ray_stalls import StallWatch
@@ -141,5 +142,5 @@ def _run_cells(
             ),
         ).fit()
 
-    with interruptions(session):
+    with interruptions(session), settled_placement_groups():
         session.run(fit)

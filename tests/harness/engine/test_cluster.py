@@ -159,6 +159,6 @@ def test_what_is_private_to_ray_is_used_in_the_places_that_say_why() -> None:
             found |= {(file.name, name) for name in names if re.match(r"ray\.(.*\.)?(_|core\.)", f"{name}.")}
     assert found == {
         ("cluster.py", "ray._private"),
-        ("ray_orphans.py", "ray._private.state"),
-        ("ray_orphans.py", "ray.core.generated.gcs_pb2"),
+        ("ray_placement_groups.py", "ray._private.state"),
+        ("ray_placement_groups.py", "ray.core.generated.gcs_pb2"),
     }

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
+from ray.air.execution import ResourceRequest
 
 from harness.engine import inline
 from harness.engine.cluster import ClusterError
+from harness.engine.ray_placement_groups import SettledPlacementGroups, is_settled
 from harness.engine.ray_scheduler import RouterScheduler
 from harness.engine.ray_session import RouterSession
 from harness.engine.router import Router
@@ -22,6 +26,24 @@ from tests.harness.engine.conftest import StandInRun
 from tests.harness.engine.stand_in import stand_in_plan, stand_in_study, stand_in_train
 
 Run = Callable[..., StandInRun]
+
+
+def test_resources_that_are_asked_for_and_given_up_at_once_are_free_again(
+    cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray keeps those of a placement group that is removed while it is being made, with a chance of one in six."""
+    removed, remove = [], ray.util.remove_placement_group
+    monkeypatch.setattr(ray.util, "remove_placement_group", lambda group: (removed.append(is_settled(group)), remove(group)))
+    manager, one_cpu = SettledPlacementGroups(), ResourceRequest([{"CPU": 1}])
+    before = ray.available_resources()["CPU"]
+    for _ in range(30):
+        manager.request_resources(one_cpu)
+        manager.cancel_resource_request(one_cpu)
+    assert removed == [True] * 30
+    until = time.monotonic() + 10
+    while ray.available_resources().get("CPU", 0) < before and time.monotonic() < until:
+        time.sleep(0.1)  # Ray tells it late
+    assert ray.available_resources().get("CPU", 0) >= before
 
 
 @pytest.fixture(scope="module")
