@@ -8,6 +8,7 @@ from pydantic import Field
 
 from strategies.base import Context, Normalisation, Settings, Strategy, Weights
 from strategies.parts.probabilities import entropy, student_probabilities
+from strategies.parts.rounding import highest
 from strategies.registry import register
 from strategies.space import FloatRange
 
@@ -43,5 +44,5 @@ class SeKd(Strategy[SeKdSettings]):
     def weights(self, context: Context) -> Weights:
         uncertainty = entropy(student_probabilities(context))
         count = math.ceil(self.settings.selected_share * len(uncertainty))
-        selected = (uncertainty >= uncertainty.topk(count).values[-1]).float()
+        selected = highest(uncertainty, count).float()
         return {"ce": 1 - self.settings.kd_weight, "kd": self.settings.kd_weight * selected / selected.mean()}

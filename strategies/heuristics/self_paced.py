@@ -8,6 +8,7 @@ from pydantic import Field
 
 from strategies.base import Context, Needs, Normalisation, Settings, Strategy, Weights
 from strategies.lazy import torch
+from strategies.parts.rounding import ROUNDING
 from strategies.registry import register
 from strategies.space import Choice, FloatRange
 
@@ -76,5 +77,5 @@ class SelfPaced(Strategy[SelfPacedSettings]):
     def _chosen(self, loss: torch.Tensor, share: float) -> torch.Tensor:
         threshold = loss.quantile(share)
         if self.settings.form == "hard":
-            return (loss <= threshold).float()
+            return (loss <= threshold + ROUNDING).float()
         return (1 - loss / threshold.clamp_min(1e-12)).clamp_min(0.0)

@@ -10,7 +10,7 @@ from pydantic import Field
 from strategies.base import Context, Cost, Needs, Normalisation, Setup, Strategy, Weights
 from strategies.lazy import torch
 from strategies.parts.extra_terms import TermSettings
-from strategies.parts.loss_ratio import loss_ratio
+from strategies.parts.rounding import loss_ratio
 from strategies.parts.state import detached
 from strategies.registry import register
 from strategies.space import FloatRange

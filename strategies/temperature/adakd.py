@@ -10,6 +10,7 @@ from pydantic import Field
 from strategies.base import Context, Needs, Normalisation, Settings, Setup, Strategy, TermShape, Weights
 from strategies.lazy import torch
 from strategies.parts.probabilities import student_probabilities, teacher_probabilities
+from strategies.parts.rounding import highest
 from strategies.registry import register
 from strategies.space import FloatRange
 
@@ -113,7 +114,7 @@ class AdaKd(Strategy[AdaKdSettings]):
     def selected(self, hardness: torch.Tensor) -> torch.Tensor:
         """[batch] bool."""
         count = max(1, int(len(hardness) * self.share))
-        return hardness >= hardness.topk(count).values[-1]
+        return highest(hardness, count)
 
     def state_dict(self) -> dict[str, Any]:
         return {"share": self.share, "average": self.average, "reference": self.reference}

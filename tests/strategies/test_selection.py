@@ -37,6 +37,24 @@ def test_se_kd_lets_no_order_decide_between_equals():
     torch.testing.assert_close(every, torch.ones(8))
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "rounding"),
+    [("se_kd", {"selected_share": 0.4}, 3e-5), ("adakd", {"divergence": "kd"}, 3e-6), ("self_paced", {}, 1e-6)],
+)
+def test_rounding_does_not_decide_between_equals(name, settings, rounding):
+    """One process and several, and other processors, round the same logits otherwise."""
+    row = torch.tensor([0.3, 0.1, 0.0, 0.0, 0.0, 0.0])
+    rows = torch.stack([row * (1 + k * rounding) for k in (0, 1, -1, 0.5, -0.5)])
+    context = make_context(
+        SETUP, batch=5, student_logits=rows, teacher_logits=torch.zeros(1, 5, 6), labels=torch.zeros(5).long()
+    )
+    strategy = make(name, SETUP, **settings)
+    if name == "adakd":
+        strategy.share = 0.4
+    kd = weigh(strategy, replace(context, progress=0.0))["kd"]
+    torch.testing.assert_close(kd, kd[:1].expand(5))
+
+
 @pytest.mark.parametrize("top_k", [1, 2, 5])
 def test_selectkd_accepts_what_the_teacher_has_among_its_first(top_k):
     context = make_context(SETUP, batch=30)
