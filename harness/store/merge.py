@@ -183,7 +183,7 @@ def _declared(manifest: dict[str, Any], section: str) -> Any:
 
 
 def _merge_manifests(manifests: list[dict[str, Any]]) -> dict[str, Any]:
-    """The first manifest with every store's tasks, strategies, cells and trials."""
+    """The first manifest with every store's tasks, what is said for one of them, strategies, cells and trials."""
     if not manifests:
         return {}
     merged = dict(manifests[0])
@@ -197,6 +197,8 @@ def _merge_manifests(manifests: list[dict[str, Any]]) -> dict[str, Any]:
         study, more = dict(merged.get("study", {})), other.get("study", {})
         for key in ("tasks", "strategies"):
             study[key] = _union(study.get(key, []), more.get(key, []))
+        for key in ("data_per_task", "training_per_task"):
+            study[key] = {**(more.get(key) or {}), **(study.get(key) or {})}
         merged["study"] = study
         merged["started_at"] = min(filter(None, (merged.get("started_at"), other.get("started_at"))), default=None)
         ends = [end for end in (merged.get("finished_at"), other.get("finished_at")) if end]

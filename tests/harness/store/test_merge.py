@@ -38,6 +38,17 @@ def test_trials_of_both_are_in_the_merged_store(tmp_path: Path) -> None:
     assert (again.added, again.already_there) == (0, 4)
 
 
+def test_what_a_part_says_of_its_own_task_holds_in_the_whole(tmp_path: Path) -> None:
+    a, b = stores(tmp_path)
+    for store, said in ((a, {"cola": {"train_rows": 40}}), (b, {"rte": {"label_noise": 0.2}})):
+        manifest = store.manifest()
+        store.write_manifest({**manifest, "study": {**manifest["study"], "data_per_task": said}})
+    for order in ([a.path, b.path], [b.path, a.path]):
+        merge_stores(order, tmp_path / order[0].name / "whole")
+        study = Store(tmp_path / order[0].name / "whole").manifest()["study"]
+        assert study["data_per_task"] == {"cola": {"train_rows": 40}, "rte": {"label_noise": 0.2}}
+
+
 def test_students_come_along_with_the_trials_that_are_kept(tmp_path: Path) -> None:
     a, b = stores(tmp_path)
     cola = next(record.key for record in b.records() if record.spec.task.name == "cola")
