@@ -74,7 +74,7 @@ class SettledPlacementGroups(PlacementGroupResourceManager):  # type: ignore[mis
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._young: dict[PlacementGroup, float] = {}
-        """Asked for less than `SECONDS` ago -> when."""
+        """Not known to be settled, asked for less than `SECONDS` ago -> when."""
 
     def request_resources(self, resource_request: Any) -> None:
         before = set(self._pg_to_request)
@@ -88,7 +88,8 @@ class SettledPlacementGroups(PlacementGroupResourceManager):  # type: ignore[mis
         super().cancel_resource_request(resource_request)
 
     def clear(self) -> None:
-        self._settle()
+        if ray.is_initialized():  # it is called by `__del__` too
+            self._settle()
         super().clear()
 
     def _settle(self) -> None:
@@ -100,9 +101,9 @@ class SettledPlacementGroups(PlacementGroupResourceManager):  # type: ignore[mis
 
 def is_settled(group: PlacementGroup) -> bool:
     """Nobody is at work to make it: it is there, or there is no room for it, or it is gone."""
-    about = placement_group_table(group)
-    waits = about["stats"]["scheduling_state"] in ("NO_RESOURCES", "INFEASIBLE")
-    return waits or about["state"] not in ("PENDING", "PREPARED")
+    about = placement_group_table(group)  # empty of one that is forgotten
+    waits = about and about["stats"]["scheduling_state"] in ("NO_RESOURCES", "INFEASIBLE")
+    return not about or waits or about["state"] not in ("PENDING", "PREPARED")
 
 
 @contextmanager

@@ -32,8 +32,8 @@ FASTEST: dict[tuple[str, str], tuple[LookAheadEngine, ...]] = {
 
 A table and not a few steps that each trial measures, because engines round differently: a choice by the clock would make a
 trial's numbers hang on what else its machine did, and differ between two runs of one study, before and after a break, and
-between the ranks of one trial. The benchmark `look_ahead_steps` measures the line of the device that it runs on, in full
-precision. The lines of half precision go by counts of passes: there a difference takes passes of its own in full precision.
+between the ranks of one trial. The benchmark `step` measures the lines of a CPU, `gpu` those of a GPU, which go by counts of
+passes so far: in half precision a difference takes passes of its own in full precision.
 """
 _NOT_TERMS = {"base", "registry", "bound", "losses", "logit_terms", "gramian", "parts"}
 _terms: dict[str, type[LossTerm[Any]]] = {}
