@@ -131,8 +131,8 @@ def test_multi_teacher_has_every_strategy_among_teachers_and_its_controls() -> N
     assert among <= names
     learned = {name for name in among if resolve(name).strategy.learned}
     assert {f"{wrapper}({name})" for name in learned for wrapper in ("shuffled", "batch_mean")} <= names
-    seeds_and_layers = {(teacher.seed, tuple(teacher.layers or [])) for teacher in plan.study.models.teachers}
-    assert len(seeds_and_layers) == 3
+    sizes = {(teacher.model, tuple(teacher.layers or [])) for teacher in plan.study.models.teachers}
+    assert len(sizes) == 3
 
 
 SINCE_GLUE_MINILM = {"adakd", "beta_kd", "dtkd", "se_kd", "selectkd", "taid", "wttm"}
