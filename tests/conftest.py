@@ -23,6 +23,7 @@ settings.register_profile("project", deadline=None, derandomize=True, max_exampl
 settings.load_profile("project")
 
 PROJECT = Path(__file__).resolve().parent.parent
+GLUE_TASKS = ("cola", "sst2", "mrpc", "rte", "qnli", "mnli", "qqp")
 
 
 class _FilesTogether(LoadFileScheduling):
@@ -70,11 +71,18 @@ def _one_plot(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr("harness.report.plots.PLOTS", PLOTS[:1])
 
 
+def find_glue() -> Path | None:
+    """A folder with `TASK/train.parquet` for each of GLUE's tasks, as on the hub: $GLUE, else `glue` in a folder beside the
+    checkout; None where there is none. Real rows are never a part of the project.
+    """
+    given = os.environ.get("GLUE")
+    found = [Path(given)] if given else sorted(PROJECT.parent.glob("*/glue"))
+    return next((folder for folder in found if all((folder / task / "train.parquet").is_file() for task in GLUE_TASKS)), None)
+
+
 @pytest.fixture
 def real_glue() -> Path:
     """A folder with real GLUE rows; the test is skipped where there is none."""
-    from tests.real_glue import find_glue
-
     path = find_glue()
     if path is None:
         pytest.skip("needs real GLUE rows: $GLUE, or `glue` in a folder beside the checkout")

@@ -17,6 +17,10 @@ from harness.data.rows import Rows
 from harness.errors import DataError
 
 TOKENISED_AT_ONCE = 10_000
+SHORT = 32
+"""Tokens. Padding of small steps counts beside few tokens; for long rows they only make more shapes, whose kernels a CPU keeps
+(MRPC in bf16, 250 steps: 1,574 MiB with steps of 2, 1,334 with steps of 8, and 96 % of the time).
+"""
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,14 @@ class Encoded:
         return np.argsort(self.ids, kind="stable")
 
     def width(self, indices: np.ndarray, step: int = 1) -> int:
-        """The longest of the rows at `indices`, in tokens, rounded up to steps, but never beyond the longest of all rows."""
-        return min(-(-int(self.lengths[indices].max()) // step) * step, self._longest)
+        """The longest of the rows at `indices`, in tokens, rounded up to steps, but never beyond the longest of all rows.
+
+        Above `SHORT` tokens no step is smaller than 8, but for a step of 1, which is none.
+        """
+        longest = int(self.lengths[indices].max())
+        if step > 1 and longest > SHORT:
+            step = max(step, 8)
+        return min(-(-longest // step) * step, self._longest)
 
     @cached_property
     def _longest(self) -> int:

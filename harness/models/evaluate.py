@@ -16,9 +16,9 @@ from harness.models.build import run_model
 
 EVALUATION_BATCH = 128
 WIDTH_STEPS = {("cpu", "fp32"): 1, ("cpu", "bf16"): 2, ("gpu", "fp32"): 1, ("gpu", "bf16"): 8}
-"""Batches are padded to widths in these steps, by kind of device and precision. A GPU's products of half precision want
-multiples of 8. A CPU's kernels of half precision are compiled for every new shape, which takes less than so much padding: 300
-steps from a new process take 25.6 s in steps of 2 and 28.5 s in steps of 8 (CoLA; SST-2: 30.5 and 35.4 s).
+"""Batches are padded to widths in these steps (`Encoded.width`), by kind of device and precision. A GPU's products of half
+precision want multiples of 8. A CPU's kernels of half precision are compiled for every new shape, which takes less than so much
+padding: 300 steps from a new process take 25.6 s in steps of 2 and 28.5 s in steps of 8 (CoLA; SST-2: 30.5 and 35.4 s).
 """
 
 

@@ -152,7 +152,9 @@ def detectable(board: Leaderboard, task: int) -> str:
 
 
 def csv_text(board: Leaderboard) -> str:
-    """One line per strategy, full precision, fractions. Empty where a figure is withheld or missing."""
+    """One line per strategy, fractions, to twelve digits: what comes after them is rounding that differs between processors.
+    Empty where a figure is withheld or missing.
+    """
     selection, costs, tasks = board.selection, board.costs, board.selection.tasks
     estimates: dict[str, Estimate] = {"mean": board.mean_score, "gain": board.gain, "gain_weighted": board.gain_weighted}
     further = {name: found.value for name, found in board.measures.items()}
@@ -205,7 +207,7 @@ def csv_text(board: Leaderboard) -> str:
         row += [array[i] for found in further.values() for array in (found.value, found.low, found.high)]
         row += [measured.on_tasks[i, t] for measured in board.measures.values() for t in range(len(tasks))]
         row += [*(scores[i] for _, scores in of_classes), board.flips_found[i]]
-        rows.append(row)
+        rows.append([_rounded(value) for value in row])
     return _csv(header, rows)
 
 
@@ -261,6 +263,11 @@ def _chosen_settings(board: Leaderboard, label: str) -> str:
         if row.record is not None
     }
     return json.dumps(chosen, sort_keys=True)
+
+
+def _rounded(value: object) -> object:
+    """Floats to twelve significant digits, and to as many decimals: differences of 0 are a rounding away from it."""
+    return float(f"{round(value, 12):.12g}") + 0.0 if isinstance(value, float) else value
 
 
 def _plain(value: object) -> object:

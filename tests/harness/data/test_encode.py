@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from harness.data.encode import Encoded, encode
+from harness.data.encode import SHORT, Encoded, encode
 from harness.data.roles import cut_roles
 from harness.data.rows import FitRows
 from harness.data.source import load_task
@@ -73,6 +74,14 @@ def test_widths_come_in_steps_and_stay_within_the_longest_row(encoded: tuple, st
     assert rows.lengths.max() == 12
     for row in range(len(rows.ids)):
         assert rows.width(np.array([row]), step) == min(math.ceil(int(rows.lengths[row]) / step) * step, 12)
+
+
+def test_long_rows_come_in_no_smaller_steps_than_of_eight(encoded: tuple) -> None:
+    rows = replace(encoded[0], lengths=np.arange(1, 81))
+    for row, longest in enumerate(rows.lengths):
+        expected = 2 if longest <= SHORT else 8
+        assert rows.width(np.array([row]), 2) == math.ceil(longest / expected) * expected
+        assert rows.width(np.array([row]), 1) == longest
 
 
 def test_rows_are_found_by_their_ids_in_any_order(encoded: tuple) -> None:
