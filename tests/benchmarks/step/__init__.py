@@ -29,7 +29,7 @@ ROUNDS, SECONDS = {"cola": 40, "mrpc": 16}, 20
 OLD, MASKS = "transformers' layers, PyTorch's dropout", "transformers' layers, dropout of 16 bits"
 LEAN = "lean layers, dropout of 16 bits"
 WIDTHS = {f"{LEAN}, widths in steps of {width}": width for width in (8, 4, 1)}
-"""Of bf16, whose step is 2; in fp32 it is 1."""
+"""Of bf16, whose step is 2 (in fp32 it is 1). For rows of more than `harness.data.encode.SHORT` tokens 4 is 8 as well."""
 CLIPPED, FROZEN = "the same, clipped by AdamW's grad_scale (tried)", "the same, word embeddings frozen (tried)"
 PRODUCTS = "its matrix products alone"
 AT_LEAST = {"cola": 1.4, "mrpc": 1.5}
