@@ -23,7 +23,7 @@ from harness.plan.cost import (
 )
 from harness.plan.plan import Cell, Plan
 from harness.plan.search import STARTUP_TRIALS
-from harness.stats.level import LEVEL, smallest_p
+from harness.stats import LEVEL, smallest_p
 from harness.study.comparisons import families
 from harness.study.tasks import TaskSpec
 

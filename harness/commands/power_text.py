@@ -13,8 +13,8 @@ from harness.errors import UserError
 from harness.plan.cost import cell_cost, planned_rows
 from harness.plan.plan import Plan
 from harness.report.spreads import task_spreads
+from harness.stats import LEVEL
 from harness.stats.bootstrap import freedom_of_sum
-from harness.stats.level import LEVEL
 from harness.stats.power import POWER, Spread
 from harness.study.comparisons import families
 

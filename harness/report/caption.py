@@ -10,7 +10,7 @@ import numpy as np
 from harness.report.leaderboard import Leaderboard
 from harness.report.mixed import mixed
 from harness.report.references import trained_elsewhere
-from harness.stats.level import LEVEL, smallest_p
+from harness.stats import LEVEL, smallest_p
 from harness.study.comparisons import STATISTICS_VERSION
 from harness.study.data import SURPLUS, VALIDATION
 

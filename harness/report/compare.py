@@ -19,8 +19,8 @@ from harness.report.references import find_strategy
 from harness.report.sampled import Sampled, data_sets
 from harness.report.selection import Selection, select
 from harness.report.verdicts import BETTER, WORSE, Comparison, judge
+from harness.stats import LEVEL
 from harness.stats.bootstrap import draws_for
-from harness.stats.level import LEVEL
 from harness.stats.multiple import holm
 from harness.stats.paired import Seeds, mcnemar, sample_task
 from harness.study.comparisons import BASELINE, ProtocolSpec

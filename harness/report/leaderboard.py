@@ -17,9 +17,9 @@ from harness.report.references import STUDENT_ALONE, find_strategy, reference_no
 from harness.report.sampled import Estimate, Sampled, sample_tasks
 from harness.report.selection import Selection, select
 from harness.report.verdicts import AgainstControls, Comparison, against_controls, explore, judge
+from harness.stats import LEVEL
 from harness.stats.aggregate import LEAST_GAP, interquartile_mean, mean, normalise, probability_of_improvement, win_rates
 from harness.stats.bootstrap import draws_for
-from harness.stats.level import LEVEL
 from harness.stats.metrics import Array
 from harness.stats.multiple import holm
 from harness.stats.ranks import Ranking, RankRange, rank_ranges, rank_strategies

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harness.report.sampled import Sampled
+from harness.stats import LEVEL, smallest_p
 from harness.stats.bootstrap import interval, two_sided_p
 from harness.stats.equivalence import equivalence_p, share_outside
-from harness.stats.level import LEVEL, smallest_p
 from harness.stats.multiple import holm, max_t
 from harness.stats.power import minimum_detectable_effect
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.stats.level import EXACT_UNITS, LEVEL, RANDOM_FLIPS, smallest_p
+from harness.stats import EXACT_UNITS, LEVEL, RANDOM_FLIPS, smallest_p
 from harness.stats.metrics import Array
 
 _EQUAL = 1e-9

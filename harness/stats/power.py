@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.stats import LEVEL, smallest_p
 from harness.stats.bootstrap import widened
-from harness.stats.level import LEVEL, smallest_p
 from harness.stats.metrics import Array
 
 POWER = 0.8

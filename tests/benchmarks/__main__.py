@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def one(name: str, baselines: Path | None, out: Path, small: bool) -> None:
-    """Run a benchmark in this process; write NAME.json and the summary of all that are there, after every part of it."""
+    """Run a benchmark in this process; write it and the summary of all that are there, after every part of it."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["MPLBACKEND"] = "Agg"
     with tempfile.TemporaryDirectory() as cache:

@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+MEASURED = "measured.json"
+"""What all benchmarks have found, a key each."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -81,31 +84,42 @@ def machine() -> dict[str, Any]:
 
 
 def write(outcome: Outcome, name: str, out: Path, about: dict[str, Any]) -> str:
-    """NAME.json. Returns its table."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Keep it as NAME among what is measured. Returns its table."""
     content = {"name": name, **asdict(outcome), "run": about}
     for target, kept in zip(outcome.targets, content["targets"], strict=True):
         kept["reached"] = target.reached
-    (out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    keep(out, name, content)
     return "\n".join([*_markdown(content), "", _targets([content])])
+
+
+def kept(out: Path) -> dict[str, Any]:
+    """What was measured, by the benchmark's name."""
+    file = out / MEASURED
+    return json.loads(file.read_text("utf-8")) if file.exists() else {}
+
+
+def keep(out: Path, name: str, content: dict[str, Any]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    found = kept(out) | {name: content}
+    (out / MEASURED).write_text(json.dumps(dict(sorted(found.items())), indent=1) + "\n", "utf-8")
 
 
 def summary(out: Path) -> None:
     """README.md with what was to be reached, and all tables that are there."""
-    found = [json.loads(path.read_text("utf-8")) for path in sorted(out.glob("*.json"))]
-    found = [one for one in found if "targets" in one]
+    measured = kept(out)
+    found = [one for one in measured.values() if "targets" in one]
     parts = [
         "# Benchmarks",
         "",
-        "Written by `python -m tests.benchmarks` (one of them alone: its name behind it), from the JSON files here.",
+        f"Written by `python -m tests.benchmarks` (one of them alone: its name behind it), from `{MEASURED}`.",
         "",
         _targets(found),
         "",
     ]
     for one in found:
         parts += [*_markdown(one), ""]
-    if (out / "scale.json").exists():
-        parts += [scale_table(json.loads((out / "scale.json").read_text("utf-8")))]
+    if "scale" in measured:
+        parts += [scale_table(measured["scale"])]
     (out / "README.md").write_text("\n".join(parts), "utf-8")
 
 

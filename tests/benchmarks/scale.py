@@ -3,7 +3,7 @@
 Training is replaced by trials that end after a drawn, simulated time on 64 simulated slots: searches, router, store, event log
 and Optuna's copy are the real ones, Ray is not there (64 worker processes do not fit on a small machine). What is measured is
 the harness's own time, on one core. `--store`: a store of so many synthesised records, for status and report alone.
-Writes results/benchmarks/scale.json, where rows of other sizes stay (`--store 100000` adds its row), and the README there.
+Kept in results/benchmarks/measured.json, where rows of other sizes stay (`--store 100000` adds its row), and the README there.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from harness.study.schema import Study
 from harness.watching import watching
 from harness.watching.console import Console
 from harness.watching.event_log import EventLog
-from tests.benchmarks.outcome import scale_table, summary
+from tests.benchmarks.outcome import keep, kept, scale_table, summary
 from tests.conftest import PROJECT
 
 SLOTS = 64
@@ -263,12 +263,9 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=PROJECT / "results" / "benchmarks")
     given = parser.parse_args()
     trials = given.trials if given.trials is not None else [] if given.store else [1000, 10_000]
-    given.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=PROJECT / "results") as scratch:
         measured = measure(trials, given.store, Path(scratch))
-    file = given.out / "scale.json"
-    known = json.loads(file.read_text()) if file.exists() else {}
-    result = merged(known, measured, " ".join([COMMAND, *sys.argv[1:]]))
-    file.write_text(json.dumps(result, indent=1) + "\n")
+    result = merged(kept(given.out).get("scale", {}), measured, " ".join([COMMAND, *sys.argv[1:]]))
+    keep(given.out, "scale", result)
     summary(given.out)
     sys.stdout.write(scale_table(result))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from harness.store.store import Store
 from tests.benchmarks import data_path, gpu, packed, start, step
 from tests.benchmarks.__main__ import one
 from tests.benchmarks.measure import compared, in_turns, median_ratio
-from tests.benchmarks.outcome import Options, Outcome, Target, scale_table, summary, write
+from tests.benchmarks.outcome import Options, Outcome, Target, keep, kept, scale_table, summary, write
 from tests.benchmarks.scale import SLOTS, merged, simulate, start_again, synthesise
 
 ABOUT = {
@@ -59,7 +58,7 @@ def test_the_summary_says_what_was_missed(tmp_path: Path) -> None:
     targets = [Target("speed", 3.0, at_least=4.0), Target("cost", 1.0, at_most=1.5), Target("bf16", None, at_least=2.0)]
     write(Outcome("one", [{"a": 1}, {"a": 2, "b": 3}], ["a note"], targets), "one", tmp_path, ABOUT)
     scale = {"simulated": [{"trials": 7}], "read": [], "commands": ["scale"], "cores": 2, "growth": None}
-    (tmp_path / "scale.json").write_text(json.dumps(scale))  # of another program
+    keep(tmp_path, "scale", scale)  # of another program
     summary(tmp_path)
     lines = (tmp_path / "README.md").read_text("utf-8").splitlines()
     (speed,) = [line for line in lines if "speed" in line]
@@ -92,7 +91,7 @@ def test_a_cut_run_leaves_what_it_had(tmp_path: Path, real_glue: Path, monkeypat
     monkeypatch.setattr(step.rw_kd, "run", cut)
     with pytest.raises(KeyboardInterrupt):
         one("step", None, tmp_path, small=True)
-    found = json.loads((tmp_path / "step.json").read_text("utf-8"))
+    found = kept(tmp_path)["step"]
     assert found["notes"][0] == "Cut short. Not whole: plain, rw_kd, epoch, process."
     ways = {row["way"]: row["ms"] for row in found["rows"] if row["precision"] == "fp32"}
     assert 0 < ways[step.PRODUCTS] < ways[step.OLD]

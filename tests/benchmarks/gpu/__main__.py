@@ -23,8 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.gpu.found import Found
-from tests.benchmarks.gpu.stages import ALONE, LIMITS, TOGETHER
+from tests.benchmarks.gpu.stages import ALONE, LIMITS, TOGETHER, Found
 
 RESERVED = 60
 """Seconds that the stages at the end are sure of."""

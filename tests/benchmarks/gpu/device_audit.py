@@ -36,9 +36,8 @@ from harness.study.schema import ModelSpec
 from harness.training.loop import Training
 from harness.training.trial import train_trial
 from tests.benchmarks.gpu.bench import Bench
-from tests.benchmarks.gpu.masks import cosine_to_the_step
 from tests.benchmarks.setting import make_training, step_of
-from tests.harness.look_ahead.looking_ahead import TERMS, cosine, make_batch, some_weights, student
+from tests.harness.look_ahead.looking_ahead import TERMS, cosine, cosine_to_the_step, make_batch, some_weights, student
 from tests.harness.tiny import TEACHER, default_specs, tiny_study
 from tests.harness.training import test_every_strategy as every
 

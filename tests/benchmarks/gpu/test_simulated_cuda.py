@@ -154,7 +154,7 @@ def test_every_strategy_trains_and_resumes_on_it(precision: str) -> None:
 def test_look_aheads_repeat_the_step_s_dropout_masks_on_it() -> None:
     """Though they take attention apart, which the training step leaves whole elsewhere. `device_audit masks` tries all."""
     on_the_device("""
-from tests.benchmarks.gpu.masks import cosine_to_the_step
+from tests.harness.look_ahead.looking_ahead import cosine_to_the_step
 assert cosine_to_the_step(sim.CUDA, "fp32", "exact", 0.1) > 0.99999
 assert cosine_to_the_step(sim.CUDA, "bf16", "jvp", 0.1) > 0.9995
 """)

@@ -15,8 +15,7 @@ import torch
 from tests.benchmarks.gpu import rank_audit
 from tests.benchmarks.gpu.__main__ import main, run_stages
 from tests.benchmarks.gpu.bench import Bench, flops_a_sample
-from tests.benchmarks.gpu.found import Found
-from tests.benchmarks.gpu.stages import LIMITS, checks, packed, ranks, study
+from tests.benchmarks.gpu.stages import LIMITS, Found, checks, packed, ranks, study
 
 HERE = Path(__file__).parent
 IN_PROCESS = {

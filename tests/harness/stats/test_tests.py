@@ -12,9 +12,9 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import normal_power
 from statsmodels.stats.weightstats import ttost_paired
 
+from harness.stats import smallest_p
 from harness.stats.bootstrap import two_sided_p
 from harness.stats.equivalence import equivalence_p, share_outside
-from harness.stats.level import smallest_p
 from harness.stats.multiple import MOST_BETWEEN, holm, max_t
 from harness.stats.paired import Seeds, drawn_sum, mcnemar, sample_task
 from harness.stats.power import Spread, minimum_detectable_effect

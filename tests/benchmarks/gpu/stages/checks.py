@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from tests.benchmarks.gpu.bench import Bench
-from tests.benchmarks.gpu.found import Found
+from tests.benchmarks.gpu.stages import Found
 
 PYTEST = [sys.executable, "-m", "pytest", "-o", "addopts=--strict-markers", "-q", "-p", "no:cacheprovider", "--tb=short"]
 FOLDER = "tests/harness/training"

@@ -14,7 +14,7 @@ import torch
 
 from harness.training.nvidia_smi import used_mib
 from tests.benchmarks.gpu.bench import Bench
-from tests.benchmarks.gpu.found import Found
+from tests.benchmarks.gpu.stages import Found
 
 PACKAGES = (
     *("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "pydantic"),

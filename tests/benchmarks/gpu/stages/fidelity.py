@@ -8,9 +8,8 @@ import torch
 
 from harness.look_ahead.look_ahead import LookAhead
 from tests.benchmarks.gpu.bench import Bench
-from tests.benchmarks.gpu.found import Found
-from tests.benchmarks.gpu.masks import cosine_to_the_step
-from tests.harness.look_ahead.looking_ahead import TERMS, cosine, make_batch, some_weights, student
+from tests.benchmarks.gpu.stages import Found
+from tests.harness.look_ahead.looking_ahead import TERMS, cosine, cosine_to_the_step, make_batch, some_weights, student
 
 MINILM3 = {"hidden_size": 384, "num_hidden_layers": 3, "num_attention_heads": 12, "intermediate_size": 1536}
 ENGINES = [("fp32", "fd"), ("fp32", "jvp"), ("fp32", "exact"), ("bf16", "jvp")]

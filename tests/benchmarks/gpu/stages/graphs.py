@@ -10,9 +10,8 @@ from typing import Any
 import torch
 
 from harness.models.graphed_pass import GraphedPass
-from tests.benchmarks.gpu.bare_step import bare_step, made_up_batch
-from tests.benchmarks.gpu.bench import Bench
-from tests.benchmarks.gpu.found import Found
+from tests.benchmarks.gpu.bench import Bench, bare_step, made_up_batch
+from tests.benchmarks.gpu.stages import Found
 from tests.benchmarks.setting import step_of
 
 

@@ -10,7 +10,7 @@ import sys
 
 from harness.training.nvidia_smi import used_mib
 from tests.benchmarks.gpu.bench import Bench
-from tests.benchmarks.gpu.found import Found
+from tests.benchmarks.gpu.stages import Found
 from tests.benchmarks.setting import steps_together
 
 WORKER = """

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from harness.ranks import ProcessGroup, Single
 from harness.training.weight_log import WeightLog
 from tests.benchmarks.gpu.bench import Bench
-from tests.benchmarks.gpu.found import Found
+from tests.benchmarks.gpu.stages import Found
 
 TWO_RANKS = """
 import pathlib, sys

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from tests.benchmarks.gpu.bench import Bench
-from tests.benchmarks.gpu.found import Found
+from tests.benchmarks.gpu.stages import Found
 from tests.benchmarks.gpu.stages.study import run_study
 
 

@@ -9,7 +9,7 @@ import torch
 
 from harness.models.evaluate import predict
 from tests.benchmarks.gpu.bench import Bench
-from tests.benchmarks.gpu.found import Found
+from tests.benchmarks.gpu.stages import Found
 from tests.benchmarks.setting import step_of
 
 

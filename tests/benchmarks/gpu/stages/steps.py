@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from tests.benchmarks.gpu.bench import VARIANTS, Bench, as_text, flops_a_sample, utilisation
-from tests.benchmarks.gpu.found import Found
+from tests.benchmarks.gpu.stages import Found
 from tests.benchmarks.measure import median_ratio
 from tests.benchmarks.setting import step_of
 

@@ -17,7 +17,7 @@ from typing import Any
 from harness.store.store import Store
 from harness.training.nvidia_smi import query
 from tests.benchmarks.gpu.bench import Bench
-from tests.benchmarks.gpu.found import Found
+from tests.benchmarks.gpu.stages import Found
 
 NAME = "gpu_study"
 

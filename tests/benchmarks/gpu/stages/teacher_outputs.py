@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.models import evaluate
 from tests.benchmarks.gpu.bench import Bench, as_text, flops_a_sample, utilisation
-from tests.benchmarks.gpu.found import Found
+from tests.benchmarks.gpu.stages import Found
 
 
 def run(found: Found, bench: Bench) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from tests.benchmarks.gpu.bare_step import bare_step, made_up_batch
-from tests.benchmarks.gpu.bench import Bench, as_text, flops_a_sample, utilisation
-from tests.benchmarks.gpu.found import Found
+from tests.benchmarks.gpu.bench import Bench, as_text, bare_step, flops_a_sample, made_up_batch, utilisation
+from tests.benchmarks.gpu.stages import Found
 
 BATCH, LENGTH = 128, 64
 

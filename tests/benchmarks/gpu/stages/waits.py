@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from tests.benchmarks.gpu.bench import VARIANTS, Bench
-from tests.benchmarks.gpu.found import Found
+from tests.benchmarks.gpu.stages import Found
 from tests.benchmarks.setting import step_of
 
 
