@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from scipy.stats import norm, t
 
 from harness.__main__ import main
 from harness.models.own_head import classifier_digest
@@ -40,6 +43,50 @@ def test_published_tables_are_those_of_their_store(store: Path) -> None:
     assert len(" ".join(finding(board)).split()) <= 200
     for readme in (PROJECT / "results" / "README.md", *([PROJECT / "README.md"] if store.name == ON_THE_FRONT_PAGE else [])):
         assert refreshed(readme, board, store) == readme.read_text("utf-8")
+
+
+@pytest.mark.parametrize("store", PUBLISHED, ids=lambda path: path.name)
+def test_published_differences_are_those_of_pandas_and_a_closed_form(store: Path) -> None:
+    """From the packed predictions alone: accuracies, their paired differences, and intervals without any resampling."""
+    board = pd.read_csv(store / "leaderboard.csv", index_col="label")
+    scored = right_predictions(store)
+    assert scored
+    for task, right in scored.items():
+        for label, own in right.items():
+            shown = board.loc[label, [f"{task}.difference", f"{task}.difference_low", f"{task}.difference_high"]].to_numpy(
+                float
+            )
+            difference = own - right["fixed_alpha"]  # [repeats, rows]
+            repeats, rows = difference.shape
+            of_rows, of_repeats = difference.mean(0).var() / rows, difference.mean(1).var(ddof=1) / repeats
+            by_chance = (difference.var(1).mean() / rows - of_rows) / (repeats - 1)  # it is in the repeats' spread already
+            of_rows = max(of_rows - by_chance, 0.0)
+            error = np.sqrt(of_rows + of_repeats)
+            share = of_repeats / error**2 if error else 0.0
+            half = error * ((1 - share) * norm.ppf(0.975) + share * t.ppf(0.975, repeats - 1))  # Cochran & Cox 1950
+            mean = difference.mean()
+            assert shown[0] == pytest.approx(mean, abs=1e-9)
+            np.testing.assert_allclose(shown[1:], [mean - half, mean + half], atol=0.06 * half + 1e-5)
+
+
+def right_predictions(store: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Of each task that is scored by accuracy and has all of its runs: label -> [repeats, rows], 1.0 where the run is right."""
+    records = pd.read_parquet(store / "pack" / "records.parquet")
+    predictions = pd.read_parquet(store / "pack" / "predictions.parquet")
+    predictions = predictions.assign(trial=np.repeat(records["key"].to_numpy(), records["prediction_rows"]))
+    scores = pd.read_csv(store / "scores.csv")
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for task, runs in scores.groupby("task"):
+        known = runs.merge(predictions, on="trial")
+        surplus = known["split"] == "train_surplus"
+        known = known[surplus] if surplus.any() else known[known["split"] == "validation"]
+        right = known.assign(right=(known["label_y"] == known["predicted"]).astype(float))
+        table = right.pivot_table(index=["label_x", "repeat"], columns="id", values="right")
+        accuracies = runs.set_index(["label", "repeat"])["score"]
+        if table.isna().any(axis=None) or not np.allclose(table.mean(axis=1), accuracies.loc[table.index], atol=1e-9):
+            continue  # F1 or Matthews
+        found[str(task)] = {str(label): one.to_numpy() for label, one in table.groupby(level=0)}
+    return found
 
 
 def test_nothing_published_names_a_folder_of_the_machine_that_made_it() -> None:

@@ -21,7 +21,7 @@ def test_the_forms_differ_where_the_step_is_long():
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_meta_learner_s_gradient_needs_no_second_order_graph(engine):
-    """methods.md 1.5b: d L_meta / d phi = -eta / B * sum a[m, i] * d w[m, i] / d phi, for weights from a small network."""
+    """d L_meta / d phi = -eta / B * sum a[m, i] * d w[m, i] / d phi, for weights from a small network."""
     model = student(attention="eager").double()
     batch, meta, eta = make_batch(2, 8, 1), make_batch(2, 6, 2), 0.3
     model.eval()
