@@ -114,13 +114,11 @@ class Console:
         self._rich.print(Text(printable(said), style="red"))
 
     def _summary(self) -> str:
-        progress = self.progress
+        progress = self.progress  # how many run is not said: where a trial has just ended, its place is about to be taken
         done, planned = progress.done.total(), progress.planned.total()
         parts = [f"{done} of {planned} trials and {progress.cells_done} of {progress.cells} cells done"]
         if progress.from_store:
             parts.append(f"{progress.from_store} trials from the store")
-        if running := progress.running.total():
-            parts.append(f"{running} running")
         if failed := progress.failed.total():
             parts.append(f"{failed} failed")
         parts.append(f"{duration(time.monotonic() - progress.started)} so far")
