@@ -69,8 +69,22 @@ def test_published_differences_are_those_of_pandas_and_a_closed_form(store: Path
             np.testing.assert_allclose(shown[1:], [mean - half, mean + half], atol=0.06 * half + 1e-5)
 
 
-def right_predictions(store: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Of each task that is scored by accuracy and has all of its runs: label -> [repeats, rows], 1.0 where the run is right."""
+def test_official_validation_stands_beside_the_rows_of_train_that_scores_are_of() -> None:
+    store = PROJECT / "results" / ON_THE_FRONT_PAGE
+    board = make_leaderboard(store, draws=400)
+    right = right_predictions(store, "validation")
+    for (name, (score, against)), task in zip(board.further_splits.items(), board.selection.tasks, strict=True):
+        assert name == f"{task} validation"
+        for i, label in enumerate(board.selection.labels):
+            assert score.value[i] == pytest.approx(right[task][label].mean())
+            assert against.value[i] == pytest.approx((right[task][label] - right[task]["fixed_alpha"]).mean())
+
+
+def right_predictions(store: Path, split: str | None = None) -> dict[str, dict[str, np.ndarray]]:
+    """Of each task that is scored by accuracy and has all of its runs: label -> [repeats, rows], 1.0 where the run is right.
+
+    `split`: not given, that which scores are of.
+    """
     records = pd.read_parquet(store / "pack" / "records.parquet")
     predictions = pd.read_parquet(store / "pack" / "predictions.parquet")
     predictions = predictions.assign(trial=np.repeat(records["key"].to_numpy(), records["prediction_rows"]))
@@ -78,12 +92,13 @@ def right_predictions(store: Path) -> dict[str, dict[str, np.ndarray]]:
     found: dict[str, dict[str, np.ndarray]] = {}
     for task, runs in scores.groupby("task"):
         known = runs.merge(predictions, on="trial")
-        surplus = known["split"] == "train_surplus"
-        known = known[surplus] if surplus.any() else known[known["split"] == "validation"]
+        headline = "train_surplus" if (known["split"] == "train_surplus").any() else "validation"
+        known = known[known["split"] == (split or headline)]
         right = known.assign(right=(known["label_y"] == known["predicted"]).astype(float))
         table = right.pivot_table(index=["label_x", "repeat"], columns="id", values="right")
         accuracies = runs.set_index(["label", "repeat"])["score"]
-        if table.isna().any(axis=None) or not np.allclose(table.mean(axis=1), accuracies.loc[table.index], atol=1e-9):
+        of_scores = split is None or split == headline
+        if table.isna().any(axis=None) or (of_scores and not np.allclose(table.mean(axis=1), accuracies.loc[table.index])):
             continue  # F1 or Matthews
         found[str(task)] = {str(label): one.to_numpy() for label, one in table.groupby(level=0)}
     return found

@@ -140,6 +140,18 @@ def overall_columns(board: Leaderboard) -> dict[str, list[str]]:
     return {name: cells for name, cells in columns.items() if any(cell not in (NOTHING, WITHHELD) for cell in cells)}
 
 
+def further_split_columns(board: Leaderboard) -> dict[str, list[str]]:
+    """Scores on splits that the headline is not of, and their difference to plain KD; header -> text per strategy."""
+    columns: dict[str, list[str]] = {}
+    count = range(len(board.selection.labels))
+    for name, (score, against) in board.further_splits.items():
+        columns[f"{name} [95 %]"] = [estimate(score, i, 100) for i in count]
+        if board.baseline is not None:
+            minus = [NOTHING if i == board.baseline else estimate(against, i, 100, sign=True) for i in count]
+            columns[f"{name} minus {board.baseline_label} [95 %]"] = minus
+    return columns
+
+
 def measure_columns(board: Leaderboard, names: Collection[str] = tuple(MEASURES)) -> dict[str, list[str]]:
     """Measures of probabilities over tasks, and their difference to plain KD; header -> text per strategy."""
     columns: dict[str, list[str]] = {}

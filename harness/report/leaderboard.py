@@ -14,7 +14,7 @@ from harness.report.costs import Costs, costs_of, equal_compute_scores
 from harness.report.measured import DRAWS, ClassScores, Measured, flips_found, gains_by_noise, measure, scores_of_classes
 from harness.report.predictions import load_predictions
 from harness.report.references import STUDENT_ALONE, find_strategy, reference_notes, teacher_scores
-from harness.report.sampled import Estimate, Sampled, sample_tasks
+from harness.report.sampled import Estimate, Sampled, further_splits, sample_tasks
 from harness.report.selection import Selection, select
 from harness.report.verdicts import AgainstControls, Comparison, against_controls, explore, judge
 from harness.stats import LEVEL
@@ -81,6 +81,8 @@ class Leaderboard:
     measures: dict[str, Measured]
     """By name, of `harness.stats.measures`."""
     classes: dict[str, ClassScores]  # by task
+    further_splits: dict[str, tuple[Estimate, Estimate]]
+    """Of `harness.report.sampled`."""
     noise_gains: dict[str, Estimate]
     """Share of flipped labels -> gain on those tasks."""
     flips_found: Array  # [labels] AUROC of the weights
@@ -215,6 +217,7 @@ def make_leaderboard(path: Path | str, draws: int | None = None) -> Leaderboard:
         equal_compute=equal_compute_scores(selection, [task for task, used in zip(tasks, inside, strict=True) if used]),
         measures=measure(selection, predictions, baseline, inside, min(draws or DRAWS, DRAWS)),
         classes=scores_of_classes(selection, predictions),
+        further_splits=further_splits(selection, baseline, min(draws or DRAWS, DRAWS)),
         noise_gains=gains_by_noise(sampled, selection, baseline),
         flips_found=flips_found(selection),
         notes=notes,

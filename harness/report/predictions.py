@@ -21,7 +21,7 @@ from harness.store.store import Store
 
 @dataclass(frozen=True)
 class TaskPredictions:
-    """Validation predictions of one task."""
+    """Predictions of one task on one report split."""
 
     ids: NDArray[np.int64]  # [rows]
     labels: NDArray[np.int64]  # [rows]
@@ -54,9 +54,15 @@ def same_students(probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def load_predictions(
-    selection: Selection, task: str, labels: tuple[str, ...] | None = None, probabilities: bool = False
+    selection: Selection,
+    task: str,
+    labels: tuple[str, ...] | None = None,
+    probabilities: bool = False,
+    split: str | None = None,
 ) -> TaskPredictions | None:
     """None where no trial of the task has predictions. A failed cell predicts what the majority predictor predicts.
+
+    `split`: not given, that which the task's scores are of.
 
     Rows whose predictions cannot be used are left out (`present` is False) and told in `selection.warnings`.
     """
@@ -64,7 +70,7 @@ def load_predictions(
     wanted = selection.labels if labels is None else labels
     rows = [selection.rows[task, label, repeat] for label in wanted for repeat in range(selection.repeats)]
     with ThreadPoolExecutor(4) as pool:
-        loaded = list(pool.map(lambda row: _load(store, row, probabilities), rows))
+        loaded = list(pool.map(lambda row: _load(store, row, probabilities, split), rows))
     for problem in dict.fromkeys(found for found in loaded if isinstance(found, str)):
         if problem not in selection.warnings:
             selection.warnings.append(problem)
@@ -79,7 +85,7 @@ def load_predictions(
     said = np.full((len(rows), len(ids), len(spec.labels)), np.nan, np.float32) if probabilities else None
     for position, (row, frame) in enumerate(zip(rows, frames, strict=True)):
         if row.state == "failed" and row.record is not None:
-            predicted[position] = _majority_class(row, truth, len(spec.labels))
+            predicted[position] = _majority_class(row, truth, len(spec.labels), split)
             present[position] = True
         elif frame is not None:
             if not (np.array_equal(frame[0], ids) and np.array_equal(frame[1], truth)):
@@ -127,11 +133,13 @@ def load_teacher(selection: Selection, task: str, ids: NDArray[np.int64]) -> NDA
     return np.asarray(np.mean(said, axis=0)) if said else None
 
 
-def _load(store: Store, row: Row, probabilities: bool) -> tuple[NDArray[Any], ...] | str | None:
+def _load(store: Store, row: Row, probabilities: bool, split: str | None) -> tuple[NDArray[Any], ...] | str | None:
     """Ids, labels and predicted classes [rows], and where asked for probabilities [rows, classes]."""
     if row.record is None or row.record.status != "ok":
         return None
-    split = row.record.spec.data.headline_split
+    split = split or row.record.spec.data.headline_split
+    if split not in row.record.report:
+        return None
     try:
         found = store.predicted_classes(row.record.key, split, probabilities)
     except StoreError as error:
@@ -144,11 +152,11 @@ def _load(store: Store, row: Row, probabilities: bool) -> tuple[NDArray[Any], ..
     return found
 
 
-def _majority_class(row: Row, truth: NDArray[np.int64], classes: int) -> int:
+def _majority_class(row: Row, truth: NDArray[np.int64], classes: int, split: str | None) -> int:
     """The class that the majority predictor says: the most frequent one that gives the score it is recorded with."""
     assert row.record is not None
     metrics = row.record.spec.task.metrics
-    recorded = row.record.majority.get(row.record.spec.data.headline_split)
+    recorded = row.record.majority.get(split or row.record.spec.data.headline_split)
     constant = np.repeat(np.arange(classes)[:, None], len(truth), axis=1)
     frequency = np.bincount(truth, minlength=classes)[:classes]
     if recorded is None:

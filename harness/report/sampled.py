@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.report.predictions import TaskPredictions
+from harness.report.predictions import TaskPredictions, load_predictions
 from harness.report.selection import Selection
 from harness.stats.bootstrap import Runs, freedom_of_sum, interval, resampled_scores, two_sided_p
 from harness.stats.metrics import Array
@@ -189,6 +189,23 @@ def sample_predictions(predictions: Mapping[str, TaskPredictions | None], draws:
         for name, one, own, drawn in zip(names, group, runs, resampled_scores(runs, draws, seed), strict=True):
             made[name] = replace(scored_sample(own, drawn, one.present, one.seeds), students=one.students)
     return tuple(made.get(task) for task in predictions)
+
+
+def further_splits(selection: Selection, baseline: int | None, draws: int) -> dict[str, tuple[Estimate, Estimate]]:
+    """Of what scores are not of, "sst2 validation" -> every strategy's score and its difference to the baseline."""
+    found = {}
+    count = len(selection.labels)
+    for task in selection.tasks:
+        for split in selection.further_splits(task):
+            (sample,) = sample_predictions({task: load_predictions(selection, task, split=split)}, draws)
+            if sample is None:
+                continue
+            against = Estimate.none(count)
+            if baseline is not None:
+                drawn = np.stack([sample.contrast(i, baseline).draws for i in range(count)], axis=1)
+                against = Estimate.of((sample.scores - sample.scores[baseline]).mean(-1), drawn)
+            found[f"{task} {split}"] = Estimate(sample.scores.mean(-1), *sample.intervals), against
+    return found
 
 
 def data_sets(selection: Selection) -> NDArray[np.int64]:

@@ -89,6 +89,11 @@ class Selection:
     def complete(self) -> bool:
         return all(row.state in ("ok", "failed") for row in self.rows.values())
 
+    def further_splits(self, task: str) -> list[str]:
+        """What else it was scored on: MNLI's mismatched genres; official validation where scores are of `train_surplus`."""
+        found = {split for record in self.records if record.spec.task.name == task for split in record.report}
+        return sorted(found - {self.headline_split(task)})
+
     def headline_split(self, task: str) -> str:
         """The report split that the task's scores are of."""
         return next((record.spec.data.headline_split for record in self.records if record.spec.task.name == task), VALIDATION)

@@ -17,6 +17,7 @@ from harness.report.cells import (
     Cell,
     coverage,
     difference,
+    further_split_columns,
     measure_columns,
     number,
     overall_columns,
@@ -88,11 +89,13 @@ def markdown(board: Leaderboard) -> str:
         parts += ["## Against their own controls", _controls(board), CONTROLS_SAID]
     if board.equal_rows:
         parts += ["## On equal rows", _equal_rows(board), EQUAL_ROWS_SAID]
-    if board.measures:
-        found = measure_columns(board)
-        table = [[labels[i], *(cells[i] for cells in found.values())] for i in order]
-        parts += ["## From probabilities", tabulate(table, ["strategy", *found], tablefmt="pipe", disable_numparse=True)]
-        parts.append(measures_said(board))
+    for title, found, said in (
+        ("On further rows", further_split_columns(board), FURTHER_ROWS_SAID),
+        ("From probabilities", measure_columns(board), measures_said(board)),
+    ):
+        if found:
+            table = [[labels[i], *(cells[i] for cells in found.values())] for i in order]
+            parts += [f"## {title}", tabulate(table, ["strategy", *found], tablefmt="pipe", disable_numparse=True), said]
     if any(sizes for _, _, sizes, _ in measured):
         header = ["task", "metric", *roles, "official train / validation"]
         parts += ["## Rows", tabulate(rows, header, tablefmt="pipe", disable_numparse=True)]
@@ -103,6 +106,9 @@ CONTROLS_SAID = (
     "Control family, declared: a learned strategy has to beat its weights on the wrong samples (shuffled) and one weight for "
     "the batch (batch_mean), both of them. p: the larger of the two, corrected over all of these comparisons as above."
 )
+
+
+FURTHER_ROWS_SAID = "Rows that were reported on, too, and that no figure above is of; explored, without marks."
 
 
 EQUAL_ROWS_SAID = (
