@@ -32,7 +32,7 @@ def published(study: str) -> np.ndarray:
     return table.to_numpy().reshape(len(table), scores["task"].nunique(), -1)
 
 
-@pytest.mark.parametrize("study", [None, "glue_minilm_core"])
+@pytest.mark.parametrize("study", [None, "glue_minilm_core", "glue_powered"])
 def test_ranks_means_and_win_rates_are_bencheval_s(study: str | None) -> None:
     """Of TabArena's own evaluator, once its inputs are rounded as ours are: errors, lower is better."""
     bencheval = pytest.importorskip("bencheval.evaluator", reason="bencheval needs Python before 3.14")
