@@ -71,11 +71,15 @@ def test_official_validation_stands_beside_the_rows_of_train_that_scores_are_of(
     store = PROJECT / "results" / ON_THE_FRONT_PAGE
     board = make_leaderboard(store, draws=400)
     right = right_predictions(store, "validation")
+    shown = pd.read_csv(store / "leaderboard.csv").set_index("label")
     for (name, (score, against)), task in zip(board.further_splits.items(), board.selection.tasks, strict=True):
         assert name == f"{task} validation"
         for i, label in enumerate(board.selection.labels):
             assert score.value[i] == pytest.approx(right[task][label].mean())
             assert against.value[i] == pytest.approx((right[task][label] - right[task]["fixed_alpha"]).mean())
+            row = shown.loc[label]
+            assert row[f"{task}.validation"] == pytest.approx(score.value[i])
+            assert row[f"{task}.validation_difference"] == pytest.approx(against.value[i], abs=1e-9)
 
 
 def right_predictions(store: Path, split: str | None = None) -> dict[str, dict[str, np.ndarray]]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from harness.report.leaderboard import Leaderboard
 from harness.report.sampled import Estimate
+from harness.report.verdicts import AgainstControls, Comparison
 from harness.stats.measures import MEASURES
+from harness.study.comparisons import CONTROLS, EQUAL_ROWS
 
 NOTHING = "–"
 WITHHELD = "withheld"
@@ -166,3 +169,65 @@ def measure_columns(board: Leaderboard, names: Collection[str] = tuple(MEASURES)
                     for i in places
                 ]
     return columns
+
+
+class SideTable(NamedTuple):
+    """`rows` have as many cells as `header`; the first is the strategy's label."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    said: str
+
+
+def side_tables(board: Leaderboard) -> list[SideTable]:
+    """What stands below the scores and the figures over tasks, in `leaderboard.md` and on the page; without those of a family
+    that was not declared, and of rows that there are none of.
+    """
+    tables = []
+    if board.controls:
+        header = ["strategy", "Verdict", "p", *(f"minus {wrapper} [95 %]" for wrapper in CONTROLS)]
+        tables.append(SideTable("Against their own controls", header, _control_rows(board), CONTROLS_SAID))
+    if board.equal_rows:
+        (without,) = board.equal_rows[0].controls
+        rows = [[*_judged(one), _difference(one.comparisons[0])] for one in board.equal_rows]
+        header = ["strategy", "Verdict", "p", f"minus {without} [95 %]"]
+        tables.append(SideTable("On equal rows", header, rows, EQUAL_ROWS_SAID))
+    return tables + columns_table("On further rows", further_split_columns(board), FURTHER_ROWS_SAID, board)
+
+
+def columns_table(title: str, columns: dict[str, list[str]], said: str, board: Leaderboard) -> list[SideTable]:
+    """Of columns for all strategies, best first; none where there are no columns."""
+    rows = [[board.selection.labels[i], *(cells[i] for cells in columns.values())] for i in board.order]
+    return [SideTable(title, ["strategy", *columns], rows, said)] if columns else []
+
+
+def _control_rows(board: Leaderboard) -> list[list[str]]:
+    kinds = [f"{wrapper}(" for wrapper in CONTROLS]
+    rows = []
+    for one in board.controls:
+        names = {board.selection.strategies[control].partition("(")[0] + "(": k for k, control in enumerate(one.controls)}
+        found = [one.comparisons[names[kind]] if kind in names else None for kind in kinds]
+        rows.append([*_judged(one), *(NOTHING if each is None else _difference(each) for each in found)])
+    return rows
+
+
+def _judged(one: AgainstControls) -> list[str]:
+    return [one.label, one.words or NOTHING, p_value(one.p)]
+
+
+def _difference(one: Comparison) -> str:
+    return difference(one.value, one.low, one.high)
+
+
+CONTROLS_SAID = (
+    "Control family, declared: a learned strategy has to beat its weights on the wrong samples (shuffled) and one weight for "
+    "the batch (batch_mean), both of them. p: the larger of the two, corrected over all of these comparisons as above."
+)
+
+EQUAL_ROWS_SAID = (
+    "Equal rows, declared: a strategy with a meta set against plain KD that does without the labels of that set "
+    f"({EQUAL_ROWS}): what its use is worth, apart from what it costs in labels. p: corrected over these comparisons as above."
+)
+
+FURTHER_ROWS_SAID = "Rows that were reported on, too, and that no figure above is of; explored, without marks."

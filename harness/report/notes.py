@@ -67,18 +67,18 @@ class Notes:
         """Against plain KD, in words."""
         return self._board.verdict(self._label(label))
 
-    def versus(self, first: str, second: str) -> str:
-        """First minus second, mean over tasks, as `harness compare` has it."""
-        found = self._pair(first, second)
+    def versus(self, first: str, second: str, *tasks: str) -> str:
+        """First minus second, mean over tasks, as `harness compare` has it; over these tasks, where some are given."""
+        found = self._pair(first, second, *tasks)
         return f"{signed(found.value)} [{signed(found.low)}, {signed(found.high)}]"
 
-    def versus_p(self, first: str, second: str) -> str:
+    def versus_p(self, first: str, second: str, *tasks: str) -> str:
         """Of this comparison alone."""
-        return p_value(self._pair(first, second).p)
+        return p_value(self._pair(first, second, *tasks).p)
 
-    def detectable(self, first: str, second: str) -> str:
+    def detectable(self, first: str, second: str, *tasks: str) -> str:
         """The difference over tasks that four of five such studies would have seen."""
-        return number(100 * self._pair(first, second).detectable)
+        return number(100 * self._pair(first, second, *tasks).detectable)
 
     def score(self, label: str, task: str) -> str:
         return number(100 * float(self._board.task_mean[self._label(label), self._task(task)]))
@@ -123,13 +123,17 @@ class Notes:
             raise ValueError(f"{label} has no logged {what} of {term} on {task}")
         return number(float(np.mean(found)), 2)
 
-    def _compared(self, first: str, second: str) -> Comparison:
+    def _compared(self, first: str, second: str, *tasks: str) -> Comparison:
         """As `harness compare`. The labels that the notes name are resampled once, for all of these comparisons."""
         self._label(first), self._label(second)
         selection = self._board.selection
         if self._sampled is not None and first in self._named and second in self._named:
             places = self._named.index(first), self._named.index(second)
-            return judge(self._sampled, [places], self._board.margin / 100)[0]
+            asked = [self._task(task) for task in tasks]
+            inside = np.isin(range(len(selection.tasks)), asked) if asked else self._sampled.in_mean
+            return judge(self._sampled.restricted(inside), [places], self._board.margin / 100)[0]
+        if tasks:
+            raise ValueError(f"{first} and {second} cannot be compared on {' '.join(tasks)} alone: runs are missing")
         found, left_out = compare_sides(Side(selection, first), Side(selection, second))
         if found is None or len(found.tasks) < len(selection.tasks):
             raise ValueError(f"{first} and {second} cannot be compared on all tasks: {' '.join(left_out)}")

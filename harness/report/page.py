@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from harness.report.caption import caption, legend, measured_rows, study_name
+from harness.report.cells import side_tables
 from harness.report.finding import answer
 from harness.report.leaderboard import Leaderboard
 from harness.report.page_data import chosen_splits, page_data, reproducing_command
 from harness.report.plots import Plot
 from harness.report.plots.style import PNG_DPI
-from harness.report.tables import CONTROLS_SAID, control_rows, measures_said
+from harness.report.tables import measures_said
 
 DRAWN_HERE = ("forest", "cost", "weights", "flipped_labels")
 """By the page itself, from its data."""
@@ -42,8 +43,7 @@ def page(board: Leaderboard, plots: list[Plot], folder: Path) -> str:
         title=f"Leaderboard of {study_name(board)}",
         description=board.selection.manifest.get("study", {}).get("description", ""),
         answer=answer(board).replace("`", ""),
-        control_rows=control_rows(board),
-        control_said=CONTROLS_SAID,
+        side_tables=side_tables(board),
         measures_said=measures_said(board) if board.measures else "",
         classes=bool(board.classes),
         noise=bool(board.noise_gains) or bool(np.isfinite(board.flips_found).any()),

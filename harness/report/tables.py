@@ -15,21 +15,20 @@ from harness.report.caption import caption, legend, measured_rows, study_name
 from harness.report.cells import (
     NOTHING,
     Cell,
+    columns_table,
     coverage,
-    difference,
-    further_split_columns,
     measure_columns,
     number,
     overall_columns,
-    p_value,
     score_cell,
+    side_tables,
 )
 from harness.report.costs import passes
 from harness.report.leaderboard import Leaderboard
 from harness.report.measured import NO_TEACHER, TEACHER
 from harness.report.sampled import Estimate
 from harness.stats.measures import MEASURES
-from harness.study.comparisons import CONTROLS, EQUAL_ROWS, STATISTICS_VERSION
+from harness.study.comparisons import STATISTICS_VERSION
 from harness.study.data import SURPLUS
 
 COMPARISON_COLUMNS = {
@@ -85,62 +84,15 @@ def markdown(board: Leaderboard) -> str:
         "## Over tasks, and cost",
         tabulate(overall, ["strategy", *columns], tablefmt="pipe", disable_numparse=True),
     ]
-    if board.controls:
-        parts += ["## Against their own controls", _controls(board), CONTROLS_SAID]
-    if board.equal_rows:
-        parts += ["## On equal rows", _equal_rows(board), EQUAL_ROWS_SAID]
-    for title, found, said in (
-        ("On further rows", further_split_columns(board), FURTHER_ROWS_SAID),
-        ("From probabilities", measure_columns(board), measures_said(board)),
-    ):
-        if found:
-            table = [[labels[i], *(cells[i] for cells in found.values())] for i in order]
-            parts += [f"## {title}", tabulate(table, ["strategy", *found], tablefmt="pipe", disable_numparse=True), said]
+    bold = dict(zip(board.selection.labels, labels, strict=True))
+    probabilities = columns_table("From probabilities", measure_columns(board), measures_said(board), board)
+    for table in (*side_tables(board), *probabilities):
+        cells = [[bold[label], *rest] for label, *rest in table.rows]
+        parts += [f"## {table.title}", tabulate(cells, table.header, tablefmt="pipe", disable_numparse=True), table.said]
     if any(sizes for _, _, sizes, _ in measured):
         header = ["task", "metric", *roles, "official train / validation"]
         parts += ["## Rows", tabulate(rows, header, tablefmt="pipe", disable_numparse=True)]
     return "\n\n".join(parts) + "\n"
-
-
-CONTROLS_SAID = (
-    "Control family, declared: a learned strategy has to beat its weights on the wrong samples (shuffled) and one weight for "
-    "the batch (batch_mean), both of them. p: the larger of the two, corrected over all of these comparisons as above."
-)
-
-
-FURTHER_ROWS_SAID = "Rows that were reported on, too, and that no figure above is of; explored, without marks."
-
-
-EQUAL_ROWS_SAID = (
-    "Equal rows, declared: a strategy with a meta set against plain KD that does without the labels of that set "
-    f"({EQUAL_ROWS}): what its use is worth, apart from what it costs in labels. p: corrected over these comparisons as above."
-)
-
-
-def _equal_rows(board: Leaderboard) -> str:
-    rows = []
-    for one in board.equal_rows:
-        (against,) = one.comparisons
-        rows.append([one.label, one.words or NOTHING, p_value(one.p), difference(against.value, against.low, against.high)])
-    (without,) = board.equal_rows[0].controls
-    return tabulate(rows, ["strategy", "Verdict", "p", f"minus {without} [95 %]"], tablefmt="pipe", disable_numparse=True)
-
-
-def control_rows(board: Leaderboard) -> list[list[str]]:
-    """Strategy, verdict, p, passes, and the difference to each control that was run."""
-    kinds = [f"{wrapper}(" for wrapper in CONTROLS]
-    rows = []
-    for one in board.controls:
-        names = {board.selection.strategies[control].partition("(")[0] + "(": k for k, control in enumerate(one.controls)}
-        found = [one.comparisons[names[kind]] if kind in names else None for kind in kinds]
-        differences = [NOTHING if c is None else difference(c.value, c.low, c.high) for c in found]
-        rows.append([one.label, one.words or NOTHING, p_value(one.p), *differences])
-    return rows
-
-
-def _controls(board: Leaderboard) -> str:
-    header = ["strategy", "Verdict", "p", *(f"minus {wrapper} [95 %]" for wrapper in CONTROLS)]
-    return tabulate(control_rows(board), header, tablefmt="pipe", disable_numparse=True)
 
 
 def measures_said(board: Leaderboard) -> str:
@@ -166,6 +118,9 @@ def csv_text(board: Leaderboard) -> str:
     further = {name: found.value for name, found in board.measures.items()}
     further |= {f"{name}_difference": found.difference for name, found in board.measures.items()}
     further |= {f"gain_flipped_{level.rstrip('%')}": found for level, found in board.noise_gains.items()}
+    for split, (score, against) in board.further_splits.items():
+        name = ".".join(split.split())
+        further |= {name: score, f"{name}_difference": against}
     of_classes = [
         (f"{task}.{kind}_{name}", scores[:, k])
         for task, found in board.classes.items()

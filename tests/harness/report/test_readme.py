@@ -129,6 +129,10 @@ def test_notes_have_figures_by_name(board: Leaderboard, tmp_path: Path) -> None:
     assert notes.difference("wsl", "wsl", *board.selection.tasks) == "+0.0"
     inside = [task for task, used in zip(board.selection.tasks, board.admission.in_mean, strict=True) if used]
     assert notes.versus("rw_kd", "wsl").split()[0] == notes.difference("rw_kd", "wsl", *inside)
+    assert notes.versus("rw_kd", "wsl", *inside) == notes.versus("rw_kd", "wsl")
+    assert notes.versus("rw_kd", "wsl", "cola").split()[0] == notes.difference("rw_kd", "wsl", "cola")
+    of_one = compare_labels(Side(board.selection, "rw_kd"), Side(board.selection, "wsl"), "cola")
+    assert notes.versus("rw_kd", "wsl", "cola") in " ".join(of_one.split())
     assert notes.verdict("rw_kd") == board.verdict(board.selection.labels.index("rw_kd"))
     assert float(notes.detectable("rw_kd", "wsl")) > 0
     assert 0 <= float(notes.auroc("rw_kd", "cola")) <= 1
@@ -139,6 +143,7 @@ def test_notes_have_figures_by_name(board: Leaderboard, tmp_path: Path) -> None:
     [
         ('gain("rw_kt")', "did you mean 'rw_kd'"),
         ('score("wsl", "coal")', "did you mean 'cola'"),
+        ('versus("wsl", "rw_kd", "coal")', "did you mean 'cola'"),
         ('weight("wsl", "cola", "nothing")', "has no logged mean of nothing"),
         ("magic", "'magic' is undefined"),
         ("gain.__globals__", "unsafe"),

@@ -13,9 +13,10 @@ import pytest
 
 from harness.records import Score
 from harness.report.caption import caption
-from harness.report.cells import number
+from harness.report.cells import number, side_tables
 from harness.report.finding import finding
 from harness.report.leaderboard import Leaderboard, make_leaderboard
+from harness.report.page import page
 from harness.report.page_data import _number
 from harness.report.tables import csv_text, latex, markdown, scores_text
 from harness.report.terminal import text
@@ -284,6 +285,9 @@ def test_a_strategy_with_a_meta_set_is_compared_on_equal_rows_where_that_is_decl
     assert one.comparisons[0].value == pytest.approx(board.gain.value[2] - board.gain.value[1])
     assert one.verdict == "better"
     assert "minus fit_only(fixed_alpha) [95 %]" in markdown(board)
+    (table,) = (found for found in side_tables(board) if found.title == "On equal rows")
+    for cells in (table.header, *table.rows):
+        assert all(f">{cell}</t" in page(board, [], tmp_path) for cell in cells)
     assert "worth it? Against plain KD on as many labels (`fit_only(fixed_alpha)`): `rw_kd` is better" in " ".join(
         finding(board)
     )
