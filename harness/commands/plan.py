@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--detect", type=positive, metavar="POINTS", help="what the study needs to see such a difference")
     parser.add_argument(
-        "--from", dest="stores", nargs="+", type=results_folder, metavar="RESULTS",
+        "--from", dest="stores", nargs="+", action="extend", type=results_folder, metavar="RESULTS",
         help="with --detect: earlier results that tell how much differences vary; else the study's own and its pilot's",
     )  # fmt: skip
     parser.add_argument(

@@ -47,7 +47,7 @@ def page(board: Leaderboard, plots: list[Plot], folder: Path) -> str:
         measures_said=measures_said(board) if board.measures else "",
         classes=bool(board.classes),
         noise=bool(board.noise_gains) or bool(np.isfinite(board.flips_found).any()),
-        captions=caption(board),
+        captions=[sentence.replace("`", "") for sentence in caption(board)],
         legend=legend(board),
         plots=[(plot, _picture(folder, plot.name)) for plot in plots if not plot.omitted and plot.name not in DRAWN_HERE],
         drawn={plot.name: plot for plot in plots if not plot.omitted and plot.name in DRAWN_HERE},
