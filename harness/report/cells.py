@@ -155,6 +155,16 @@ def further_split_columns(board: Leaderboard) -> dict[str, list[str]]:
     return columns
 
 
+def noise_columns(board: Leaderboard) -> dict[str, list[str]]:
+    """Gain over plain KD by share of flipped labels; header -> text per strategy. Empty where all tasks have the same share."""
+    return {
+        f"{level.rstrip('%')} % flipped: minus {board.baseline_label} [95 %]": [
+            NOTHING if i == board.baseline else estimate(found, i, 100, sign=True) for i in range(len(board.selection.labels))
+        ]
+        for level, found in board.noise_gains.items()
+    }
+
+
 def measure_columns(board: Leaderboard, names: Collection[str] = tuple(MEASURES)) -> dict[str, list[str]]:
     """Measures of probabilities over tasks, and their difference to plain KD; header -> text per strategy."""
     columns: dict[str, list[str]] = {}
@@ -229,5 +239,7 @@ EQUAL_ROWS_SAID = (
     "Equal rows, declared: a strategy with a meta set against plain KD that does without the labels of that set "
     f"({EQUAL_ROWS}): what its use is worth, apart from what it costs in labels. p: corrected over these comparisons as above."
 )
+
+FLIPPED_SAID = "Mean over the tasks of the mean that have this share of their training labels flipped; explored, without marks."
 
 FURTHER_ROWS_SAID = "Rows that were reported on, too, and that no figure above is of; explored, without marks."

@@ -17,11 +17,13 @@ NAMED = 4
 
 
 def finding(board: Leaderboard) -> list[str]:
-    """Against plain KD; what is learned against its own controls; the order of references, and what could have been seen.
+    """Against plain KD; what is learned against its own controls; by share of flipped labels; the order of references, and what
+    could have been seen.
 
     A sentence whose figures the store cannot give is left out, or says why they are withheld.
     """
-    return [sentence for sentence in (answer(board), _against_controls(board), on_equal_rows(board), _scale(board)) if sentence]
+    said = answer(board), _against_controls(board), on_equal_rows(board), _by_noise(board), _scale(board)
+    return [sentence for sentence in said if sentence]
 
 
 def how_to_read(board: Leaderboard) -> str:
@@ -115,11 +117,30 @@ def on_equal_rows(board: Leaderboard) -> str:
     )
 
 
+def _by_noise(board: Leaderboard) -> str:
+    """Of a primary family of a few, and of labels alone."""
+    shown = [one for one in (*board.primary, _alone(board)) if one is not None]
+    if not board.noise_gains or not 0 < len(board.primary) <= NAMED:
+        return ""
+    labels = board.selection.labels
+    said = [
+        f"with {level.rstrip('%')} % "
+        + _listed([f"`{labels[one.first]}` is at {estimate(gains, one.first, 100, sign=True)}" for one in shown])
+        for level, gains in board.noise_gains.items()
+    ]
+    return f"By share of flipped training labels, against plain KD, explored: {'; '.join(said)}."
+
+
+def _alone(board: Leaderboard) -> Comparison | None:
+    labels = board.selection.labels
+    alone = next((i for i, label in enumerate(labels) if board.selection.strategies[label] == STUDENT_ALONE), None)
+    return None if alone is None else board.comparisons[alone]
+
+
 def _scale(board: Leaderboard) -> str:
     said = []
     labels = board.selection.labels
-    alone = next((i for i, label in enumerate(labels) if board.selection.strategies[label] == STUDENT_ALONE), None)
-    one = None if alone is None else board.comparisons[alone]
+    one = _alone(board)
     if one is not None and np.isfinite(one.value):
         gain = estimate(board.gain, one.first, 100, sign=True)
         said.append(f"labels alone (`{labels[one.first]}`) are at {gain} against plain KD")

@@ -13,11 +13,13 @@ from tabulate import tabulate
 from harness.errors import printable
 from harness.report.caption import caption, legend, measured_rows, study_name
 from harness.report.cells import (
+    FLIPPED_SAID,
     NOTHING,
     Cell,
     columns_table,
     coverage,
     measure_columns,
+    noise_columns,
     number,
     overall_columns,
     score_cell,
@@ -85,8 +87,9 @@ def markdown(board: Leaderboard) -> str:
         tabulate(overall, ["strategy", *columns], tablefmt="pipe", disable_numparse=True),
     ]
     bold = dict(zip(board.selection.labels, labels, strict=True))
+    flipped = columns_table("By share of flipped labels", noise_columns(board), FLIPPED_SAID, board)
     probabilities = columns_table("From probabilities", measure_columns(board), measures_said(board), board)
-    for table in (*side_tables(board), *probabilities):
+    for table in (*side_tables(board), *flipped, *probabilities):  # the page has the last two among its columns
         cells = [[bold[label], *rest] for label, *rest in table.rows]
         parts += [f"## {table.title}", tabulate(cells, table.header, tablefmt="pipe", disable_numparse=True), table.said]
     if any(sizes for _, _, sizes, _ in measured):

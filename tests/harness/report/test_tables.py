@@ -190,6 +190,11 @@ def test_gains_are_told_apart_by_how_many_labels_were_flipped(tmp_path: Path) ->
     want = {"20%": gains[[t for t in (0, 2) if inside[t]]].mean(), "40%": gains[1]}
     assert {level: pytest.approx(found.value[1]) for level, found in board.noise_gains.items()} == want
     assert all(found.value[0] == 0.0 for found in board.noise_gains.values())
+    (said,) = (sentence for sentence in finding(board) if sentence.startswith("By share of flipped training labels"))
+    (line,) = re.findall(r"## By share of flipped labels.*?(\| rw_kd .*?)\n", markdown(board), re.DOTALL)
+    for level, gain in want.items():
+        assert f"with {level.rstrip('%')} % `rw_kd` is at {100 * gain:+.1f} [" in said
+        assert f"| {100 * gain:+.1f} [" in line
     assert np.isnan(board.flips_found[0])  # one weight for all samples
     assert board.flips_found[1] == pytest.approx(0.8)
 
