@@ -142,6 +142,9 @@ class Registered:
         return found
 
     def create(self, settings: Settings, setup: Setup) -> Strategy[Any]:
+        """Raises ValueError for settings that it refuses for so many classes."""
+        if reason := self.refuses(settings, setup.classes):
+            raise ValueError(f"strategy {self.name!r}: {reason}")
         made = self.strategy(settings, setup)
         for wrapper in reversed(self.wrappers):
             made = wrapper(settings, setup, made)

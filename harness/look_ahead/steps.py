@@ -125,6 +125,8 @@ class LookAheadSteps:
     def _fit_batch(self, ids: Tensor) -> Batch:
         """The rank's part of the training rows with these ids."""
         rows = self._fit.encoded.rows_of(ids.cpu().numpy())
+        if len(rows) < self._ranks.world:
+            raise ValueError(f"a look-ahead on {len(rows)} training rows, and each of {self._ranks.world} workers needs one")
         mine = shard(rows, self._ranks.rank, self._ranks.world)
         return self._fit.batch(mine, len(rows), self.look_ahead.device, width_step=self._width_step)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.data.encode import Encoded
 from harness.models.build import run_model
@@ -42,11 +41,7 @@ def autocast(device: torch.device, precision: str) -> Iterator[None]:
     if precision != "bf16":
         yield
         return
-    with torch.autocast(device.type, dtype=torch.bfloat16), ExitStack() as stack:
-        if device.type == "cpu" and torch.is_grad_enabled():
-            # The way back through the fused kernel is slow: 18 ms a layer for 32 rows of 16 tokens. Forward and backward, a
-            # three-layer MiniLM takes 133 ms with it, and 82 ms with its parts.
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+    with torch.autocast(device.type, dtype=torch.bfloat16):
         yield
 
 

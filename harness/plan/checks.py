@@ -142,12 +142,22 @@ def resolve_strategies(study: Study) -> list[ResolvedStrategy]:
 
 
 def check_refusals(strategies: Iterable[ResolvedStrategy], tasks: Iterable[TaskSpec]) -> None:
-    """Raises StudyError for a strategy that cannot run on one of the tasks."""
+    """Raises StudyError for a strategy that cannot run on one of the tasks, with its settings or what its search reaches."""
     tasks = tuple(tasks)
     for index, one in enumerate(strategies):
         for task in tasks:
             if (reason := one.strategy.refuses(one.settings, len(task.labels))) is not None:
                 raise StudyError(f"strategy {one.entry.name!r} on task {task.name!r}: {reason}", ("strategies", index))
+            for name, space in one.space.items():
+                here: KeyPath = ("strategies", index, "search", name)
+                for settings in _reached(name, space, one.settings, here):
+                    if (reason := one.strategy.refuses(settings, len(task.labels))) is not None:
+                        value = getattr(settings, name)
+                        raise StudyError(
+                            f"strategy {one.entry.name!r} on task {task.name!r}, where its search reaches {name} = {value}: "
+                            f"{reason}",
+                            here if one.entry.search else here[:2],
+                        )
 
 
 def check_comparisons(study: Study, strategies: Sequence[ResolvedStrategy]) -> None:

@@ -25,7 +25,8 @@ class L2rwSettings(LookAheadSettings):
 class L2rw(Strategy[L2rwSettings]):
     """l_i = (1 - kd_weight) ce_i + kd_weight kd_i has the weight batch * u_i / sum u, u_i = max(<grad L_meta, grad l_i>, 0).
 
-    Where no sample helps, all weights are 0 and the step does nothing, as in the paper.
+    Where no sample helps, all weights are 0, as in the paper, whose SGD then stays; AdamW's moments and decay still move the
+    student.
 
     Differs: a sample's loss is its mixture with KD, because the paper has labels alone; the student steps with AdamW and not
     SGD, because all students here do (`look_ahead: adamw` looks ahead of that step).

@@ -22,8 +22,6 @@ class GradientAggregator(Strategy[S]):
 
     def __init__(self, settings: S, setup: Setup) -> None:
         super().__init__(settings, setup)
-        if reason := self.refuses(settings, setup.classes):
-            raise ValueError(reason)
         self.weighting = self.make_weighting()
 
     @abstractmethod
@@ -47,10 +45,11 @@ class GradientAggregator(Strategy[S]):
     def weights(self, context: Context) -> Weights:
         assert context.term_gramian is not None
         gramian = context.term_gramian()
-        largest = gramian.diagonal().max()
-        if largest <= 0:  # every gradient is zero: any weights will do
+        size = gramian.trace()
+        if size <= 0:  # every gradient is zero: any weights will do
             return dict.fromkeys(context.terms, 1.0 / len(context.terms))
-        weights = self._on_own_generator(context, self.prepare(context, gramian))
+        # its scale has no say in the weights, but torchjd takes a Gramian whose trace is below 1e-4 for zeros
+        weights = self._on_own_generator(context, self.prepare(context, gramian / size))
         return dict(zip(context.terms, weights, strict=True))
 
     def prepare(self, context: Context, gramian: torch.Tensor) -> torch.Tensor:

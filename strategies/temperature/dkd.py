@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from strategies.base import Context, Needs, Normalisation, Settings, Setup, Strategy, Weights
+from strategies.base import Context, Needs, Normalisation, Settings, Strategy, Weights
 from strategies.registry import register
 from strategies.space import FloatRange
 
@@ -50,11 +50,6 @@ class Dkd(Strategy[DkdSettings]):
     normalisation = Normalisation.ADDITIVE
     reconstruction = "The authors tune beta for each pair of teacher and student; 8 is their code's default."
     Settings = DkdSettings
-
-    def __init__(self, settings: DkdSettings, setup: Setup) -> None:
-        super().__init__(settings, setup)
-        if reason := self.refuses(settings, setup.classes):
-            raise ValueError(reason)
 
     @classmethod
     def warm_up(cls, settings: DkdSettings, epochs: int) -> float:

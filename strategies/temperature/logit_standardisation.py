@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from strategies.base import Context, Needs, Normalisation, Settings, Setup, Strategy, Weights
+from strategies.base import Context, Needs, Normalisation, Settings, Strategy, Weights
 from strategies.registry import register
 from strategies.space import FloatRange
 
@@ -40,11 +40,6 @@ class LogitStandardisation(Strategy[LogitStandardisationSettings]):
     normalisation = Normalisation.ADDITIVE
     reconstruction = "Default weights from a third party's code."
     Settings = LogitStandardisationSettings
-
-    def __init__(self, settings: LogitStandardisationSettings, setup: Setup) -> None:
-        super().__init__(settings, setup)
-        if reason := self.refuses(settings, setup.classes):
-            raise ValueError(reason)
 
     @classmethod
     def refuses(cls, settings: LogitStandardisationSettings, classes: int) -> str | None:

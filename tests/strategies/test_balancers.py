@@ -122,6 +122,12 @@ class TestGradNorm:
 
 
 class TestAggregators:
+    @pytest.mark.parametrize("name", AGGREGATORS)
+    @pytest.mark.parametrize("scale", [1e-8, 1e-5, 1e4])
+    def test_the_length_of_the_gradients_has_no_say(self, name, scale):
+        matrix = torch.tensor([[1.0, -0.5], [-0.5, 2.0]])
+        assert pair(name, scale * matrix) == pytest.approx(pair(name, matrix), abs=1e-3)
+
     def test_agreeing_gradients_are_summed_or_averaged(self):
         matrix = gramian((1.0, 0.0), (1.0, 1.0))
         assert pair("pcgrad", matrix) == (1.0, 1.0)

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from harness.data.encode import Encoded
 from harness.models.build import build_model
 from harness.models.evaluate import autocast, predict
+from harness.models.run import attention_for_the_way_back
 from harness.study.schema import ModelSpec
 from harness.training.weight_log import WeightLog
 from tests.benchmarks.measure import compared, in_turns, median_ratio
@@ -120,7 +121,7 @@ def _other(epoch: Callable[..., float], teacher: torch.nn.Module, rows: Rows, ba
     student = as_transformers_makes_it(build_model(STUDENT, 2, seed, rows.vocabulary))
     torch.manual_seed(seed)
     chosen = _any(rows, batches, seed)
-    with autocast(torch.device("cpu"), precision):
+    with autocast(torch.device("cpu"), precision), attention_for_the_way_back(torch.device("cpu")):
         return BATCH * epoch(student, teacher, rows.fit.encoded, chosen) / len(chosen)
 
 

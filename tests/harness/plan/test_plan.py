@@ -207,6 +207,21 @@ def test_a_strategy_that_cannot_run_on_a_task_is_refused_before_training(tmp_pat
         make_plan(study, tmp_path)
     assert refused.value.where == ("strategies", 1)
     make_plan(tiny_study(strategies=["dkd"], tasks=["mnli"]), tmp_path)
+    make_plan(tiny_study(strategies=[{"name": "da_kd", "search": {"mixing": choice(0.3, 0.9)}}]), tmp_path)
+    for strategy, said in (
+        ({"name": "da_kd", "search": {"mixing": choice(0.5, 0.9)}}, r"reaches mixing = 0\.5: .*is 0"),
+        (
+            {"name": "rw_kd", "settings": {"look_ahead_rate": 0.05}, "search": {"look_ahead": choice("sgd", "adamw")}},
+            "reaches look_ahead = adamw: .*look_ahead_rate",
+        ),
+    ):
+        with pytest.raises(StudyError, match=said) as refused:
+            make_plan(tiny_study(strategies=["fixed_alpha", strategy]), tmp_path)
+        assert refused.value.where == ("strategies", 1, "search", *strategy["search"])
+
+
+def choice(*values: object) -> dict[str, object]:
+    return {"type": "choice", "values": list(values)}
 
 
 def test_a_model_without_positions_for_the_longest_sequence_is_refused(tmp_path: Path) -> None:

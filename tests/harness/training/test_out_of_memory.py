@@ -147,6 +147,16 @@ def test_a_step_that_does_not_fit_is_repeated_in_micro_batches(
     assert_same(whole[label], record)
 
 
+@pytest.mark.parametrize("label", ["fixed_alpha", "rw_kd"])
+def test_in_half_precision_the_second_forward_pass_is_as_the_first(label: str, world: Any) -> None:
+    """Without dropout attention may be the fused kernel's, in a pass and, or else, where it is repeated on the way back."""
+    cache, specs = world
+    spec = specs[label].model_copy(update={"training": specs[label].training.model_copy(update={"precision": "bf16"})})
+    split, known = (train_trial(spec, cache, micro_batches=count).record for count in (2, 1))
+    assert {epoch.micro_batches for epoch in split.epochs} == {2}
+    assert_same(known, split, rel=2e-3)
+
+
 def test_the_second_forward_pass_is_counted(world: Any, whole: dict[str, TrialRecord]) -> None:
     cache, specs = world
     for label in ("fixed_alpha", "gradnorm", "rw_kd"):

@@ -68,6 +68,23 @@ def test_records_and_predictions_are_those_of_single_trials(tmp_path: Path, pass
         expect_alike(found, train_trial(spec, tmp_path))
 
 
+def test_in_half_precision_they_leave_the_process_as_it_was(tmp_path: Path, passes: list[int]) -> None:
+    specs = [
+        spec.model_copy(update={"training": spec.training.model_copy(update={"precision": "bf16"})})
+        for spec in specs_of(tmp_path, TWO_LAYERS)[:2]
+    ]
+    before = sdpa_kernels()
+    run_stacked(trials(specs, tmp_path))
+    assert max(passes) == len(specs)
+    assert sdpa_kernels() == before
+
+
+def sdpa_kernels() -> dict[str, bool]:
+    """Which kernels of attention the process allows."""
+    names = ("flash", "mem_efficient", "math", "cudnn")
+    return {name: getattr(torch.backends.cuda, f"{name}_sdp_enabled")() for name in names}
+
+
 def test_a_failing_and_a_resumed_student_leave_the_others_as_they_are(tmp_path: Path, passes: list[int]) -> None:
     specs = specs_of(tmp_path, TWO_LAYERS)[:3]
     alone = [train_trial(spec, tmp_path) for spec in specs]
