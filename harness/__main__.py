@@ -46,15 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         child = verbs.add_parser(verb, help=help_text, description=help_text, epilog=EXIT_CODES)
         if verb == chosen:
             _module(verb).add_arguments(child)
-    parsed = parser.parse_args(given)
     try:
+        parsed = parser.parse_args(given)
         code = int(_module(parsed.verb).run(parsed))
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
-        more = "; what was finished is stored, and the same command goes on from there" if parsed.verb == "run" else ""
+        more = "; what was finished is stored, and the same command goes on from there" if chosen == "run" else ""
         print(f"interrupted{more}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader (`| head`) has had enough; Python would complain again at exit

@@ -43,6 +43,14 @@ def is_results(folder: Path) -> bool:
     return (folder / "manifest.json").is_file() or any((folder / name).exists() for name in ("trials", "events.jsonl", "pack"))
 
 
+def at_least_two(text: str) -> int:
+    """A whole number of 2 or more, for argparse."""
+    value = int(text)
+    if value < 2:
+        raise argparse.ArgumentTypeError(f"{text} is not 2 or more: one tells no spread")
+    return value
+
+
 def positive(text: str) -> float:
     """A number above 0, for argparse."""
     value = float(text)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from harness.commands.arguments import results_folder
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", help="a strategy as the table calls it, or a result folder")
@@ -16,5 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the paired comparison and its verdict."""
     from harness.report.compare import compare
 
+    if arguments.results is not None:
+        results_folder(arguments.results)
     print(compare(arguments.first, arguments.second, results=arguments.results, task=arguments.task))
     return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cache import cache_folder, cache_in_use
+from harness.commands.arguments import results_folder
 from harness.commands.manifest import portable
 from harness.commands.train_again import add_row, add_training, commit_of, prepare_again, with_todays_code
 from harness.errors import StoreError, UserError
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     from harness.store.store import Store
     from harness.whole_folder import whole_folder
 
-    results, folder = Path(arguments.results), Path(arguments.folder)
+    results, folder = results_folder(arguments.results), Path(arguments.folder)
     if folder.exists():
         raise UserError(f"{folder} exists; name a folder that does not")
     record, store = find_record(results, arguments.row), Store(results)

@@ -54,6 +54,8 @@ def _print(arguments: argparse.Namespace) -> None:
         from harness.commands.strategy_table import strategy_table
 
         print(strategy_table())
+    elif arguments.name and arguments.what != "strategies":
+        raise UserError(f"a name goes with `list strategies` alone, got {arguments.name!r} after `list {arguments.what}`")
     elif arguments.what == "tasks":
         print(_tasks())
     elif arguments.what == "terms":

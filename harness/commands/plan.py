@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from harness.commands.arguments import add_study, positive, results_folder
+from harness.commands.arguments import add_study, at_least_two, positive, results_folder
 from harness.errors import UserError
 from harness.plan.cost import STUDENT_SAMPLES_PER_SECOND, TEACHER_SAMPLES_PER_SECOND, cell_cost, read_sizes
 from harness.plan.plan import Plan, load_plan
@@ -35,11 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--detect", type=positive, metavar="POINTS", help="what the study needs to see such a difference")
     parser.add_argument(
-        "--from", dest="stores", nargs="+", action="extend", type=results_folder, metavar="RESULTS",
-        help="with --detect: earlier results that tell how much differences vary; else the study's own and its pilot's",
+        "--from", dest="stores", action="append", type=results_folder, metavar="RESULTS",
+        help="with --detect: earlier results that tell how much differences vary, repeatable; else the study's and its pilot's",
     )  # fmt: skip
     parser.add_argument(
-        "--pilot", type=int, metavar="N", help="with --detect: the command for a pilot of N repeats, and its cost"
+        "--pilot", type=at_least_two, metavar="N", help="with --detect: the command for a pilot of N repeats, and its cost"
     )
 
 
@@ -56,12 +57,16 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.detect is not None:
         if arguments.measure:
             raise UserError("--measure and --detect are two questions; give one of them")
-        from harness.commands.power_text import describe_power
+        from harness.commands.power_text import describe_pilot, describe_power
 
         rates = (arguments.student_samples_per_second, arguments.teacher_samples_per_second)
-        print(describe_power(plan, arguments.detect, arguments.stores or (), *rates, arguments.pilot))
+        if arguments.pilot is not None:
+            given = [arguments.study, *(word for override in arguments.overrides for word in ("--set", override))]
+            print(describe_pilot(plan, shlex.join(given), arguments.pilot, *rates))
+        else:
+            print(describe_power(plan, arguments.detect, arguments.stores or (), *rates))
         return 0
-    if arguments.stores or arguments.pilot:
+    if arguments.stores or arguments.pilot is not None:
         raise UserError("--from and --pilot go with --detect POINTS")
     print(describe(plan, arguments.student_samples_per_second, arguments.teacher_samples_per_second))
     return measure_here(plan) if arguments.measure else 0

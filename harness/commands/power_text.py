@@ -22,22 +22,25 @@ PILOT = "_pilot"
 """Ending of a pilot's name."""
 
 
+def describe_pilot(plan: Plan, study: str, repeats: int, student_per_second: float, teacher_per_second: float) -> str:
+    """What a pilot would take, and its command; `study`: file and changes as they were given."""
+    hours = sum(_hours(plan, student_per_second, teacher_per_second).values()) * repeats
+    return (
+        f"A pilot of {repeats} repeats, {hours:,.1f} GPU-hours for students, then this again:\n"
+        f"python -m harness run {study} --set name={plan.study.name}{PILOT} --set search.repeats={repeats}"
+    )
+
+
 def describe_power(
-    plan: Plan, points: float, stores: Sequence[Path], student_per_second: float, teacher_per_second: float, pilot: int | None
+    plan: Plan, points: float, stores: Sequence[Path], student_per_second: float, teacher_per_second: float
 ) -> str:
     """Text for the terminal. `stores`: earlier results to learn spreads from; else the study's own folder and its pilot's.
 
-    Raises UserError where no store tells the spread of any of its tasks, and no pilot was asked for.
+    Raises UserError where no store tells the spread of any of its tasks.
     """
     study, effect = plan.study, points / 100
     folder = Path(study.results)
     looked = list(stores) or [path for path in (folder / study.name, folder / (study.name + PILOT)) if path.is_dir()]
-    if pilot is not None:
-        hours = sum(_hours(plan, student_per_second, teacher_per_second).values()) * pilot
-        return (
-            f"A pilot of {pilot} repeats, {hours:,.1f} GPU-hours for students, then this again:\n"
-            f"python -m harness run STUDY --set name={study.name}{PILOT} --set search.repeats={pilot}"
-        )
     found = task_spreads(looked)
     # a task that was never run, of rows with flipped labels, say: the spread of the task whose rows it has
     source_of = {task.name: task.name if task.name in found else task.source_name for task in plan.tasks}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cache import cache_folder, cache_in_use
+from harness.commands.arguments import results_folder
 from harness.commands.train_again import add_row, add_training, commit_of, prepare_again, with_todays_code
 from harness.training.hooks import StoppedEarly
 
@@ -32,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     from harness.report.find_row import find_record
     from harness.store.store import Store
 
-    results = Path(arguments.results)
+    results = results_folder(arguments.results)
     stored = find_record(results, arguments.row)
     store = Store(results)
     cache = cache_folder()

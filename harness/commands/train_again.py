@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from harness.errors import StoreError
 from harness.plan.plan import make_plan
 from harness.study.data import DataSpec
@@ -51,7 +53,13 @@ def prepare_again(stored: TrialRecord, store: Store, cache: Path, arguments: arg
             f"{store.path}: the row was made under Protocol {spec.protocol_version}, and this version of the harness has "
             f"Protocol {PROTOCOL_VERSION}: the number would not be comparable. The commit that made it: {commit_of(store)}"
         )
-    study = Study.model_validate(store.manifest()["study"])
+    try:
+        study = Study.model_validate(store.manifest()["study"])
+    except (KeyError, ValidationError) as error:
+        raise StoreError(
+            f"{store.path}: its manifest.json holds no study that this version of the harness takes ({error}). The commit that "
+            f"made it: {commit_of(store)}"
+        ) from error
     home = _home(store, study)
     data = spec.data.model_copy(update={"path": arguments.data}) if arguments.data else _data_from(home, spec.data)
     resources = study.resources.model_copy(update={"per_task": {}})

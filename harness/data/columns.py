@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def _labels(column: pd.Series[Any], task: TaskSpec, origin: str | Path) -> np.nd
         value = column.iloc[lists[0]]
         raise DataError(f"{_place(column, lists[0], origin)}: column {column.name!r} holds {_plain(value)!r}: {MULTI_LABEL}")
     codes, values = pd.factorize(column, use_na_sentinel=False)
-    found = np.array([by_text.get(_label_text(value), -1) for value in values], np.int64)
+    found = np.array([_class_of(_label_text(value), by_text) for value in values], np.int64)
     labels = found[codes]
     if (labels < 0).any():
         position = int(np.flatnonzero(labels < 0)[0])
@@ -95,6 +95,13 @@ def _labels(column: pd.Series[Any], task: TaskSpec, origin: str | Path) -> np.nd
             + (" (GLUE's test splits have no labels)" if _label_text(value) == "-1" else nearest(str(value), task.labels))
         )
     return labels
+
+
+def _class_of(text: str, by_text: Mapping[str, int]) -> int:
+    """-1 for none. A column of whole numbers with gaps becomes one of 1.0 and 2.0 where pandas has written it."""
+    if text not in by_text and (whole := re.fullmatch(r"([+-]?[0-9]+)\.0+", text)):
+        text = whole[1]
+    return by_text.get(text, -1)
 
 
 def _out_of_scope(unknown: Sequence[Any], task: TaskSpec) -> str | None:

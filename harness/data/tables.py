@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -67,6 +68,10 @@ def _checked_frame(
     keep: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """`rows` are pairs of line number and fields."""
+    if len(columns) == 1 and (found := re.search(r"[;\t]", columns[0])):
+        raise DataError(
+            f"{file}: the header is one field, {columns[0]!r}: are its parts {found[0]!r} apart? A .csv has commas, a .tsv tabs"
+        )
     kept = [position for position, name in enumerate(columns) if keep is None or name in keep]
     lines: list[int] = []
     fields_of: list[list[str]] = [[] for _ in kept]

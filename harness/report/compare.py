@@ -125,7 +125,9 @@ def compare_labels(a: Side, b: Side, task: str | None = None, draws: int | None 
     drawn = "bootstrap over examples, t over repeats" if repeats > 1 else "bootstrap over examples"
     said = [
         f"Verdict: {names[0]} {over}: {word}. {size}, by this comparison alone.",
-        f"The smallest difference that could have been seen is {100 * one.detectable:.1f} points (80 % power, level 5 %).",
+        f"The smallest difference that could have been seen is {100 * one.detectable:.1f} points (80 % power, level 5 %)."
+        if np.isfinite(one.detectable_corrected)
+        else f"No difference could have been seen: sign-flips of so few runs allow no p below {LEVEL:g}.",
         f"p: {drawn}, {found.sampled.draws:,} draws; at least that of sign-flips of {_units(found)}.",
         "Seen: the smallest on that task.",
     ]

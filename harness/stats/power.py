@@ -11,7 +11,8 @@ from harness.stats.bootstrap import widened
 from harness.stats.metrics import Array
 
 POWER = 0.8
-MOST_REPEATS = 1000
+MOST_REPEATS = 10**6
+"""What these do not show is not for want of repeats."""
 
 
 def minimum_detectable_effect(differences: Array, alpha: float = LEVEL, power: float = POWER) -> Array:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.errors import StoreError
+from harness.store.files import write_error
 
 _LOOKED_AT_SECONDS = 0.2
 """`is_locked` of another process takes the lock for a moment."""
@@ -17,7 +18,11 @@ _LOOKED_AT_SECONDS = 0.2
 @contextmanager
 def locked(store: Path) -> Iterator[None]:
     """Hold the lock of the folder, which is there. Raises StoreError where another process holds it."""
-    with (store / ".lock").open("a") as lock:
+    try:
+        file = (store / ".lock").open("a")
+    except OSError as error:
+        raise write_error(store / ".lock", error) from error
+    with file as lock:
         deadline = time.monotonic() + _LOOKED_AT_SECONDS
         while True:
             try:

@@ -15,6 +15,7 @@ from harness.records import TrialRecord
 from harness.store.prediction_table import to_frame
 from harness.store.store import Store
 from harness.study.comparisons import ProtocolSpec
+from harness.study.schema import TrainingSpec
 from harness.whole_folder import whole_folder
 
 
@@ -167,8 +168,23 @@ def _compare_manifests(manifests: list[tuple[str, dict[str, Any]]]) -> list[str]
         for key in ("models", "protocol"):
             if _declared(first, key) != _declared(other, key):
                 raise StoreError(f"{first_name} and {name} differ in the study's `{key}`: they cannot share a table.")
+        studies = [manifest.get("study", {}) for manifest in (first, other)]
+        entries = [{one.get("label") or one["name"]: one for one in study.get("strategies", [])} for study in studies]
+        for label in sorted(set(entries[0]) & set(entries[1])):
+            one, two = (_said(named[label]) for named in entries)
+            if one != two:
+                raise StoreError(
+                    f"{label!r} is {one} in {first_name} and {two} in {name}: a label is one strategy with one set of "
+                    "settings. Give one of them another `label`, and run it again"
+                )
+        tasks = [{_task_name(task) for task in study.get("tasks", [])} for study in studies]
+        for task in sorted(tasks[0] & tasks[1]):
+            if _training(studies[0], task) != _training(studies[1], task):
+                raise StoreError(
+                    f"{first_name} and {name} differ in how {task} is trained (`training`): they cannot share a table."
+                )
         for key in ("training", "search"):
-            if first.get("study", {}).get(key) != other.get("study", {}).get(key):
+            if studies[0].get(key) != studies[1].get(key):
                 found.append(f"`{key}` of {first_name} and {name}")
         commits = [(manifest.get("git") or {}).get("commit") for manifest in (first, other)]
         if commits[0] != commits[1]:
@@ -180,6 +196,21 @@ def _declared(manifest: dict[str, Any], section: str) -> Any:
     """A section of the study; what came later into the protocol is at its default in an older one."""
     found = manifest.get("study", {}).get(section)
     return {**ProtocolSpec().model_dump(mode="json"), **(found or {})} if section == "protocol" else found
+
+
+def _said(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry of `strategies` without what it leaves open."""
+    return {key: value for key, value in entry.items() if value not in (None, {}, [])}
+
+
+def _task_name(task: Any) -> str:
+    return str(task["name"] if isinstance(task, dict) else task)
+
+
+def _training(study: dict[str, Any], task: str) -> dict[str, Any]:
+    """What came later is at its default in an older one."""
+    own = (study.get("training_per_task") or {}).get(task, {})
+    return {**TrainingSpec().model_dump(mode="json"), **(study.get("training") or {}), **own}
 
 
 def _merge_manifests(manifests: list[dict[str, Any]]) -> dict[str, Any]:

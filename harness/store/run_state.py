@@ -50,11 +50,14 @@ class RunState:
     """Time of the last event."""
     ended: bool = False
 
-    def rate(self, now: datetime) -> float | None:
-        """Trials an hour since trials began to run; None while none has finished."""
+    def rate(self, now: datetime | None) -> float | None:
+        """Trials an hour since trials began to run, until `now` or, where that is None, until the last event of the run; None
+        while none has finished.
+        """
         if self.first is None or not self.finished:
             return None
-        until = self.last if self.ended and self.last is not None else now
+        until = self.last if now is None or self.ended else now
+        assert until is not None  # there was an event
         return self.finished / max((until - self.first).total_seconds(), 1e-3) * 3600
 
     def slot_use(self) -> float | None:
@@ -88,6 +91,8 @@ def _runs(events: Iterable[Mapping[str, Any]]) -> Iterator[RunState]:
                 yield state
             state, slots_since = RunState(time, event.get("trials", 0)), None
         if state is None:
+            continue
+        if state.ended or kind == "merged":  # what came after it, or from other machines
             continue
         state.last = time
         if kind == "slots":

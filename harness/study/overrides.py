@@ -62,7 +62,7 @@ def _key(target: Any, part: str, path: KeyPath, override: str) -> str | int:
         return part
     if part.isdigit() and int(part) < len(target):
         return int(part)
-    names = [_name(item) for item in target]
+    names = [_name(item, labelled=path[:1] == ("strategies",)) for item in target]
     if names.count(part) == 1:
         return names.index(part)
     known = [name for name in names if name]
@@ -75,9 +75,10 @@ def _key(target: Any, part: str, path: KeyPath, override: str) -> str | int:
     )
 
 
-def _name(item: Any) -> str:
+def _name(item: Any, labelled: bool) -> str:
+    """`labelled`: by its label, where it has one; that of a task is a column."""
     if isinstance(item, dict):
-        item = item.get("label") or item.get("name")
+        item = (item.get("label") if labelled else None) or item.get("name")
     return item if isinstance(item, str) else ""
 
 

@@ -71,6 +71,8 @@ def _path_in(content: Any, location: Sequence[str | int]) -> KeyPath:
     """Pydantic's location without the names of union members."""
     path: list[str | int] = []
     for position, part in enumerate(location):
+        if isinstance(part, str) and part.startswith("function-"):  # pydantic's name of a check over several keys
+            continue
         if isinstance(content, dict) and (part in content or position == len(location) - 1):
             content = content.get(part)
         elif isinstance(content, list) and isinstance(part, int) and part < len(content):

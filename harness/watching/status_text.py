@@ -38,7 +38,7 @@ def describe(
             lines.append(f"nothing moves: {state.waiting} trials wait for a process; does the cluster have room for them?")
     else:
         lines.append("no process is running this study now")
-    rate = state.rate(now)
+    rate = state.rate(now if active else None)
     if rate is not None:
         parts = [f"{state.finished} trials ended in the last run, {rate:.3g} an hour on {state.slots} slots"]
         if active and to_go:

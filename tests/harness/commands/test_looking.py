@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from harness.__main__ import VERBS, main
 from harness.commands.memory_probe import Need
 from harness.loss_terms.registry import PLAIN, registered_terms
+from harness.plan.plan import load_plan
 from strategies import resolve, strategy_names, wrapper_names
 from tests.harness.report.stores import Planted, build_store
 
@@ -48,6 +50,11 @@ def test_loss_terms_are_listed(capsys):
     listed = shown(capsys, "list", "terms")
     for name in (*registered_terms(), *PLAIN):
         assert name in listed
+
+
+def test_a_name_that_nothing_is_done_with_is_refused(capsys):
+    assert main(["list", "terms", "kd"]) == 2
+    assert "got 'kd' after `list terms`" in capsys.readouterr().err
 
 
 def test_tasks_are_listed(capsys):
@@ -98,7 +105,10 @@ def test_help_lists_every_verb_and_the_exit_codes(capsys):
     assert "130 interrupted" in text
 
 
-@pytest.mark.parametrize("arguments", [[], ["rnu"], ["run"], ["plan", "x.yaml", "--student-samples-per-second", "0"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["rnu"], ["run"], ["plan", "x.yaml", "--student-samples-per-second", "0"], ["plan", "x.yaml", "--pilot", "1"]],
+)
 def test_arguments_that_make_no_sense_exit_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
@@ -137,7 +147,11 @@ def test_a_plan_says_what_it_takes_to_see_a_difference(capsys, tmp_path):
     build_store(tmp_path / "other", Planted(("cola",), ("fixed_alpha", "wsl"), repeats=2, trials=1, rows=40))
     assert main([*study, "--detect", "1", "--from", str(tmp_path / "other")]) == 2
     assert "no earlier store tells" in capsys.readouterr().err
-    assert "search.repeats=3" in shown(capsys, *study, "--detect", "1", "--pilot", "3")
+    of_pilot = shlex.split(shown(capsys, *study, "--detect", "1", "--pilot", "3").splitlines()[-1].partition(" run ")[2])
+    pilot = load_plan(of_pilot[0], [word for word in of_pilot[1:] if word != "--set"]).study
+    assert (pilot.search.repeats, pilot.data.generated.report_rows) == (3, 100000)
+    assert main([*study, "--detect", "1", "--from", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere does not exist" in capsys.readouterr().err
     assert main([*study, "--pilot", "3"]) == 2
     assert "go with --detect" in capsys.readouterr().err
 

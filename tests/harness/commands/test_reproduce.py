@@ -11,6 +11,7 @@ from harness.records import ErrorRecord
 from harness.report import Report
 from harness.store.store import Store
 from harness.study.schema import PROTOCOL_VERSION, EarlyStopping
+from tests.harness.report.stores import Planted, build_store
 
 
 @pytest.fixture
@@ -48,6 +49,18 @@ def test_a_row_of_another_protocol_is_refused_by_name(results, capsys):
     said = capsys.readouterr().err
     assert "made under Protocol 0.9" in said
     assert f"has Protocol {PROTOCOL_VERSION}" in said
+
+
+def test_a_store_that_lacks_its_study_or_is_not_there_is_refused(tmp_path, capsys):
+    store = build_store(tmp_path / "copy", Planted(("sst2",), ("fixed_alpha",), repeats=1, trials=1, rows=20))
+    assert main(["reproduce", str(tmp_path / "cpoy"), "sst2/fixed_alpha/0"]) == 2
+    assert "does not exist. Did you mean 'copy'?" in capsys.readouterr().err
+    (record,) = store.records()
+    spec = record.spec.model_copy(update={"protocol_version": PROTOCOL_VERSION})
+    store.write(record.model_copy(update={"spec": spec}), store.predictions(record.key))
+    (store.path / "manifest.json").unlink()
+    assert main(["reproduce", str(store.path), "sst2/fixed_alpha/0"]) == 2
+    assert "holds no study that this version" in capsys.readouterr().err
 
 
 def test_a_row_is_trained_again_from_any_folder(study_file, tmp_path, monkeypatch, capsys):

@@ -62,6 +62,8 @@ def test_broken_lines_are_counted_where_they_are_left_out(tmp_path: Path) -> Non
         ("x.csv", b"a,b\n1,2\n1\n", "line 3: 1 fields where 2 are expected"),
         ("x.csv", b'a,b\n1,2\n"1"x,2\n', "line 3: not CSV"),
         ("x.csv", b"\xff,b\n", "line 1: not UTF-8 text"),
+        ("x.csv", b"a;b\n1;2\n", "the header is one field, 'a;b': are its parts ';' apart"),
+        ("x.csv", b"a\tb\n1\t2, 3\n", r"are its parts '\\t' apart"),
         ("x.csv", b"", "the file is empty"),
         ("x.tsv", b"", "the file is empty"),
         ("x.jsonl", b'{"a": 1}\n\n[1]\n', "line 3: a JSON object is expected, found list"),
@@ -111,6 +113,11 @@ def test_a_column_that_is_there_twice_is_refused() -> None:
 def test_labels_that_are_called_numbers_are_names() -> None:
     stars = TaskSpec(name="stars", text=["body"], labels=["1", "2", "3"])
     assert rows_from_frame(frame(label=[3, 1, 2]), stars, "f").labels.tolist() == [2, 0, 1]
+    assert rows_from_frame(frame(label=["3.0", "1.0", "2.00"]), stars, "f").labels.tolist() == [2, 0, 1]
+    halves = TaskSpec(name="stars", text=["body"], labels=["1", "1.0", "1.5"])
+    assert rows_from_frame(frame(label=["1.0", "1", "1.5"]), halves, "f").labels.tolist() == [1, 0, 2]
+    with pytest.raises(DataError, match="regression"):
+        rows_from_frame(frame(label=["1.0", "2.5", "3.0"]), stars, "f")
     with pytest.raises(DataError, match=r"label 0 is none of \['1', '2', '3'\]$"):
         rows_from_frame(frame(label=[0, 1, 2]), stars, "f")
 

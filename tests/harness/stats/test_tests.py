@@ -181,6 +181,8 @@ def test_so_many_repeats_have_the_power_and_one_less_has_not(effect: float) -> N
     assert needed is not None
     assert spread.detectable(needed, 0.01) <= effect < spread.detectable(needed - 1, 0.01)
     assert Spread(examples=1e-4, repeat=1e-4, tasks=6, units=6).repeats_for(0.005, 0.01) is None
+    many = Spread(examples=0.0, repeat=1e-2).repeats_for(0.005, 0.05)  # but for want of rows there is always a number
+    assert many == pytest.approx(1e-2 * (norm.ppf(0.975) + norm.ppf(0.8)) ** 2 / 0.005**2, rel=1e-2)
     assert Spread(examples=0.0, repeat=1e-9, tasks=1, units=1).repeats_for(effect, 0.05) == 6  # fewer flips allow no p
 
 

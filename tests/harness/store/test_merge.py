@@ -129,6 +129,25 @@ def test_other_rows_or_models_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "both" / "trials").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"strategies": [{"name": "fixed_alpha", "settings": {"kd_weight": 0.9}}]}, "'fixed_alpha' is .*kd_weight"),
+        ({"training": {"epochs": 9}}, "differ in how cola is trained"),
+        ({"training_per_task": {"cola": {"epochs": 9}}}, "differ in how cola is trained"),
+    ],
+)
+def test_one_label_with_two_settings_is_refused(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    few = {"repeats": 1, "trials": 1, "rows": 20}
+    a, b = (build_store(tmp_path / name, Planted(("cola",), ("fixed_alpha",), **few)) for name in "ab")
+    manifest = b.manifest()
+    manifest["study"] |= change
+    b.write_manifest(manifest)
+    with pytest.raises(StoreError, match=says):
+        merge_stores([a.path, b.path], tmp_path / "both")
+    assert not (tmp_path / "both" / "trials").exists()
+
+
 def test_nothing_to_merge_is_said(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="holds no trial"):
         merge_stores([tmp_path / "none"], tmp_path / "both")

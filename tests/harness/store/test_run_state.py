@@ -90,6 +90,13 @@ def test_what_runs_how_fast_and_how_long() -> None:
     assert describe(state, active=False, to_go=8, now=now)[0] == "no process is running this study now"
 
 
+def test_how_fast_a_run_was_is_the_same_ever_after() -> None:
+    ended = [*LOG, at(70, "ended")]
+    for log, seconds in ((LOG, 50), (ended, 60), ([*ended, {**at(9e5, "ended"), "kind": "merged"}], 60)):
+        expected = f"2 trials ended in the last run, {2 / seconds * 3600:.3g} an hour"
+        assert describe(state_of(log), active=False, to_go=8, now=START + timedelta(days=9))[1].startswith(expected)
+
+
 def test_trials_that_are_silent_and_a_run_in_which_nothing_moves_are_shown() -> None:
     stood = [at(60, "trial_stalled", cell="sst2/c/0", key="c", error="no sign"), at(61, "nothing_moves", running=1, waiting=3)]
     state = state_of([*LOG, *stood])

@@ -289,3 +289,9 @@ def test_a_file_system_without_permissions_or_synced_folders_will_do(
     mask = os.umask(0)
     os.umask(mask)
     assert next(tmp_path.glob("trials/*/*.json")).stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_a_lock_that_cannot_be_had_is_the_stores_fault(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()  # as where nothing may be written: the system says no
+    with pytest.raises(StoreError, match=r"\.lock"), Store(tmp_path).writing():
+        pass

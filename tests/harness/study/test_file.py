@@ -86,6 +86,7 @@ def test_a_good_study_is_read(file):
         ("  - rte", "  - rta", ["tasks.1", "'rta'", "Did you mean 'rte'?", "mnli"]),
         ("  - rte", "  - {name: own, text: [a], lable: b, labels: [x, y]}", ["tasks.1.lable", "Did you mean 'label'?"]),
         ("  - rte", "  - {name: own, text: [a], labels: [x, y]}", ["tasks.1", "files"]),
+        ("  - rte", "  - {name: own, text: [a], labels: [x, y], files: {train: t.csv}}", [": tasks.1", "got ['train']"]),
         ("  - rte", "  - sst2", ["tasks.1", "named twice"]),
         ("  - ce_only", "  - fixed_alpha", ["strategies.1", "appears twice", "label"]),
         ("  student: {config: {model_type: bert}}", "  student: {}", ["models.student", "`model` or `config`"]),
@@ -214,6 +215,9 @@ def test_an_override_may_name_an_item_and_open_a_bare_name(file):
     assert study.strategies[0].shown == "labels"
     assert study.strategies[1].settings == {"kd_weight": 0.1}
     assert study.tasks == ["cola"]
+    own = ["tasks=[{name: mail, text: [a], label: sst2, labels: [x, y], files: {train: t, validation: v}}, sst2]"]
+    mail, sst2 = load_study(file, [*own, "tasks.mail.text=[b]"]).tasks
+    assert (mail.text, sst2) == (["b"], "sst2")  # the column `sst2` is no name
 
 
 def test_an_override_may_append_to_a_list(file):
