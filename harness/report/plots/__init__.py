@@ -22,7 +22,8 @@ class Plot:
 
 PLOTS = (
     ("forest", "Gains over plain KD, and verdicts",
-     "Mean over tasks with 95 % intervals; band: the margin. Hollow: undecided, not declared; controls under theirs."),
+     "Mean over tasks with 95 % intervals; band: the margin. Hollow: undecided, not declared; controls under theirs. Below, "
+     "where labels were flipped and strategies are few: those tasks alone, by share of flipped labels."),
     ("leaderboard", "Scores with 95 % intervals",
      "Bars: bootstrap over examples, t over repeats; ticks: single repeats; dashed: plain KD; dotted: references."),
     ("gains", "Gains on each task",

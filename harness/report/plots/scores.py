@@ -14,10 +14,12 @@ from harness.report.leaderboard import Leaderboard
 from harness.report.plots.style import (
     BLACK,
     BLUE,
+    FEW,
     GREEN,
     GREY,
     KINDS,
     LIGHT,
+    SERIES,
     VERMILLION,
     kind_legend,
     kind_of,
@@ -104,12 +106,15 @@ def forest_rows(board: Leaderboard) -> list[tuple[int, bool]]:
 
 
 def draw_forest(board: Leaderboard) -> Figure | str:
-    """Points over plain KD with 95 % intervals, the margin as a band, the verdict by colour and by word."""
+    """Points over plain KD with 95 % intervals, the margin as a band, the verdict by colour and by word; where labels were
+    flipped, and strategies are few, those by their share below.
+    """
     rows = [(i, inside) for i, inside in forest_rows(board) if np.isfinite(board.gain.value[i])]
     if board.baseline is None or not rows:
         return "nothing can be compared with plain KD"
     longest = max(len(board.selection.labels[i]) + len(_INDENT) * inside for i, inside in rows)
-    figure = new_figure(3.2 + 0.062 * longest + 3.0, 0.2 * len(rows) + 0.8)
+    shares = board.noise_gains if len(rows) <= FEW else {}
+    figure = new_figure(3.2 + 0.062 * longest + 3.0, (0.2 + 0.09 * len(shares)) * len(rows) + 0.8)
     axis = figure.subplots()
     axis.axvspan(-board.margin, board.margin, color=LIGHT, alpha=0.5, linewidth=0)
     axis.axvline(0, color="black", linewidth=0.7)
@@ -124,10 +129,22 @@ def draw_forest(board: Leaderboard) -> Figure | str:
         axis.annotate(
             text, (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=6.5, color=colour, annotation_clip=False
         )
+        for k, (found, (colour, style, marker)) in enumerate(zip(shares.values(), SERIES, strict=False), 1):
+            low, value, high = (100 * float(end[i]) for end in (found.low, found.value, found.high))
+            below = y + 0.75 * k / (len(shares) + 1)
+            axis.plot([low, high], [below, below], color=colour, linestyle=style, linewidth=0.8)
+            axis.plot([value], [below], marker=marker, markersize=3, color=colour)
+    if shares:
+        lines = [
+            Line2D([], [], color=colour, linestyle=style, linewidth=0.8, marker=marker, markersize=3)
+            for _, (colour, style, marker) in zip(shares, SERIES, strict=False)
+        ]
+        names = [f"{share.rstrip('%')} % of labels flipped" for share in shares]
+        axis.legend(lines, names, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=3, frameon=False, fontsize=6.5)
     axis.set_yticks(range(len(rows)), [_INDENT * inside + shown(board.selection.labels[i]) for i, inside in rows])
     for label, (_, inside) in zip(axis.get_yticklabels(), rows, strict=True):
         label.set_color(GREY if inside else BLACK)
-    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.set_ylim(len(rows) - 0.4 + 0.2 * bool(shares), -0.6)
     axis.tick_params(axis="y", length=0)
     axis.set_xlabel(f"points over {shown(board.baseline_label or '')}, mean over tasks; grey band: ±{board.margin:g}")
     return figure

@@ -18,14 +18,14 @@ from harness.report.leaderboard import Leaderboard, make_leaderboard
 from harness.report.plots import PLOTS, write_plots
 from harness.report.plots.cost import NAMES_AT, draw_cost, name_rows
 from harness.report.plots.matrices import draw_gains, draw_ranks, draw_wins
-from harness.report.plots.scores import draw_scores
+from harness.report.plots.scores import draw_forest, draw_scores
 from harness.report.plots.search import draw_progress, draw_responses
 from harness.report.plots.style import plot_style, save
 from harness.report.plots.weights import draw_flips, draw_shares, draw_teacher, draw_trajectories
 from tests.harness.report.stores import THIRTY, Planted, build_store
 
-DRAW = (draw_scores, draw_gains, draw_wins, draw_ranks, draw_cost, draw_progress, draw_responses, draw_trajectories,
-        draw_teacher, draw_shares, draw_flips)  # fmt: skip
+DRAW = (draw_forest, draw_scores, draw_gains, draw_wins, draw_ranks, draw_cost, draw_progress, draw_responses,
+        draw_trajectories, draw_teacher, draw_shares, draw_flips)  # fmt: skip
 
 
 NOT_DRAWN = {
@@ -92,6 +92,23 @@ def test_no_text_covers_another_or_is_cut(draw: object, size: str, request: pyte
             assert overlaps(figure) == []
             for axes in figure.axes:
                 assert axes.has_data() or axes.texts, "an empty panel"
+
+
+def test_gains_by_share_of_flipped_labels_stand_below_those_over_tasks(tmp_path: Path) -> None:
+    store = build_store(tmp_path, Planted(("sst2", "rte"), ("fixed_alpha", "wsl"), repeats=2, trials=1, rows=40, flipped=0.2))
+    manifest = store.manifest()
+    manifest["study"]["data_per_task"] = {"rte": {"label_noise": 0.4}}
+    store.write_manifest(manifest)
+    board = make_leaderboard(tmp_path, draws=100)
+    with plot_style():
+        (figure,) = figures(draw_forest(board))
+        assert overlaps(figure) == []
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["20 % of labels flipped", "40 % of labels flipped"]
+    drawn = [100 * float(gains.value[1]) for gains in (board.gain, *board.noise_gains.values())]
+    points = [line.get_xdata()[0] for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 1]
+    assert points == pytest.approx(drawn)
 
 
 def test_overlaps_are_seen() -> None:
