@@ -79,7 +79,7 @@ def load(task: TaskSpec, spec: DataSpec, base: Path) -> TaskData:
 def with_label_names(frame: pd.DataFrame, features: Any, task: TaskSpec) -> pd.DataFrame:
     """Label ids as names where the data set says what its ids mean: another copy may count them otherwise."""
     names = getattr(features.get(task.label), "names", None)
-    if names is None or names == task.labels:
+    if names is None:
         return frame
     by_id = dict(enumerate(names))
     return frame.assign(**{task.label: [by_id.get(value, value) for value in frame[task.label]]})

@@ -27,8 +27,9 @@ class Admission:
 def admitted(selection: Selection, baseline: int | None) -> Admission:
     """A task enters the mean if the best teacher and plain KD are above the majority class by twice the standard error.
 
-    Plain KD by its scores on `select`; the teacher and the majority class there too, where the store has them, else on the
-    report rows. What is not known keeps no task out. Where no task is left, all are in the mean, and the caption says so.
+    Plain KD by its scores on `select`; the teacher and the majority class there too, where the store has them (older ones lack
+    the latter), else on the report rows. What is not known keeps no task out. Where no task is left, all are in the mean, and
+    the caption says so.
     """
     plain = None if baseline is None else selection.labels[baseline]
     why = {task: reason for task in selection.tasks if (reason := _reason(selection, task, plain))}
@@ -48,20 +49,20 @@ def _reason(selection: Selection, task: str, plain: str | None) -> str:
     records = [record for record in selection.records if record.spec.task.name == task]
     metric = selection.task_spec(task).headline_metric
     majority = next((record.majority for record in records if record.majority), {})
-    always = majority.get(SELECT) or majority.get(selection.headline_split(task))
-    if always is None:
+    headline = selection.headline_split(task)
+    if headline not in majority:
         return ""
-    floor = always.metrics[metric]
+    floors = {split: majority.get(split, majority[headline]).metrics[metric] for split in (SELECT, headline)}
     rows = selection.manifest.get("rows", {}).get(task, {}).get(SELECT)
     if plain is not None and rows:
         chosen = [row for row in selection.of(plain, task) if row.record is not None and row.state in ("ok", "failed")]
         scores = [row.record.objective for row in chosen if row.record is not None and row.record.objective is not None]
         if len(scores) < len(chosen):
             return "plain KD failed"
-        if scores and (low := _too_low(float(np.mean(scores)), floor, metric, rows)):
+        if scores and (low := _too_low(float(np.mean(scores)), floors[SELECT], metric, rows)):
             return f"plain KD {low}"
-    teacher = _best_teacher(selection, task, metric)
-    if teacher is not None and (low := _too_low(teacher.metrics[metric], floor, metric, teacher.rows)):
+    split, teacher = _best_teacher(selection, task, metric)
+    if teacher is not None and (low := _too_low(teacher.metrics[metric], floors[split], metric, teacher.rows)):
         return f"teacher {low}"
     return ""
 
@@ -77,13 +78,14 @@ def standard_error(metric: str, score: float, rows: int) -> float:
     return math.sqrt((1.0 if metric == "matthews" else score * (1 - score)) / rows)
 
 
-def _best_teacher(selection: Selection, task: str, metric: str) -> Score | None:
+def _best_teacher(selection: Selection, task: str, metric: str) -> tuple[str, Score | None]:
+    """With the split that the score is of."""
     left_out = no_references(selection)
     found, split = [], selection.headline_split(task)
     for record in selection.records:
         if record.spec.task.name == task:
             # a trial that failed has no teachers' scores
             for teacher, scores in zip(record.spec.teachers, record.teacher_report, strict=False):
-                if teacher.name not in left_out and (score := scores.get(SELECT) or scores.get(split)) is not None:
-                    found.append(score)
-    return max(found, key=lambda score: score.metrics[metric], default=None)
+                if teacher.name not in left_out and (there := SELECT if SELECT in scores else split) in scores:
+                    found.append((there, scores[there]))
+    return max(found, key=lambda one: one[1].metrics[metric], default=(split, None))

@@ -198,7 +198,7 @@ def _noises(board: Leaderboard) -> list[str]:
     """Shares of flipped labels, and of which tasks where they differ."""
     tasks: dict[str, list[str]] = {}
     for task in board.selection.tasks:
-        tasks.setdefault(f"{board.selection.label_noise(task):.0%}", []).append(task)
+        tasks.setdefault(f"{100 * board.selection.label_noise(task):.4g}%", []).append(task)
     if len(tasks) == 1:
         return [noise for noise in tasks if noise != "0%"]
     return [f"{noise} ({', '.join(named)})" for noise, named in tasks.items() if noise != "0%"]

@@ -122,7 +122,7 @@ def gains_by_noise(sampled: Sampled, selection: Selection, baseline: int | None)
             part = sampled.restricted(inside)
             drawn = np.stack([part.over_tasks(i, baseline) for i in range(len(selection.labels))], axis=1)
             means = sampled.scores[:, inside].mean((1, 2))
-            made[f"{level:.0%}"] = Estimate.of(means - means[baseline], drawn)
+            made[f"{100 * level:.4g}%"] = Estimate.of(means - means[baseline], drawn)
     return made
 
 

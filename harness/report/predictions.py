@@ -98,7 +98,8 @@ def load_predictions(
                 said[position] = frame[3]
             present[position] = row.state == "ok"
     shape = (len(wanted), selection.repeats)
-    seeds = Seeds(zlib.crc32(spec.source_name.encode()), zlib.crc32(task.encode()) + 1)
+    source = selection.tasks[selection.data_sets[selection.tasks.index(task)]]  # tasks of one data set are drawn together
+    seeds = Seeds(zlib.crc32(selection.task_spec(source).source_name.encode()), zlib.crc32(task.encode()) + 1)
     return TaskPredictions(
         ids, truth, predicted.reshape(*shape, -1), present.reshape(shape), len(spec.labels), spec.headline_metric, seeds,
         None if said is None else said.reshape(*shape, *said.shape[1:]),

@@ -209,9 +209,8 @@ def further_splits(selection: Selection, baseline: int | None, draws: int) -> di
 
 
 def data_sets(selection: Selection) -> NDArray[np.int64]:
-    """[tasks]: the place of the first task of the same data set."""
-    sources = [selection.task_spec(task).source_name for task in selection.tasks]
-    return np.array([sources.index(source) for source in sources])
+    """[tasks]: `Selection.data_sets`."""
+    return np.array(selection.data_sets)
 
 
 def _variance(sample: TaskSample, first: int, second: int) -> float:

@@ -98,11 +98,25 @@ class Selection:
         """The report split that the task's scores are of."""
         return next((record.spec.data.headline_split for record in self.records if record.spec.task.name == task), VALIDATION)
 
+    @cached_property
+    def data_sets(self) -> tuple[int, ...]:
+        """[tasks]: the place of the first task of the same data set: of the same source, or with the same report rows."""
+        digests, found = self.manifest.get("digests", {}), list(range(len(self.tasks)))
+        marks = [
+            {self.task_spec(task).source_name, digests.get(task, {}).get(self.headline_split(task))} - {None}
+            for task in self.tasks
+        ]
+        for t, mark in enumerate(marks):
+            alike = {found[other] for other in range(t) if marks[other] & mark}
+            found = [min(alike) if place in {t, *alike} and alike else place for place in found]
+        return tuple(found)
+
     def label_noise(self, task: str) -> float:
         """Share of the task's training labels that were flipped on purpose."""
         study = self.manifest.get("study", {})
         own = {**study.get("data", {}), **(study.get("data_per_task") or {}).get(task, {})}
-        return float(own.get("label_noise") or 0) or float((own.get("generated") or {}).get("flipped") or 0)
+        generated = (own.get("generated") or {}) if own.get("source") == "generated" else {}
+        return float(own.get("label_noise") or 0) or float(generated.get("flipped") or 0)
 
     def task_spec(self, task: str) -> TaskSpec:
         for record in self.records:

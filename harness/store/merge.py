@@ -223,13 +223,22 @@ def _merge_manifests(manifests: list[dict[str, Any]]) -> dict[str, Any]:
             merged[key] = {**other.get(key, {}), **merged.get(key, {})}
         for key in ("planned_cells", "protocol_warnings"):
             merged[key] = _union(merged.get(key, []), other.get(key, []))
-        if "trials" in merged or "trials" in other:
-            merged["trials"] = _union(merged.get("trials", []), other.get("trials", []))
+        if "trials" in merged and "trials" in other:
+            merged["trials"] = _union(merged["trials"], other["trials"])
+        else:  # of a run that was stopped, which does not name what it has: the latest of what is there
+            merged.pop("trials", None)
         study, more = dict(merged.get("study", {})), other.get("study", {})
+        new = sorted({_task_name(task) for task in more.get("tasks", [])} - {_task_name(t) for t in study.get("tasks", [])})
         for key in ("tasks", "strategies"):
             study[key] = _union(study.get(key, []), more.get(key, []))
-        for key in ("data_per_task", "training_per_task"):
-            study[key] = {**(more.get(key) or {}), **(study.get(key) or {})}
+        for key in ("data", "training"):  # what holds for all tasks there holds here for those that come from there
+            per_task, here = f"{key}_per_task", study.get(key) or {}
+            said = dict(more.get(per_task) or {})
+            for task in new:
+                whole = {**(more.get(key) or {}), **said.pop(task, {})}
+                if own := {name: value for name, value in whole.items() if here.get(name) != value}:
+                    said[task] = own
+            study[per_task] = {**said, **(study.get(per_task) or {})}
         merged["study"] = study
         merged["started_at"] = min(filter(None, (merged.get("started_at"), other.get("started_at"))), default=None)
         ends = [end for end in (merged.get("finished_at"), other.get("finished_at")) if end]

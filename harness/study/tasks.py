@@ -75,7 +75,7 @@ def check_splits(key: str, given: Mapping[str, str]) -> None:
             )
 
 
-_ROLES = ("fit", "meta", "report", "select")
+_ROLES = ("fit", "meta", "report", "select", "teacher", "train_surplus")
 
 
 _ENTAILMENT = ["entailment", "not_entailment"]

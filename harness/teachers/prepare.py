@@ -32,7 +32,7 @@ from harness.teachers.fine_tuning import TeacherJob, is_made, make_teacher
 from harness.teachers.model_checks import check_models, check_shapes
 from harness.teachers.notes import doubtful_teachers, head_notes
 from harness.teachers.progress import following
-from harness.teachers.stored_outputs import outputs_digest, store_outputs
+from harness.teachers.stored_outputs import in_order, outputs_digest, store_outputs
 from harness.training.failures import DISK_FULL, classify
 from harness.training.majority import majority_scores
 from harness.watching import Watcher
@@ -104,7 +104,7 @@ def prepare(
         for folder in (rows_folder(cache, roles[task.name].digest), *token_folders(cache, roles[task.name].digest)):
             _remove_damaged(folder, console)
         save_roles(roles[task.name], cache)
-        own = _teacher_jobs(plan, task, roles[task.name].digest, cache)
+        own = [in_order(job, data) for job in _teacher_jobs(plan, task, roles[task.name].digest, cache)]
         for job in own:
             # the weights are read only where more of the teacher is wanted
             names = [file.name for file in teacher_folder(cache, job.digest).glob("*") if file.suffix != ".safetensors"]
@@ -250,7 +250,7 @@ def _prepared(
         digests=roles.digests,
         rows={role: len(rows.ids) for role, rows in parts.items()},
         origin=origin,
-        majority=majority_scores(roles.training, roles.report, task),
+        majority=majority_scores(roles.training, {"select": roles.training.select, **roles.report}, task),
         student_digest=student_digest,
         teacher_digests=own,
         hub_commits=commits(),

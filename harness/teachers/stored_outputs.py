@@ -14,6 +14,7 @@ from harness.data.output_files import files_digest, read_outputs
 from harness.data.roles import Roles
 from harness.data.rows import Rows, TaskData
 from harness.data.teacher_outputs import teacher_folder
+from harness.digest import digest
 from harness.errors import DataError
 from harness.study.data import SURPLUS
 from harness.study.schema import TeacherSpec
@@ -24,6 +25,17 @@ from harness.teachers.fine_tuning import REPORT, TeacherJob, is_made, score_logi
 def outputs_digest(teacher: TeacherSpec, task: TaskSpec, base: Path) -> str:
     """What the teacher's files of a task hold. `base` is where relative paths start. Raises DataError."""
     return files_digest(_files(teacher, task, base))
+
+
+def in_order(job: TeacherJob, data: TaskData) -> TeacherJob:
+    """The job, by the order of the rows too: files without ids are of the rows as they stand, and the digest of the data, whose
+    rows are sorted by id, does not say how that is.
+    """
+    splits = {"train": data.train, **data.report}
+    orders = {name: rows.ids.tolist() for name, rows in splits.items() if (np.diff(rows.ids) < 0).any()}
+    if job.teacher.outputs is None or not orders:
+        return job
+    return job.model_copy(update={"source_digest": digest([job.source_digest, orders])})
 
 
 def store_outputs(job: TeacherJob, data: TaskData, roles: Roles, cache: Path, base: Path) -> None:

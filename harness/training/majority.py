@@ -12,7 +12,7 @@ from harness.study.tasks import TaskSpec, task_metrics
 
 
 def majority_scores(training: TrainingRows, report: Mapping[str, Rows], task: TaskSpec) -> dict[str, Score]:
-    """Report split -> score of the most frequent label of the fit and meta rows."""
+    """Split of `report`, which may be `select` too -> score of the most frequent label of the fit and meta rows."""
     label = int(np.bincount(np.concatenate([training.fit.labels, training.meta.labels])).argmax())
     return {
         split: Score(rows=len(rows.labels), metrics=task_metrics(task, rows.labels, np.full_like(rows.labels, label)))

@@ -120,7 +120,7 @@ def train_trial(
         objective=progress.records[progress.best_epoch].select[spec.task.headline_metric],
         best_epoch=progress.best_epoch,
         report=score_predictions(predictions, spec.task),
-        majority=majority_scores(made.rows, report_rows, spec.task),
+        majority=majority_scores(made.rows, {"select": made.rows.select, **report_rows}, spec.task),
         teacher_report=[outputs.report for outputs in teachers],
         teacher_contents=[outputs.content for outputs in teachers],
         epochs=progress.records,

@@ -66,7 +66,7 @@ def test_a_task_without_files_must_be_glues(tmp_path: Path) -> None:
         load_task(own, DataSpec(), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["fit", "report", "../elsewhere"])
+@pytest.mark.parametrize("name", ["fit", "report", "teacher", "train_surplus", "../elsewhere"])
 def test_a_split_cannot_be_called_as_a_role(name: str) -> None:
     content = task("csv").model_dump()
     content["files"][name] = "test.csv"

@@ -16,12 +16,14 @@ import pandas as pd
 import pytest
 from datasets import ClassLabel, Features, List, Value
 
+from harness.data.columns import rows_from_frame
+from harness.data.hub_task import with_label_names
 from harness.data.source import load_task
 from harness.errors import DataError, StudyError
 from harness.plan.plan import Plan, make_plan
 from harness.study.data import DataSpec
 from harness.study.schema import Study
-from harness.study.tasks import GLUE
+from harness.study.tasks import GLUE, TaskSpec
 from tests.conftest import PROJECT
 from tests.harness.hub_server import Hub
 from tests.harness.tiny import tiny_study
@@ -232,6 +234,14 @@ def test_a_local_copy_of_the_repository_is_loaded_by_the_hubs_own_library(tmp_pa
 def test_a_hub_out_of_reach_is_said_with_a_way_out() -> None:
     with pytest.raises(DataError, match=r"cannot be had from the hub.*data\.source=directory"):
         load_task(GLUE["rte"], DataSpec(hub_name="nobody/nothing"))
+
+
+@pytest.mark.parametrize("names", [["1", "2"], ["1", "0"], ["-1", "1"]])
+def test_classes_that_are_called_by_numbers_are_not_taken_for_ids(names: list[str]) -> None:
+    features = datasets.Features({"label": datasets.ClassLabel(names=names)})
+    task = TaskSpec(name="stars", text=["text"], labels=names)
+    frame = with_label_names(pd.DataFrame({"text": ["a", "b"], "label": [0, 1]}), features, task)
+    assert rows_from_frame(frame.rename_axis("row"), task, "hub").labels.tolist() == [0, 1]
 
 
 def test_label_ids_are_read_by_what_the_data_set_calls_them(tmp_path: Path) -> None:

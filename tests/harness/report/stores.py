@@ -317,7 +317,7 @@ def _manifest(planted: Planted, cells: list[dict[str, Any]]) -> dict[str, Any]:
         },
         "study_file": "studies/planted.yaml",
         "command": "python -m harness.run studies/planted.yaml",
-        "digests": {task: {"fit": "a1", "meta": "b2", "select": "c3", "validation": "d4"} for task in planted.tasks},
+        "digests": {task: {"fit": "a1", "meta": "b2", "select": "c3", "validation": f"{task} d4"} for task in planted.tasks},
         "rows": {task: {"fit": 1600, "meta": 200, "select": 200, "validation": planted.rows} for task in planted.tasks},
         "official_rows": {task: {"train": 67349, "validation": 872} for task in planted.tasks},
         "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False},

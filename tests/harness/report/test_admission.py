@@ -41,6 +41,20 @@ def test_plain_kd_has_to_be_two_standard_errors_above_the_majority_class(selecti
     assert ("qnli (plain KD" in found.said) == (errors < 2)
 
 
+@pytest.mark.parametrize("floor", [0.2, 0.9])
+def test_the_majority_class_is_that_of_select(selection: Selection, floor: float) -> None:
+    """Where its classes are others than those of the report rows, these decide nothing."""
+    score = selection.records[0].majority["validation"]
+    always = {split: score.model_copy(update={"metrics": {"accuracy": share}}) for split, share in
+              (("select", floor), ("validation", 1.1 - floor))}  # fmt: skip
+    records = [
+        r.model_copy(update={"majority": always, "teacher_report": []}) if r.spec.task.name == "qnli" else r
+        for r in selection.records
+    ]
+    found = admitted(with_objective(replace(selection, records=records), "qnli", 0.6), 0)
+    assert bool(found.in_mean[1]) == (floor < 0.5)
+
+
 def test_where_no_task_is_left_all_are_and_it_is_said(selection: Selection) -> None:
     low = with_objective(with_objective(selection, "qnli", 0.1), "sst2", 0.1)
     found = admitted(low, 0)

@@ -93,6 +93,7 @@ def test_both_controls_have_to_be_beaten(board: Leaderboard) -> None:
     both = AgainstControls("rw_kd", ("shuffled(rw_kd)", "batch_mean(rw_kd)"), (won, lost))
     assert (both.verdict, both.p, both.words) == ("undecided", 0.3, "undecided (would need 9 repeats)")
     assert "none is better; 1 is undecided" in finding(replace(board, controls=[both]))[1]
+    assert AgainstControls("rw_kd", both.controls, (won, replace(won, verdict="equivalent"))).words == "undecided"
     beaten = replace(both, comparisons=(won, replace(won, p=0.02)))
     assert (beaten.verdict, beaten.p, beaten.words) == ("better", 0.02, "better")
     assert "1 is better: `rw_kd`" in finding(replace(board, controls=[beaten]))[1]

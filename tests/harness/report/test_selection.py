@@ -19,6 +19,21 @@ from tests.harness.report.stores import Planted, build_store
 FEW = ("ce_only", "fixed_alpha")
 
 
+def test_tasks_with_the_same_report_rows_are_one_data_set(tmp_path: Path) -> None:
+    """Of files or the hub, too, where no `rows_of` says so: their luck is not independent."""
+    store = build_store(tmp_path, Planted(("sst2", "rte", "qnli"), FEW, repeats=2, trials=1, rows=40))
+    apart = make_leaderboard(tmp_path, draws=50)
+    assert apart.selection.data_sets == (0, 1, 2)
+    manifest = store.manifest()
+    manifest["digests"]["qnli"]["validation"] = manifest["digests"]["sst2"]["validation"]
+    store.write_manifest(manifest)
+    selection = select(tmp_path)
+    assert selection.data_sets == (0, 1, 0)
+    together = [load_predictions(selection, task) for task in selection.tasks]
+    assert [one.seeds.examples == together[0].seeds.examples for one in together if one and together[0]] == [True, False, True]
+    assert (apart.units, make_leaderboard(tmp_path, draws=50).units) == (6, 4)
+
+
 def test_the_best_by_selection_is_chosen_not_the_best_by_report(study: Path) -> None:
     selection = select(study)
     for row in selection.rows.values():

@@ -49,6 +49,28 @@ def test_what_a_part_says_of_its_own_task_holds_in_the_whole(tmp_path: Path) -> 
         assert study["data_per_task"] == {"cola": {"train_rows": 40}, "rte": {"label_noise": 0.2}}
 
 
+def test_tasks_of_the_other_store_keep_its_data_and_training(tmp_path: Path) -> None:
+    a = build_store(tmp_path / "a", Planted(("cola",), STRATEGIES, **FEW))
+    b = build_store(tmp_path / "b", Planted(("rte",), STRATEGIES, flipped=0.4, **FEW))
+    manifest = b.manifest()
+    manifest["study"] |= {"training": {"epochs": 9}, "training_per_task": {"rte": {"batch_size": 4}}}
+    b.write_manifest(manifest)
+    for _ in range(2):  # what was merged can be merged again
+        merge_stores([a.path, b.path], tmp_path / "both")
+        both = select(tmp_path / "both")
+        assert [both.label_noise(task) for task in ("cola", "rte")] == [0.0, 0.4]
+        assert both.manifest["study"]["training_per_task"] == {"rte": {"epochs": 9, "batch_size": 4}}
+
+
+def test_a_part_that_was_stopped_keeps_its_trials(tmp_path: Path) -> None:
+    a, b = stores(tmp_path)
+    a.write_manifest({**a.manifest(), "trials": a.keys()})  # which a run writes at its end
+    for order in ([a.path, b.path], [b.path, a.path]):
+        merge_stores(order, tmp_path / order[0].name / "whole")
+        selection = select(tmp_path / order[0].name / "whole")
+        assert {record.key for record in selection.records} == set(a.keys()) | set(b.keys())
+
+
 def test_students_come_along_with_the_trials_that_are_kept(tmp_path: Path) -> None:
     a, b = stores(tmp_path)
     cola = next(record.key for record in b.records() if record.spec.task.name == "cola")

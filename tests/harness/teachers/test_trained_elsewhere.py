@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from harness.data.teacher_outputs import TeacherOutputs
 from harness.plan.plan import Plan, make_plan
 from harness.plan.prepared import PreparedTask
 from harness.study.schema import Study
-from harness.teachers.prepare import prepare
+from harness.teachers.prepare import _teacher_jobs, prepare
+from harness.teachers.stored_outputs import in_order
 from harness.watching.console import Console
 from tests.harness.teachers.elsewhere import (
     STRATEGIES,
@@ -118,6 +119,20 @@ def test_as_stored_logits_it_gives_the_same_students(home: Home, tmp_path: Path,
     given = students(with_teachers(home.study, {**teacher, "outputs": {TASK: {"train": str(file)}}}), home.cache)
     assert [one[:2] for one in given] == [one[:2] for one in home.students]
     assert largest_difference(given, home.students) == 0.0
+
+
+def test_rows_in_another_order_are_not_those_that_were_cached(home: Home, tmp_path: Path) -> None:
+    """An array has no ids: with `idx` in the file, the data are the same, and what a line of the array is of is not."""
+    task = home.plan.tasks[0]
+    data = load_task(task, home.study.data_for(TASK))
+    file = tmp_path / "train.npy"
+    np.save(file, np.zeros((len(data.train), 3), np.float32))
+    outputs = {"name": "theirs", "outputs": {TASK: {"train": str(file)}}, "labels": {TASK: list(task.labels)}}
+    plan = make_plan(with_teachers(home.study, outputs), Path.cwd())
+    (job,) = _teacher_jobs(plan, plan.tasks[0], "data", home.cache)
+    turned = replace(data, train=data.train.take(np.arange(len(data.train))[::-1]))
+    assert in_order(job, data) == job  # sorted by id, as nearly all are
+    assert in_order(job, turned).digest != job.digest
 
 
 @pytest.mark.slow
