@@ -240,6 +240,12 @@ class StrategyLoss:
         wanted = self.terms.needs
         if (wanted.student_features and outputs.features is None) or (wanted.student_layers and outputs.layers is None):
             raise ValueError(f"strategy {self.strategy.name!r} looks at more of the student than its logits; use `run`")
+        low = outputs.logits.dtype in (torch.bfloat16, torch.float16)
+        if low and self.precision == "fp32" and self.weighting.needs.look_ahead is not None:
+            raise ValueError(
+                f"the student's logits are in {outputs.logits.dtype}, and the look-ahead passes it in fp32: rounding would "
+                "outweigh the difference. Give precision='bf16', or pass the student in fp32"
+            )
         outputs = outputs._replace(logits=outputs.logits.float())
         with plain_forward(self.weighting.model):
             found = self.weighting.loss(self._moment, np.arange(batch.global_rows), batch, outputs, self._generator)

@@ -43,6 +43,10 @@ def rows_from_features(
     for number, row in enumerate(given):
         if lacking := [name for name in NEEDED if name not in row]:
             raise ValueError(f"row {number} has no {' and no '.join(map(repr, lacking))}; it has {', '.join(row)}")
+        if 0 in row.get("attention_mask", ()):
+            raise ValueError(
+                f"row {number} is padded, and a look-ahead would attend to its padding: tokenize without `padding`"
+            )
     logits = np.asarray(teacher_logits, dtype=np.float32)
     logits = logits[None] if logits.ndim == 2 else logits
     if logits.ndim != 3 or logits.shape[1] != len(given):

@@ -48,7 +48,7 @@ class StrategyTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         Raises ValueError for a strategy that cannot run so, and for arguments of the `Trainer` that would change its loss.
         """
         super().__init__(*args, **of_trainer)
-        _refuse(self.args, strategy, settings, of_trainer)
+        _refuse(self.args, strategy, settings, of_trainer, self.accelerator.mixed_precision)
         self.model_accepts_loss_kwargs = False  # transformers before 5.20 reads this in place of `loss_is_scaled_for_ga`
         self.strategy_loss: StrategyLoss | None = None
         self._strategy = strategy
@@ -60,7 +60,7 @@ class StrategyTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             "meta_batch_size": meta_batch_size,
             "micro_batches": micro_batches,
             "clip_norm": self.args.max_grad_norm or None,
-            "precision": "bf16" if self.args.bf16 else "fp32",
+            "precision": "bf16" if self.accelerator.mixed_precision == "bf16" else "fp32",
             "seed": self.args.seed if strategy_seed is None else strategy_seed,
             "meta_order_seed": self.args.seed if meta_order_seed is None else meta_order_seed,
         }
@@ -134,8 +134,16 @@ class _Steps(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
             torch.save(loss.state_dict(), folder / STATE_FILE)
 
 
-def _refuse(args: TrainingArguments, strategy: str, settings: Mapping[str, Any] | None, of_trainer: Mapping[str, Any]) -> None:
-    """Raises ValueError for arguments with which the loss would not be the strategy's."""
+def _refuse(
+    args: TrainingArguments,
+    strategy: str,
+    settings: Mapping[str, Any] | None,
+    of_trainer: Mapping[str, Any],
+    precision: str = "no",
+) -> None:
+    """Raises ValueError for arguments with which the loss would not be the strategy's. `precision`: accelerate's, which its own
+    launcher may have set.
+    """
     registered = resolve(strategy)
     looks_ahead = registered.needs(registered.settings(settings)).look_ahead is not None
     sharded = [name for name in ("fsdp", "deepspeed") if getattr(args, name, None)]
@@ -149,7 +157,10 @@ def _refuse(args: TrainingArguments, strategy: str, settings: Mapping[str, Any] 
         (args.auto_find_batch_size, "auto_find_batch_size, which changes the batches in the middle: use micro_batches=N"),
         (args.label_smoothing_factor > 0, "label_smoothing_factor: the strategy's loss would not be smoothed"),
         (of_trainer.get("compute_loss_func") is not None, "compute_loss_func: the strategy computes the loss"),
-        (looks_ahead and args.fp16, f"fp16: {strategy!r} looks ahead, and scaled gradients would mislead it; use bf16"),
+        (
+            looks_ahead and (args.fp16 or precision == "fp16"),
+            f"fp16: {strategy!r} looks ahead, and scaled gradients would mislead it; use bf16",
+        ),
         (looks_ahead and bool(sharded), f"{' and '.join(sharded)}: {strategy!r} looks ahead, with all parameters at hand"),
     ]
     for is_so, reason in reasons:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -65,9 +65,20 @@ class ResourcesSpec(TaskResources):
     stall_minutes: float = Field(720, gt=0)
     """A trial without a step for so long, in a process that lives, is ended and tried again. For the engine ray."""
     per_task: dict[str, TaskResources] = {}
+    """Fields that differ for a task."""
     cluster_may_grow_to: list[NodeShape] = []
     """For a cluster with an autoscaler: all the nodes that it can have. What fits neither on them nor on those that
     are there is refused; what fits is asked for, and waits for its node."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_of_tasks(cls, given: Any) -> Any:
+        """What a task's entry does not name is as for all."""
+        if not isinstance(given, dict) or not isinstance(given.get("per_task"), dict):
+            return given
+        for_all = {name: given[name] for name in TaskResources.model_fields if name in given}
+        own = {task: {**for_all, **one} if isinstance(one, dict) else one for task, one in given["per_task"].items()}
+        return {**given, "per_task": own}
 
     def for_task(self, task: str) -> TaskResources:
         return self.per_task.get(task, self)

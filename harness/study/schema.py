@@ -252,4 +252,7 @@ class Study(Section):
 
     def data_for(self, task: str) -> DataSpec:
         """`data` with the task's own fields in place. Raises pydantic's ValidationError for fields that are not valid."""
-        return DataSpec.model_validate({**self.data.model_dump(), **self.data_per_task.get(task, {})})
+        own = dict(self.data_per_task.get(task, {}))
+        if isinstance(own.get("generated"), dict):
+            own["generated"] = {**self.data.generated.model_dump(), **own["generated"]}
+        return DataSpec.model_validate({**self.data.model_dump(), **own})

@@ -67,6 +67,8 @@ def test_logits_alone_will_do_where_the_strategy_wants_no_more(tmp_path: Path) -
     ids, labels = batch.pop("id"), batch.pop("labels")
     with loss.forward_pass(1e-3):
         logits = beside.model(**batch).logits
+    with pytest.raises(ValueError, match=r"logits are in torch\.bfloat16, and the look-ahead passes it in fp32"):
+        loss(logits.bfloat16(), batch, ids, labels)
     value = loss(logits, batch, ids, labels)
     assert loss.last is not None
     by_formula = sum((loss.last.terms[name] * loss.last.weights[name]).mean() for name in ("ce", "kd"))

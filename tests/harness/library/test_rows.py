@@ -34,6 +34,7 @@ def test_a_batch_has_the_rows_padded_in_the_order_asked_for() -> None:
     [
         ([], np.zeros((0, 2)), "there are no rows"),
         ([ROWS[0], {"id": 3, "input_ids": [1]}], np.zeros((2, 2)), "row 1 has no 'labels'; it has id, input_ids"),
+        ([ROWS[0], {**ROWS[1], "attention_mask": [1, 1, 0]}], np.zeros((2, 2)), "row 1 is padded"),
         (ROWS, np.zeros((3, 2)), r"shape \(3, 2\)"),
         (ROWS, np.array([[0.0, 0.0], [np.nan, 0.0]]), "row 1 are not finite"),
         ([ROWS[0], ROWS[0]], np.zeros((2, 2)), "2 rows have the id 7"),

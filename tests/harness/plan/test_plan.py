@@ -97,7 +97,7 @@ def test_a_tasks_own_training_fields_and_resources_are_its_own():
     assert (sst2.training.epochs, rte.training.epochs) == (2, 9)
     assert rte.training.batch_size == sst2.training.batch_size
     assert (sst2.resources.workers, sst2.resources.cpus_per_worker) == (1, 3)
-    assert rte.resources.workers == 2
+    assert (rte.resources.workers, rte.resources.cpus_per_worker) == (2, 3)
 
 
 def test_a_tasks_own_data_are_its_own():
@@ -107,6 +107,9 @@ def test_a_tasks_own_data_are_its_own():
     )
     sst2, noisy = spec(plan, 0), spec(plan, 1)
     assert (sst2.data.label_noise, noisy.data.label_noise) == (0, 0.4)
+    assert sst2.data.generated.flipped > 0
+    other = planned(tasks=["sst2"], data_per_task={"sst2": {"generated": {"train_rows": 40}}}).study.data_for("sst2").generated
+    assert other == sst2.data.generated.model_copy(update={"train_rows": 40})
     assert noisy.data == sst2.data.model_copy(update={"label_noise": 0.4, "max_length": 16})
     assert (noisy.task.text, noisy.task.metrics) == (sst2.task.text, sst2.task.metrics)
     assert noisy.seeds != sst2.seeds
