@@ -219,8 +219,8 @@ def _current(records: list[TrialRecord], manifest: Mapping[str, Any], warnings: 
         kept = [record for record in records if record.key in chosen]
     if len(kept) < len(records):
         warnings.append(
-            f"{len(records) - len(kept)} stored trials belong to another form of this study (other repeats, settings, code or data) "
-            f"and are left out."
+            f"{len(records) - len(kept)} stored trials belong to another form of this study (other repeats, settings, code or "
+            "data) and are left out."
         )
     if not kept:
         raise StoreError(

@@ -127,7 +127,7 @@ def test_trials_of_an_earlier_form_of_the_study_are_left_out(tmp_path: Path) -> 
     store.write_manifest({**manifest, "trials": [r.key for r in store.records() if r.key != newer.key]})
     selection = select(tmp_path)
     assert selection.rows["sst2", "ce_only", 0].record == old
-    assert "1 stored trials belong to an earlier form" in selection.warnings[0]
+    assert "1 stored trials belong to another form" in selection.warnings[0]
 
 
 def test_scores_on_other_rows_are_not_mixed(tmp_path: Path) -> None:
