@@ -24,16 +24,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     store = Store(results_folder(arguments.results))
     manifest = store.manifest()
-    if not manifest and not store.keys() and (state := run_state(store.events(last_run=True))) is not None:
+    if not manifest:
+        if trials := len(store.keys()):
+            raise StoreError(f"{arguments.results} has lost its manifest.json; {trials} trials are there. Run the study again")
+        if (state := run_state(store.events(last_run=True))) is None:
+            raise StoreError(f"{arguments.results} has no manifest.json: the study has not got past preparing its data yet")
         print(f"preparing, started {state.started.isoformat(timespec='seconds')}")
         print("\n".join(describe(state, store.is_held(), 0)))
         return 0
-    if not manifest and store.keys():
-        raise StoreError(
-            f"{arguments.results} has lost its manifest.json; {len(store.keys())} trials are there. Run the study again"
-        )
-    if not manifest:
-        raise StoreError(f"{arguments.results} has no manifest.json: the study has not got past preparing its data yet")
     planned: Counter[str] = Counter()
     sizes: dict[tuple[str, str, int], tuple[int, int]] = {}
     for cell in manifest["planned_cells"]:

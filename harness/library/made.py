@@ -117,8 +117,6 @@ def _refusal(
             f"its look-ahead steps between parameters in full precision, and these are in {', '.join(sorted(kinds))}: load the "
             "student with dtype=torch.float32, and train in bf16 by autocast (precision='bf16')"
         )
-    if reason := registered.refuses(values, classes):
-        return reason
     return registered.refuses_teachers(values, dict.fromkeys((f"teacher{k}" for k in range(teachers)), None))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from harness.report.caption import count, detectable_gain
 from harness.report.cells import difference, estimate, number, p_value
 from harness.report.leaderboard import Leaderboard
-from harness.report.references import STUDENT_ALONE
+from harness.report.references import STUDENT_ALONE, find_strategy
 from harness.report.verdicts import BETTER, EQUIVALENT, UNDECIDED, WORSE, Comparison
 
 NAMED = 4
@@ -132,8 +132,7 @@ def _by_noise(board: Leaderboard) -> str:
 
 
 def _alone(board: Leaderboard) -> Comparison | None:
-    labels = board.selection.labels
-    alone = next((i for i, label in enumerate(labels) if board.selection.strategies[label] == STUDENT_ALONE), None)
+    alone = find_strategy(board.selection, STUDENT_ALONE)
     return None if alone is None else board.comparisons[alone]
 
 

@@ -150,8 +150,8 @@ class AgainstControls:
         """As in every table."""
         of_all = [one for one in self.comparisons if one.verdict == self.verdict]
         if self.verdict == UNDECIDED:  # what needs most
-            by_need = sorted(of_all, key=lambda one: (one.repeats_needed is None, one.repeats_needed or 0))
-            return by_need[-1].words if by_need else UNDECIDED  # decided, each in another way
+            most = max(of_all, key=lambda one: (one.repeats_needed is None, one.repeats_needed or 0), default=None)
+            return most.words if most else UNDECIDED  # else decided, each in another way
         return (of_all[0].words if self.verdict == EQUIVALENT or len(of_all) == 1 else self.verdict) if of_all else ""
 
 

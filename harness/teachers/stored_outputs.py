@@ -31,11 +31,11 @@ def in_order(job: TeacherJob, data: TaskData) -> TeacherJob:
     """The job, by the order of the rows too: files without ids are of the rows as they stand, and the digest of the data, whose
     rows are sorted by id, does not say how that is.
     """
+    if job.teacher.outputs is None:
+        return job
     splits = {"train": data.train, **data.report}
     orders = {name: rows.ids.tolist() for name, rows in splits.items() if (np.diff(rows.ids) < 0).any()}
-    if job.teacher.outputs is None or not orders:
-        return job
-    return job.model_copy(update={"source_digest": digest([job.source_digest, orders])})
+    return job.model_copy(update={"source_digest": digest([job.source_digest, orders])}) if orders else job
 
 
 def store_outputs(job: TeacherJob, data: TaskData, roles: Roles, cache: Path, base: Path) -> None:
